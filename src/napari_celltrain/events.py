@@ -1,0 +1,192 @@
+"""What a run tells while it goes on: small frozen values, one JSON line each in ``events.jsonl``.
+
+They hold numbers, strings and paths, never tensors, so they cross threads and processes and outlive the run.
+Past tense: each says what has happened. Paths are relative to the run folder, with forward slashes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+StopReason = Literal["epochs", "stopped", "stopped-now", "max-minutes", "early-stopping"]
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings", protected_namespaces=())
+
+    time: float = 0.0
+    """Seconds since 1970 (UTC) at which the folder's writer recorded the event; 0 before."""
+
+
+class Prepared(_Event):
+    """A stage before training has begun, for example ``"reading volumes"`` (``done`` of ``total``)."""
+
+    event: Literal["prepared"] = "prepared"
+    stage: str
+    done: int = 0
+    total: int = 0
+
+
+class Started(_Event):
+    event: Literal["started"] = "started"
+    run: str
+    """Name of the run folder."""
+    first_epoch: int
+    """1, or the epoch after the last one done, where a run is resumed."""
+    epochs: int
+    steps_per_epoch: int
+    num_training: int
+    num_validation: int
+    num_parameters: int
+    model: str
+    loss: str
+    patch_size: tuple[int, int, int] | None
+    batch_size: int
+    device: str
+    """The device's name for people, such as ``NVIDIA H100`` or ``CPU (2 threads)``."""
+    numeric_format: str
+    """Precision and layout in use, such as ``float32, channels-last``."""
+
+
+class StepDone(_Event):
+    event: Literal["step_done"] = "step_done"
+    epoch: int
+    step: int
+    """Optimizer steps done since the run began, this one included."""
+    step_in_epoch: int
+    loss: float
+    learning_rate: float
+    seconds: float
+
+
+class EpochDone(_Event):
+    event: Literal["epoch_done"] = "epoch_done"
+    epoch: int
+    step: int
+    train_loss: float
+    """Mean loss over the epoch's patches."""
+    learning_rate: float
+    seconds: float
+    remaining_seconds: float
+    """Estimated time to the end of the run."""
+
+
+class VolumeScore(BaseModel):
+    """Scores of one validation volume; ``f1`` is None where labels are not objects."""
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
+
+    name: str
+    dice: float
+    f1: float | None = None
+
+
+class ValidationProgressed(_Event):
+    event: Literal["validation_progressed"] = "validation_progressed"
+    done: int
+    total: int
+
+
+class Validated(_Event):
+    event: Literal["validated"] = "validated"
+    epoch: int
+    step: int
+    dice: float
+    """Pooled over all validation voxels."""
+    f1: float | None
+    """Object F1 at IoU 0.5 pooled over all validation volumes; None where labels are not objects."""
+    volumes: tuple[VolumeScore, ...]
+    seconds: float
+    is_best: bool
+    preview: str | None = None
+    """The prediction on the fixed preview volume, such as ``previews/epoch_0010.tif``."""
+
+
+class Saved(_Event):
+    event: Literal["saved"] = "saved"
+    what: Literal["last", "best", "plot", "model", "validation", "prediction"]
+    path: str
+    epoch: int
+
+
+class Logged(_Event):
+    """A line for people."""
+
+    event: Literal["logged"] = "logged"
+    message: str
+
+
+class Warned(_Event):
+    event: Literal["warned"] = "warned"
+    message: str
+
+
+class StopRequested(_Event):
+    event: Literal["stop_requested"] = "stop_requested"
+    now: bool
+
+
+class Finished(_Event):
+    """Training ended as it should; the run folder is complete and the model is usable."""
+
+    event: Literal["finished"] = "finished"
+    reason: StopReason
+    epoch: int
+    best_epoch: int
+    best_dice: float
+    """Dice of the best model on the saved files of ``validation/``."""
+    best_f1: float | None
+    volumes: tuple[VolumeScore, ...] = ()
+    """Scores of each of these files."""
+    seconds: float
+    compute_share: float
+    """Share of the time outside validation that forward, backward and optimizer step took."""
+    validation_share: float
+    """Share of the whole time that validation took."""
+    peak_memory_gb: float
+
+
+class Failed(_Event):
+    """Training ended by an error; ``message`` is for the user. What was saved before is intact."""
+
+    event: Literal["failed"] = "failed"
+    message: str
+
+
+Event = Annotated[
+    Prepared
+    | Started
+    | StepDone
+    | EpochDone
+    | ValidationProgressed
+    | Validated
+    | Saved
+    | Logged
+    | Warned
+    | StopRequested
+    | Finished
+    | Failed,
+    Field(discriminator="event"),
+]
+
+_ADAPTER: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+def to_json(event: Event) -> str:
+    """One line of JSON, without the line break."""
+    try:
+        return event.model_dump_json()
+    except ValueError:  # a path with bytes that are no text
+        values = {key: _as_text(value) for key, value in event.model_dump().items()}
+        return type(event).model_validate(values).model_dump_json()
+
+
+def _as_text(value: object) -> object:
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def from_json(line: str | bytes) -> Event:
+    """The event of one line. Raises ``pydantic.ValidationError`` (a ``ValueError``) on anything else."""
+    return _ADAPTER.validate_json(line)
