@@ -1,0 +1,97 @@
+"""Where a prediction differs from the labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_celltrain.data.differences import DESCRIPTIONS, Difference, ObjectComparison, compare_voxels
+from napari_celltrain.data.labels import IGNORE
+from napari_celltrain.engine.metrics import count_objects
+
+
+def line(*parts: tuple[int, int]) -> np.ndarray:
+    """A volume of one row: (value, length) after (value, length)."""
+    return np.concatenate([np.full(length, value, np.int32) for value, length in parts])[None, None]
+
+
+def kinds(differences: np.ndarray) -> list[Difference]:
+    return [Difference(value) for value in np.unique(differences) if value]
+
+
+def test_voxels_are_missed_false_of_a_wrong_class_or_ignored() -> None:
+    target = np.array([[[0, 0, 1, 1, 1, IGNORE, 2]]], np.uint8)
+    predicted = np.array([[[0, 1, 0, 1, 2, 1, 0]]], np.uint8)
+    expected = [
+        Difference.NONE,
+        Difference.FALSE_VOXEL,
+        Difference.MISSED_VOXEL,
+        Difference.NONE,
+        Difference.WRONG_CLASS,
+        Difference.NONE,
+        Difference.MISSED_VOXEL,
+    ]
+    assert compare_voxels(target, predicted).ravel().tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("truth", "predicted", "expected"),
+    [
+        (line((1, 9), (0, 3)), line((7, 9), (0, 3)), []),
+        (line((1, 9), (0, 3)), line((7, 8), (0, 4)), [Difference.MISSED_VOXEL]),
+        (line((1, 9), (0, 3)), line((0, 12)), [Difference.MISSED_OBJECT]),
+        (line((0, 12)), line((1, 9), (0, 3)), [Difference.FALSE_OBJECT]),
+        (line((1, 6), (2, 6)), line((3, 12)), [Difference.MERGED_OBJECTS]),
+        (line((1, 12)), line((1, 5), (0, 2), (2, 5)), [Difference.SPLIT_OBJECT]),
+        (line((1, 4), (2, 8)), line((3, 12)), [Difference.MERGED_OBJECTS]),  # one of the two counts as found
+        (line((1, 12)), line((1, 8), (0, 1), (2, 3)), [Difference.MISSED_VOXEL, Difference.SPLIT_OBJECT]),
+        (line((1, 12)), line((1, 11), (2, 1)), [Difference.FALSE_OBJECT]),  # a speck is no half
+    ],
+    ids=["equal", "edge", "missed", "false", "merged", "split", "small one merged", "piece beside", "speck"],
+)
+def test_objects(truth: np.ndarray, predicted: np.ndarray, expected: list[Difference]) -> None:
+    assert kinds(ObjectComparison(truth, predicted).differences()) == expected
+
+
+def test_whole_objects_are_marked_but_not_the_gap_between_merged_ones() -> None:
+    truth, predicted = line((1, 4), (0, 1), (2, 4)), line((1, 9))
+    marks = ObjectComparison(truth, predicted).differences().ravel()
+    assert set(marks[truth.ravel() > 0]) == {Difference.MERGED_OBJECTS}
+    assert marks[4] == Difference.FALSE_VOXEL
+
+
+def test_marks_explain_the_objects_of_the_f1() -> None:
+    """Whatever the volumes: those labelled objects are marked whole that the F1 does not count as found."""
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        truth = np.repeat(rng.integers(0, 4, 12), rng.integers(1, 9))[None, None].astype(np.int32)
+        predicted = np.roll(truth, rng.integers(0, 3), axis=2) * rng.integers(0, 2, truth.shape).astype(np.int32)
+        marks = ObjectComparison(truth, predicted).differences()
+        whole = (Difference.MISSED_OBJECT, Difference.SPLIT_OBJECT, Difference.MERGED_OBJECTS)
+        marked = sum(bool(np.isin(marks[truth == n], whole).all()) for n in np.unique(truth) if n)
+        found = len(set(np.unique(truth)) - {0}) - marked
+        assert found == count_objects(truth, predicted, min_iou=0.5 + 1e-9).tp
+
+
+def test_predicted_objects_take_the_numbers_of_the_labels() -> None:
+    truth, predicted = line((5, 4), (0, 2), (9, 4), (0, 4)), line((2, 4), (0, 2), (1, 3), (0, 3), (3, 2))
+    numbered = ObjectComparison(truth, predicted).matched().ravel()
+    assert set(numbered[:4]) == {5}
+    assert set(numbered[6:9]) == {9}
+    assert set(numbered[12:14]) == {10}
+    assert np.array_equal(numbered > 0, predicted.ravel() > 0)
+
+
+def test_nothing_at_all() -> None:
+    empty = np.zeros((2, 3, 4), np.int32)
+    assert not ObjectComparison(empty, empty).differences().any()
+    assert not ObjectComparison(empty, empty).matched().any()
+
+
+def test_shapes_must_agree() -> None:
+    with pytest.raises(ValueError, match="shapes differ"):
+        compare_voxels(np.zeros((1, 2, 3), np.uint8), np.zeros((1, 2, 4), np.uint8))
+
+
+def test_every_value_has_a_description() -> None:
+    assert set(DESCRIPTIONS) == set(Difference)

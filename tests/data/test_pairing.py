@@ -1,0 +1,223 @@
+import numpy as np
+import pytest
+import tifffile
+
+from napari_celltrain.config import DataConfig
+from napari_celltrain.data.pairing import open_pair, pair_files
+from napari_celltrain.errors import DataError
+
+
+def make(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return root
+
+
+def pairs_of(tmp_path, images, labels):
+    pairing = pair_files(make(tmp_path / "i", *images), make(tmp_path / "l", *labels))
+    found = {
+        pair.image.relative_to(tmp_path / "i").as_posix(): pair.labels.relative_to(tmp_path / "l").as_posix()
+        for pair in pairing.pairs
+    }
+    return found, [(problem.code, problem.severity) for problem in pairing.problems]
+
+
+@pytest.mark.parametrize(
+    ("image", "labels"),
+    [
+        ("a.tif", "a.tif"),
+        ("a.ome.tif", "a.tiff"),
+        ("A.tif", "a.tif"),
+        ("a.tif", "a_mask.tif"),
+        ("a.tif", "a-Labels.tif"),
+        ("a.tif", "a GT.tif"),
+        ("a.tif", "a.seg.tif"),
+        ("a.tif", "a_cp_masks.tif"),
+        ("a.tif", "mask_a.tif"),
+        ("a.tif", "label-a.tif"),
+        ("a_img.tif", "a_segmentation.tif"),
+        ("img_007.tif", "img_007_label.tif"),
+        ("vol_7.tif", "seg_7.tif"),
+        ("sub/a.tif", "sub/a_mask.tif"),
+        ("sub/a.tif", "a.tif"),
+    ],
+)
+def test_names_that_match(tmp_path, image, labels):
+    other = ("other.tif",)  # two files each, so that nothing is paired for being alone
+    found, problems = pairs_of(tmp_path, [image, *other], [labels, *other])
+    assert found == {image: labels, "other.tif": "other.tif"}
+    assert not problems
+
+
+def test_files_are_never_paired_by_position(tmp_path):
+    found, problems = pairs_of(tmp_path, ["a.tif", "b.tif"], ["c.tif", "d.tif"])
+    assert not found
+    assert set(problems) == {("unmatched-image", "error"), ("unmatched-labels", "error")}
+
+
+def test_unmatched_files_are_left_out_with_a_warning(tmp_path):
+    found, problems = pairs_of(tmp_path, ["a.tif", "b.tif"], ["a.tif", "c.tif"])
+    assert found == {"a.tif": "a.tif"}
+    assert problems == [("unmatched-image", "warning"), ("unmatched-labels", "warning")]
+
+
+def test_the_same_name_in_subfolders(tmp_path):
+    found, problems = pairs_of(tmp_path, ["x/a.tif", "y/a.tif"], ["y/a.tif", "x/a.tif"])
+    assert found == {"x/a.tif": "x/a.tif", "y/a.tif": "y/a.tif"}
+    assert not problems
+    names = [pair.name for pair in pair_files(tmp_path / "i", tmp_path / "l").pairs]
+    assert names == ["x_a", "y_a"]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (["a.tif"], ["a_mask.tif", "a_seg.tif"]),
+        (["x/a.tif", "y/a.tif"], ["a.tif", "z/b.tif"]),
+        (["a.tif", "a.tiff"], ["a.tif"]),
+    ],
+)
+def test_ambiguous_names_are_errors(tmp_path, images, labels):
+    found, problems = pairs_of(tmp_path, images, labels)
+    assert not found
+    assert ("ambiguous-pair", "error") in problems
+
+
+def test_the_name_itself_comes_before_names_with_words(tmp_path):
+    found, _ = pairs_of(tmp_path, ["a.tif", "a_mask.tif"], ["a.tif", "a_mask.tif"])
+    assert found == {"a.tif": "a.tif", "a_mask.tif": "a_mask.tif"}
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "expected"),
+    [
+        (["stack1.tif", "stack2.tif"], ["truth02.tif", "truth01.tif"], {"stack1.tif": "truth01.tif"}),
+        (["e1_t5.tif", "e2_t5.tif"], ["x2_5.tif", "x1_5.tif"], {"e1_t5.tif": "x1_5.tif", "e2_t5.tif": "x2_5.tif"}),
+        (["exp2023_1.tif", "exp2023_2.tif"], ["t1.tif", "t2.tif"], {"exp2023_2.tif": "t2.tif"}),
+    ],
+)
+def test_numbers_decide_where_no_names_match(tmp_path, images, labels, expected):
+    found, problems = pairs_of(tmp_path, images, labels)
+    assert expected.items() <= found.items()
+    assert not problems
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (["a_1.tif", "b_1.tif"], ["c_1.tif", "d_1.tif"]),
+        (["embryo1_t5.tif", "embryo1_t6.tif"], ["embryo2_t5.tif", "embryo2_t6.tif"]),
+    ],
+)
+def test_numbers_that_could_mean_anything_pair_nothing(tmp_path, images, labels):
+    assert pairs_of(tmp_path, images, labels)[0] == {}
+
+
+def test_numbers_do_not_pair_leftovers_of_names(tmp_path):
+    found, _ = pairs_of(tmp_path, ["a1.tif", "b2.tif"], ["a1.tif", "c2.tif"])
+    assert found == {"a1.tif": "a1.tif"}
+
+
+def test_two_files_chosen_by_hand_are_a_pair(tmp_path):
+    make(tmp_path, "x.tif", "y.tif")
+    pairing = pair_files(tmp_path / "x.tif", tmp_path / "y.tif")
+    assert [(pair.name, pair.rule) for pair in pairing.pairs] == [("x", "chosen by hand")]
+    assert [problem.code for problem in pair_files(tmp_path / "x.tif", tmp_path / "x.tif").problems] == [
+        "ambiguous-pair"
+    ]
+
+
+def test_one_image_of_a_folder_of_labels(tmp_path):
+    make(tmp_path, "i/a.tif", "l/a.tif", "l/b.tif")
+    pairing = pair_files(tmp_path / "i" / "a.tif", tmp_path / "l")
+    assert len(pairing.pairs) == 1
+    assert not pairing.problems
+
+
+def test_images_and_labels_in_one_folder(tmp_path):
+    make(tmp_path, "a.tif", "a_mask.tif", "b.tif", "b_mask.tif")
+    pairing = pair_files(tmp_path, tmp_path)
+    assert [(p.image.name, p.labels.name) for p in pairing.pairs] == [("a.tif", "a_mask.tif"), ("b.tif", "b_mask.tif")]
+    assert not pairing.problems
+
+
+def test_one_folder_without_a_sign_of_labels(tmp_path):
+    make(tmp_path, "a.tif", "b.tif")
+    pairing = pair_files(tmp_path, tmp_path)
+    assert not pairing.pairs
+    assert [problem.code for problem in pairing.problems] == ["ambiguous-pair"]
+
+
+def test_labels_in_a_subfolder_of_the_images(tmp_path):
+    make(tmp_path, "a.tif", "labels/a.tif")
+    pairing = pair_files(tmp_path, tmp_path / "labels")
+    assert [(p.image, p.labels) for p in pairing.pairs] == [(tmp_path / "a.tif", tmp_path / "labels" / "a.tif")]
+    assert not pairing.problems
+
+
+def test_missing_folders_are_errors(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        pair_files(tmp_path / "i", tmp_path / "l")
+
+
+def test_open_pair_reads_both_as_the_settings_say(tmp_path):
+    (tmp_path / "i").mkdir()
+    (tmp_path / "l").mkdir()
+    tifffile.imwrite(
+        tmp_path / "i" / "a.tif", np.zeros((9, 2, 10, 11), "uint8"), imagej=True, metadata={"axes": "ZCYX"}
+    )
+    tifffile.imwrite(tmp_path / "l" / "a.tif", np.zeros((9, 10, 11), "uint8"))
+    config = DataConfig(images=tmp_path / "i", labels=tmp_path / "l", channel=1, axes="zcyx", voxel_size=(2, 1, 1))
+    image, labels = open_pair(pair_files(tmp_path / "i", tmp_path / "l").pairs[0], config)
+    assert image.shape == labels.shape == (9, 10, 11)
+    assert image.voxel_size == (2, 1, 1)
+
+
+@pytest.fixture(params=["..", "link"])
+def respelled(request, tmp_path):
+    """A function that gives a folder by another name."""
+
+    def other(folder):
+        if request.param == "..":
+            return folder / ".." / folder.name
+        link = folder.with_name(f"{folder.name}-link")
+        try:
+            link.symlink_to(folder, target_is_directory=True)
+        except OSError:
+            pytest.skip("links are not allowed here")
+        return link
+
+    return other
+
+
+def test_one_folder_spelled_in_two_ways(tmp_path, respelled):
+    folder = make(tmp_path / "d", "a.tif", "a_mask.tif", "b.tif", "b_mask.tif")
+    for images, labels in ((folder, respelled(folder)), (folder / ".." / "d", folder)):
+        pairing = pair_files(images, labels)
+        assert [(p.image.name, p.labels.name) for p in pairing.pairs] == [
+            ("a.tif", "a_mask.tif"),
+            ("b.tif", "b_mask.tif"),
+        ]
+        assert not pairing.problems
+
+
+def test_one_folder_spelled_in_two_ways_without_a_sign_of_labels(tmp_path, respelled):
+    folder = make(tmp_path / "d", "a.tif", "b.tif")
+    pairing = pair_files(folder, respelled(folder))
+    assert not pairing.pairs
+    assert [problem.code for problem in pairing.problems] == ["ambiguous-pair"]
+
+
+def test_no_image_is_its_own_labels(tmp_path):
+    make(tmp_path, "i/a.tif", "i/b.tif", "l/b.tif", "l/c.tif")
+    try:
+        (tmp_path / "l" / "a.tif").symlink_to(tmp_path / "i" / "a.tif")
+    except OSError:
+        pytest.skip("links are not allowed here")
+    pairing = pair_files(tmp_path / "i", tmp_path / "l")
+    assert [pair.name for pair in pairing.pairs] == ["b"]
+    assert [(problem.code, problem.where) for problem in pairing.problems if problem.severity == "error"] == [
+        ("ambiguous-pair", "a.tif")
+    ]

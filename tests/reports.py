@@ -1,0 +1,32 @@
+"""Reports of the data check, without any data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from napari_celltrain.config import ZYX, Spacing
+from napari_celltrain.data.labels import LabelScheme
+from napari_celltrain.data.pairing import Pair
+from napari_celltrain.data.report import DataReport, PairReport
+
+
+def report_of(
+    shapes: list[ZYX],
+    voxel_size: Spacing | None = (1.0, 1.0, 1.0),
+    extent: Spacing | None = (10.0, 12.0, 12.0),
+    **changes: object,
+) -> DataReport:
+    pairs = tuple(
+        PairReport(
+            Pair(f"im{n}", Path(f"images/im{n}.tif"), Path(f"labels/im{n}.tif"), "name"),
+            None,
+            shape=shape,
+            dtype="uint16",
+            label_dtype="uint16",
+            voxel_size=voxel_size,
+            object_extent_median=extent,
+            **changes,  # type: ignore[arg-type]
+        )
+        for n, shape in enumerate(shapes)
+    )
+    return DataReport(pairs, (), LabelScheme("objects"))
