@@ -1,0 +1,124 @@
+"""Where to compute: finding the device, naming it, and using the processor with care."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import torch
+
+from napari_celltrain.errors import DeviceError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device called ``name`` (``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``).
+
+    ``auto`` takes the first of CUDA, Apple's MPS and the processor that is there; under ``torchrun`` each
+    process takes the GPU of its local rank. Raises :class:`DeviceError` where a named device is missing.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", local_rank % torch.cuda.device_count())
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        return torch.device("cpu")
+    if name.startswith("cuda"):
+        _check_cuda(name)
+        if name == "cuda":
+            return torch.device("cuda", local_rank % torch.cuda.device_count())
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("This computer has no Apple GPU that PyTorch can use. Set the device to auto or cpu.")
+    return torch.device(name)
+
+
+def _check_cuda(name: str) -> None:
+    if not torch.cuda.is_available():
+        reason = (
+            "this PyTorch was built without CUDA; install the CUDA build from pytorch.org"
+            if torch.version.cuda is None
+            else "no NVIDIA GPU with a working driver was found"
+        )
+        raise DeviceError(f"The device {name!r} cannot be used: {reason}, or set the device to auto or cpu.")
+    _, _, index = name.partition(":")
+    if index and int(index) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"There is no GPU number {index}; this computer has {torch.cuda.device_count()}, counted from 0."
+        )
+
+
+def describe(device: torch.device) -> str:
+    """The device's name for people."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    if device.type == "mps":
+        return f"Apple GPU ({platform.processor() or platform.machine()})"
+    threads = torch.get_num_threads()
+    return f"CPU ({threads} thread{'s' if threads != 1 else ''})"
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on the device now."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given, so that a clock read next is true."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def set_threads(count: int | None) -> None:
+    """Use ``count`` processor threads; None is all cores that this process may use, shared among its ranks."""
+    if count is None:
+        try:
+            cores = len(os.sched_getaffinity(0))  # type: ignore[attr-defined,unused-ignore]
+        except AttributeError:  # Windows and macOS have no affinity call
+            cores = os.cpu_count() or 1
+        count = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    torch.set_num_threads(count)
+
+
+def set_deterministic(on: bool) -> None:
+    """Ask for algorithms that repeat exactly (and raise where PyTorch has none)."""
+    if on:
+        # cuBLAS reads this at its first use; without it deterministic matrix products raise an error
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(on, warn_only=True)
+    torch.backends.cudnn.deterministic = on
+    torch.backends.cudnn.benchmark = not on
+
+
+@contextmanager
+def memory_errors_explained() -> Iterator[None]:
+    """Turn the many faces of "out of memory" into one :class:`DeviceError` that says what to do."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        text = str(error).lower()
+        short = isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+            mark in text for mark in ("out of memory", "can't allocate memory", "defaultcpuallocator", "alloc_failed")
+        )
+        if not short:
+            raise
+        where = "GPU" if "cuda" in text or isinstance(error, torch.OutOfMemoryError) else "computer"
+        raise DeviceError(
+            f"The {where} ran out of memory. Take a smaller batch size, smaller patches, or a smaller model size."
+        ) from error
+
+
+def peak_memory_gb() -> float:
+    """The most memory that this process has held so far, in GB (10⁹ bytes)."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float(psutil.Process().memory_info().peak_wset) / 1e9
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e9 if platform.system() == "Darwin" else peak * 1024 / 1e9

@@ -1,0 +1,173 @@
+"""What learns: the network with its optimizer and its averaged weights. One call is one training step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+from napari_celltrain.config import TrainingConfig
+from napari_celltrain.engine.dataset import Batch
+from napari_celltrain.engine.distributed import Ranks
+from napari_celltrain.engine.formats import NumericFormat
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+AVERAGE_DECAY = 0.995
+"""Weight of the past in the running average of the weights: about the last 200 steps count."""
+
+
+class Learner:
+    """Owns everything that a training step changes.
+
+    ``network`` is what is trained, ``evaluated`` what is validated and saved: the running average where
+    ``config.weight_averaging`` (Polyak averaging with exponential decay, as in Tarvainen and Valpola 2017), else
+    the network itself.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss_function: Callable[[Tensor, Tensor], Tensor],
+        config: TrainingConfig,
+        device: torch.device,
+        numeric_format: NumericFormat,
+        ranks: Ranks,
+    ) -> None:
+        self.device = device
+        self.numeric_format = numeric_format
+        self._ranks = ranks
+        self._loss_function = loss_function
+        self._clipping = config.gradient_clipping
+        if ranks.world > 1 and device.type == "cuda":
+            # statistics over the whole batch, as with one process; PyTorch has this for CUDA alone
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        self.network = network
+        numeric_format.lay_out(network, device)
+        self._optimizer = torch.optim.AdamW(
+            self.network.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=device.type in ("cpu", "cuda"),
+        )
+        self._scaler = torch.amp.GradScaler(device.type, enabled=numeric_format.precision == "float16")
+        self._average: AveragedModel | None = None
+        if config.weight_averaging:
+            self._average = AveragedModel(self.network, multi_avg_fn=_update_average, use_buffers=True)
+        self._forward: nn.Module = self.network
+        if ranks.world > 1:
+            ids = [device.index] if device.type == "cuda" else None
+            self._forward = DistributedDataParallel(self.network, device_ids=ids, find_unused_parameters=True)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        return self.network if self._average is None else self._average.module
+
+    def step(self, batch: Batch, learning_rate: float, num_items: int) -> float:
+        """Forward, backward and optimizer step; returns the mean loss over the ``num_items`` patches of all processes.
+
+        ``batch`` is this process's part; it may be empty of counted items (``num_items`` smaller than the number of
+        processes), then its patch is computed with weight 0, since all processes must take part. Where loss or
+        gradient are not finite, nothing is changed and the loss is returned as it is.
+        """
+        self.network.train()
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        counted = len(range(self._ranks.rank, num_items, self._ranks.world))
+        with self.numeric_format.autocast(self.device):
+            logits = self._forward(self.numeric_format.place(batch.image, self.device))
+        loss = self._loss_function(logits, batch.target.to(self.device, non_blocking=True))
+        # DistributedDataParallel averages gradients over processes; this weight makes it an average over patches
+        weighted = loss * (counted * self._ranks.world / num_items)
+        self._optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(weighted).backward()
+        mean_loss = self._mean_loss(weighted)
+        return mean_loss if self._update(mean_loss) else math.nan
+
+    def _mean_loss(self, weighted: Tensor) -> float:
+        losses = self._ranks.gather(float(weighted.detach()))
+        return sum(losses) / len(losses)
+
+    def _update(self, loss: float) -> bool:
+        """Change the weights; False where that would have broken them."""
+        self._scaler.unscale_(self._optimizer)
+        limit = float("inf") if self._clipping is None else self._clipping
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+        # the scaler has its own way with overflows in half precision; else a broken step must not reach the weights
+        if not self._scaler.is_enabled() and not (torch.isfinite(norm) and math.isfinite(loss)):
+            return False
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        if self._average is not None:
+            self._average.update_parameters(self.network)
+        return True
+
+    # --- saving and restoring ---------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights that are validated and delivered, by name, on the processor."""
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.evaluated.state_dict().items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All state as flat named tensors on the processor: network, average, optimizer and random numbers."""
+        result = _prefixed("network/", self.network.state_dict())
+        if self._average is not None:
+            result |= _prefixed("average/", self._average.state_dict())
+        for index, values in self._optimizer.state_dict()["state"].items():
+            result |= _prefixed(f"optimizer/{index}/", values)
+        result["random/cpu"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            result["random/cuda"] = torch.cuda.get_rng_state(self.device)
+        return result
+
+    def scaler_state(self) -> dict[str, Any]:
+        """The loss scale of half precision; empty in the other formats."""
+        return dict(self._scaler.state_dict())
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor], scaler_state: Mapping[str, Any]) -> None:
+        """Go back to what :meth:`tensors` and :meth:`scaler_state` gave. Raises ``KeyError`` or ``RuntimeError``
+        where they do not fit."""
+        self.network.load_state_dict(_unprefixed("network/", tensors))
+        if self._average is not None:
+            self._average.load_state_dict(_unprefixed("average/", tensors))
+        parameters = list(self.network.parameters())
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _unprefixed("optimizer/", tensors).items():
+            index, _, key = name.partition("/")
+            parameter = parameters[int(index)]
+            # the fused optimizer walks memory side by side: moments must lie as their parameters do
+            laid_out = tensor if tensor.ndim == 0 else torch.empty_like(parameter).copy_(tensor)
+            state.setdefault(int(index), {})[key] = laid_out.detach()
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+        if scaler_state:
+            self._scaler.load_state_dict(dict(scaler_state))
+        torch.set_rng_state(tensors["random/cpu"])
+        if self.device.type == "cuda" and "random/cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random/cuda"], self.device)
+
+
+@torch.no_grad()
+def _update_average(averages: Tensors, weights: Tensors, num_averaged: Tensor | int) -> None:
+    """Move the averages towards the weights; early on faster, so that the random start is forgotten."""
+    count = int(num_averaged)
+    decay = min(AVERAGE_DECAY, (1 + count) / (10 + count))
+    if torch.is_floating_point(averages[0]):
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+    else:  # counters of batch normalization
+        for average, weight in zip(averages, weights, strict=True):
+            average.copy_(weight)
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _unprefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
