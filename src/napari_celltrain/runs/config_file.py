@@ -1,0 +1,192 @@
+"""``config.yaml``: read it, write it, and change single settings of it."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from napari_celltrain.config import AugmentationSpec, RunConfig
+from napari_celltrain.errors import ConfigError, Problem
+from napari_celltrain.runs import safe_yaml
+from napari_celltrain.runs.config_errors import problems_of, raise_config_problems, unknown_field
+from napari_celltrain.runs.config_fields import AUGMENTATIONS_PATH, FieldFacts, all_fields, field_names
+
+HEADER = """\
+# Configuration of a CellTrain run: celltrain train THIS_FILE
+# Every setting is here with its default; those left out keep it. `null` is empty.
+
+"""
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read a configuration. Raises ``ConfigError`` that names the file, and each field that is wrong."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(safe_yaml.MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ConfigError(f"There is no configuration {path}. `celltrain config --output {path}` writes one.") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
+    try:
+        return parse_config(content.decode("utf-8-sig"), str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not a configuration: it is not text in UTF-8.") from error
+
+
+def parse_config(text: str, source: str) -> RunConfig:
+    """The configuration that ``text`` writes in YAML; ``source`` is what errors call it."""
+    try:
+        content = safe_yaml.load(text)
+    except ValueError as error:
+        raise ConfigError(f"{source} is not a configuration. {error}") from error
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{source} is not a configuration: it must hold settings such as `training:`.")
+    return _validated(content, source)
+
+
+def dump_config(config: RunConfig, commented: bool = False) -> str:
+    """All of ``config`` as YAML that :func:`load_config` reads back to an equal value.
+
+    With ``commented``, every setting has its explanation and its range above it.
+    """
+    try:
+        content = config.model_dump(mode="json")
+    except ValueError as error:  # a path with bytes that are no text in any encoding
+        raise ConfigError(f"The configuration cannot be written: {error}. Rename that file or folder.") from error
+    lines = _block(config, content, "", commented, depth=0)
+    return (HEADER if commented else "") + "\n".join(lines).lstrip("\n") + "\n"
+
+
+def override(
+    config: RunConfig,
+    assignments: Sequence[str],
+    labels: Mapping[str, str] | None = None,
+    check: Callable[[dict[str, Any]], list[Problem]] | None = None,
+) -> RunConfig:
+    """``config`` with settings replaced, each given as ``data.channel=1``.
+
+    Values are written as in YAML; tuples also as ``64,64,64``. A field of an augmentation is addressed by the
+    augmentation's name: ``augmentation.augmentations.elastic.probability=0.3``. Raises one ``ConfigError``
+    with all that is wrong; ``labels`` says how it shall call a field (such as by its option), and ``check``
+    may find more in the changed content.
+    """
+    content = config.model_dump()
+    problems = []
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        path = path.strip()
+        facts = all_fields().get(path)
+        if not equals:
+            problems.append(Problem("config", repr(assignment), "must be KEY=VALUE, such as data.channel=1.", ""))
+        elif facts is None:
+            problems.append(Problem("config", path, "there is no such setting.", unknown_field(path)))
+        else:
+            _assign(content, path, _value(facts, text.strip()))
+    try:
+        changed = RunConfig.model_validate(content)
+    except ValidationError as error:
+        problems.extend(problems_of(error, labels))
+    problems.extend(check(content) if check is not None else [])
+    raise_config_problems(problems)
+    return changed
+
+
+def _validated(content: dict[Any, Any], source: str) -> RunConfig:
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as error:
+        raise_config_problems(problems_of(error), source)
+        raise AssertionError("a validation error without details") from error
+
+
+# --- writing ------------------------------------------------------------------------------------------------
+
+
+def _block(model: BaseModel, content: dict[str, Any], prefix: str, commented: bool, depth: int) -> list[str]:
+    indent = "  " * depth
+    lines: list[str] = []
+    for name in field_names(type(model)):
+        value, path = getattr(model, name), prefix + name
+        if commented:
+            lines += _comment(path, indent)
+        if isinstance(value, BaseModel):
+            lines += [f"{indent}{name}:", *_block(value, content[name], f"{path}.", commented, depth + 1)]
+        elif path == AUGMENTATIONS_PATH and value:
+            lines.append(f"{indent}{name}:")
+            for spec, item in zip(value, content[name], strict=True):
+                lines += _list_item(spec, item, commented, depth + 1)
+        else:
+            lines.append(f"{indent}{name}: {safe_yaml.dump_scalar(content[name])}")
+    return lines
+
+
+def _list_item(spec: AugmentationSpec, content: dict[str, Any], commented: bool, depth: int) -> list[str]:
+    lines = _block(spec, content, f"{AUGMENTATIONS_PATH}.{content['name']}.", commented, depth + 1)
+    first = next(index for index, line in enumerate(lines) if not line.lstrip().startswith("#") and line.strip())
+    dash = "  " * depth + "- " + lines[first].lstrip()
+    about = _wrapped((type(spec).__doc__ or "").strip(), "  " * depth) if commented else []
+    return [*([""] if commented else []), *about, dash, *lines[first + 1 :]]
+
+
+def _comment(path: str, indent: str) -> list[str]:
+    facts = all_fields()[path]
+    if path.endswith(".name"):
+        return []
+    text = f"{facts.help} ({facts.limits})" if facts.limits else facts.help
+    # A blank line sets off blocks; within an augmentation the lines stay together.
+    blank = [] if path.startswith(f"{AUGMENTATIONS_PATH}.") else [""]
+    return [*blank, *_wrapped(text, indent)]
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(text, 110, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+
+
+# --- changing single settings -------------------------------------------------------------------------------
+
+
+def _value(facts: FieldFacts, text: str) -> Any:
+    """``text`` as the field's type takes it, so that a run may be called 1e3 and a folder 007."""
+    if facts.optional and text.lower() in ("", "null", "none", "~"):
+        return None
+    if facts.type in (str, Path) or get_origin(facts.type) is Literal:
+        return text
+    if get_origin(facts.type) is tuple and not facts.section and not text.startswith("["):
+        text = f"[{text.strip('()')}]"
+    try:
+        return safe_yaml.load(text)
+    except ValueError:
+        return text  # validation then says what was expected instead
+
+
+def _assign(content: dict[str, Any], path: str, value: Any) -> None:
+    if path.startswith(f"{AUGMENTATIONS_PATH}."):
+        name, _, field = path.removeprefix(f"{AUGMENTATIONS_PATH}.").partition(".")
+        _assign_augmentation(content["augmentation"], name, field, value)
+        return
+    *sections, field = path.split(".")
+    for section in sections:
+        content = content[section]
+        if not isinstance(content, dict):
+            return  # an earlier assignment put a plain value in the section's place; validation reports it
+    content[field] = value
+
+
+def _assign_augmentation(section: Any, name: str, field: str, value: Any) -> None:
+    """Set one field of one augmentation, which is added with its defaults where it was left out."""
+    if not isinstance(section, dict) or not isinstance(section["augmentations"], list | tuple):
+        return
+    specs = list(section["augmentations"])
+    names = [spec.get("name") if isinstance(spec, dict) else None for spec in specs]
+    if name not in names:
+        specs.append({"name": name})
+        names.append(name)
+    position = names.index(name)
+    specs[position] = {**specs[position], field: value}
+    section["augmentations"] = specs

@@ -1,0 +1,182 @@
+"""The deliverable of a run: ``model/model.safetensors`` and ``model/model.yaml``, all that prediction needs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from napari_celltrain.config import ZYX, Frozen, LabelKind, Spacing
+from napari_celltrain.data.labels import LabelScheme
+from napari_celltrain.errors import ModelFileError
+from napari_celltrain.parts.models import MODELS, NetworkSpec, build_network, load_weights
+from napari_celltrain.runs import safe_yaml
+from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.runs.tensor_file import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    import torch
+
+    from napari_celltrain.engine.inference import Predictor
+
+WEIGHTS = "model.safetensors"
+CARD = "model.yaml"
+MIN_WINDOW = 64
+"""Voxels of the smallest window that a training can have led to."""
+
+
+class TrainingSummary(Frozen):
+    """Where the model comes from and how good it is on its validation volumes."""
+
+    run: str
+    """Name of the run folder."""
+    epoch: int
+    """Epoch of the best validation Dice, whose weights these are."""
+    validation_dice: float
+    """Voxel Dice pooled over the validation volumes."""
+    validation_f1: float | None = None
+    """Object F1 at IoU 0.5 pooled over the validation volumes, where labels are objects."""
+    is_final: bool = False
+    """Whether the scores are those of the files in ``validation/``, written when training had ended."""
+    num_training: int
+    num_validation: int
+    loss: str
+    package_version: str
+
+
+class ModelCard(Frozen):
+    """``model.yaml``: how to build the network and how to feed it."""
+
+    schema_version: Literal[1] = 1
+    network: NetworkSpec
+    axes: Literal["ZYX"] = "ZYX"
+    channel: int | None = Field(default=None, ge=0)
+    """Channel of multi-channel images that the network was trained on, counted from 0."""
+    voxel_size: Spacing | None = None
+    """Median voxel size (z, y, x) of the training images in µm."""
+    normalization: Literal["percentile", "zscore"] = "percentile"
+    window: ZYX
+    """Window size of prediction in voxels; instance normalization makes results depend on it."""
+    batch_size: int = Field(default=2, ge=1, le=1024)
+    """Windows computed at once."""
+    threshold: float = Field(default=0.5, ge=0.001, le=0.999)
+    """Probability from which a voxel is foreground."""
+    label_kind: LabelKind = "objects"
+    class_values: tuple[int, ...] = ()
+    """Label values in the order of the network's outputs, where labels are classes."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    memory_layout: Literal["contiguous", "channels_last"] = "contiguous"
+    training_device: str = "cpu"
+    """Kind of device that precision and layout were chosen for."""
+    training: TrainingSummary
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelCard:
+        if not all(1 <= size <= 4096 for size in self.window) or not MIN_WINDOW <= prod(self.window) <= 2**31:
+            raise ValueError(f"a window of {self.window} voxels is impossible")
+        for spacing in (self.voxel_size, self.network.voxel_size):
+            if spacing is not None and not all(0 < size < 1e6 for size in spacing):
+                raise ValueError("all three sizes of a voxel must be above 0")
+        num_outputs = len(self.class_values) if self.label_kind == "classes" else 1
+        if self.network.out_channels != num_outputs or (self.label_kind == "classes" and num_outputs < 2):
+            raise ValueError("the classes do not fit the outputs of the network")
+        if not all(0 <= value < 2**32 for value in self.class_values):
+            raise ValueError("the values of classes must be from 0 to 4294967295")
+        if self.network.key not in MODELS:
+            raise ValueError(f"there is no network called {self.network.key!r} in this installation")
+        return self
+
+    @property
+    def scheme(self) -> LabelScheme:
+        return LabelScheme(self.label_kind, None, self.class_values)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A trained network on a device, ready to segment."""
+
+    card: ModelCard
+    predictor: Predictor
+
+
+def card_to_yaml(card: ModelCard) -> str:
+    return yaml.safe_dump(card.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def write_model(folder: RunFolder, card: ModelCard, weights: dict[str, torch.Tensor]) -> Path:
+    """Write the model of a run, weights first, so that the card never describes weights that are not there."""
+    folder.write_with(f"model/{WEIGHTS}", lambda path: write_tensors(path, weights, {}))
+    folder.write_text(f"model/{CARD}", card_to_yaml(card))
+    return folder.path / "model"
+
+
+def model_folder(path: Path) -> Path:
+    """The folder of ``model.yaml``, from a run folder, a model folder, or one of the two files in it."""
+    if not path.exists():
+        raise ModelFileError(f"There is no run folder or model at {path}.")
+    if path.is_file():
+        if path.name not in (WEIGHTS, CARD):
+            raise ModelFileError(
+                f"{path.name} is not a model of CellTrain. Give the run folder, its model folder, or its {CARD}."
+            )
+        path = path.parent
+    for folder in (path, path / "model"):
+        if os.path.isfile(folder / CARD):  # noqa: PTH113 - pathlib's raises where there is no permission
+            return folder
+    if os.path.isfile(path / "config.yaml"):  # noqa: PTH113 - as above
+        raise ModelFileError(
+            f"The run {path.name} has no model yet: a model is saved at its first validation. "
+            "Wait for it, or resume the run."
+        )
+    raise ModelFileError(f"{path} is neither a run folder nor a model: it has no {CARD}.")
+
+
+def read_card(path: Path) -> ModelCard:
+    """The card of a run folder or model. Raises :class:`ModelFileError`."""
+    file = model_folder(path) / CARD
+    try:
+        return ModelCard.model_validate(safe_yaml.load(file.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ModelFileError(
+            f"{file} is damaged or of a newer version: {where or 'the file'}: {first['msg']}. "
+            f"({error.error_count()} such problems.)"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{file} cannot be read. {error}") from error
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The weights of a run folder or model."""
+    tensors, _ = read_tensors(model_folder(path) / WEIGHTS)
+    return tensors
+
+
+def load_model(path: Path, device: torch.device) -> Model:
+    """Build the network of a run folder or model with its weights. Raises :class:`ModelFileError`."""
+    from napari_celltrain.engine.device import memory_errors_explained
+    from napari_celltrain.engine.formats import NumericFormat
+    from napari_celltrain.engine.inference import Predictor
+
+    card = read_card(path)
+    with memory_errors_explained():
+        network = build_network(card.network)
+    weights = read_weights(path)
+    load_weights(network, weights)
+    if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+        raise ModelFileError(f"The weights in {model_folder(path)} hold values that are not numbers. Train again.")
+    # what was chosen for one kind of device says nothing about another: float32 runs on all
+    numeric_format = (
+        NumericFormat(card.precision, card.memory_layout)
+        if card.training_device == device.type
+        else NumericFormat("float32", "channels_last" if device.type == "cpu" else "contiguous")
+    )
+    numeric_format.lay_out(network, device)
+    predictor = Predictor(network, card.network.out_channels, card.window, device, numeric_format, card.batch_size)
+    return Model(card, predictor)

@@ -1,0 +1,290 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from napari_celltrain.config import RunConfig
+from napari_celltrain.errors import ConfigError, RunFolderError
+from napari_celltrain.events import EpochDone, Logged, to_json
+from napari_celltrain.runs import folder as folder_module
+from napari_celltrain.runs import lock as lock_module
+from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.runs.lock import Owner
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path / "results", "run", "unet")
+
+
+def messages(folder: RunFolder) -> list[str]:
+    return [event.message for event in folder.read_events() if isinstance(event, Logged)]
+
+
+class TestCreating:
+    def test_names_by_date_and_model_and_never_twice(self, tmp_path, monkeypatch):
+        class Noon(datetime):
+            @classmethod
+            def now(cls, tz=None):
+                return cls(2026, 11, 22, 12, 0)
+
+        monkeypatch.setattr(folder_module, "datetime", Noon)
+        made = [RunFolder.create(tmp_path / "deep" / "results", None, "unet") for _ in range(3)]
+        assert [folder.name for folder in made] == [
+            "2026-11-22_1200_unet",
+            "2026-11-22_1200_unet_2",
+            "2026-11-22_1200_unet_3",
+        ]
+        subfolders = {"checkpoints", "previews", "validation", "model", "control"}
+        assert {path.name for path in made[0].path.iterdir()} == subfolders
+
+    def test_refuses_a_name_that_exists(self, folder, tmp_path):
+        (folder.path / "kept.txt").write_text("mine")
+        with pytest.raises(RunFolderError, match="exists already"):
+            RunFolder.create(tmp_path / "results", "run", "unet")
+        assert (folder.path / "kept.txt").read_text() == "mine"
+
+    def test_refuses_where_a_file_is_in_the_way(self, tmp_path):
+        (tmp_path / "results").write_text("")
+        with pytest.raises(RunFolderError, match="a file is in the way"):
+            RunFolder.create(tmp_path / "results", None, "unet")
+
+    @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the superuser may write anywhere")
+    def test_refuses_without_permission(self, tmp_path):
+        tmp_path.chmod(0o500)
+        with pytest.raises(RunFolderError, match="permission denied"):
+            RunFolder.create(tmp_path / "results", None, "unet")
+
+    def test_leaves_nothing_half_made(self, tmp_path, monkeypatch):
+        real = Path.mkdir
+
+        def full_disk(self, *args, **kwargs):
+            if self.name == "model":
+                raise OSError(28, "No space left on device")
+            real(self, *args, **kwargs)
+
+        monkeypatch.setattr(Path, "mkdir", full_disk)
+        with pytest.raises(RunFolderError, match="no space left"):
+            RunFolder.create(tmp_path, "run", "unet")
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestOpening:
+    def test_takes_the_folder_or_a_file_in_it(self, folder):
+        folder.write_config(RunConfig())
+        assert RunFolder.open(folder.path).path == folder.path
+        assert RunFolder.open(folder.config_file).path == folder.path
+
+    def test_refuses_other_folders(self, tmp_path):
+        with pytest.raises(RunFolderError, match="is not a run folder"):
+            RunFolder.open(tmp_path)
+        with pytest.raises(RunFolderError, match="There is no run folder"):
+            RunFolder.open(tmp_path / "nowhere")
+
+
+class TestWriting:
+    def test_a_failing_writer_leaves_the_old_file_and_nothing_else(self, folder):
+        folder.write_text("data.json", "old")
+
+        def fail(path: Path) -> None:
+            path.write_text("half")
+            raise MemoryError
+
+        with pytest.raises(MemoryError):
+            folder.write_with("data.json", fail)
+        assert folder.data_file.read_text() == "old"
+        assert not list(folder.path.glob(".tmp-*"))
+
+    def test_a_full_disk_is_explained(self, folder):
+        def fail(path: Path) -> None:
+            raise OSError(28, "No space left on device")
+
+        with pytest.raises(RunFolderError, match=r"no space left to write .*data\.json"):
+            folder.write_with("data.json", fail)
+
+    def test_writers_see_the_suffix(self, folder):
+        seen = []
+
+        def write(path: Path) -> None:
+            seen.append(path.suffix)
+            path.write_bytes(b"")
+
+        assert folder.write_with("previews/epoch_0001.tif", write) == folder.previews / "epoch_0001.tif"
+        assert seen == [".tif"]
+
+    @pytest.mark.skipif(os.name == "nt", reason="kills by signal")
+    def test_a_kill_at_any_moment_leaves_a_whole_file(self, folder):
+        """The writer alternates two contents, each of one byte value; a mixture or a short file would be torn."""
+        code = (
+            "import sys; from pathlib import Path; from napari_celltrain.runs.folder import RunFolder\n"
+            "folder = RunFolder(Path(sys.argv[1]))\n"
+            "while True:\n"
+            "    for byte in (b'a', b'b'):\n"
+            "        folder.write_bytes('checkpoints/last.bin', byte * 400_000)\n"
+            "        print(flush=True)\n"
+        )
+        for round_number in range(5):
+            with subprocess.Popen([sys.executable, "-c", code, str(folder.path)], stdout=subprocess.PIPE) as child:
+                assert child.stdout is not None
+                child.stdout.readline()
+                time.sleep(0.004 * round_number)
+                child.send_signal(signal.SIGKILL)
+            content = (folder.checkpoints / "last.bin").read_bytes()
+            assert len(content) == 400_000
+            assert len(set(content)) == 1
+        folder.clean()
+        assert [path.name for path in folder.checkpoints.iterdir()] == ["last.bin"]
+
+
+class TestEvents:
+    def test_come_back(self, folder):
+        folder.append_event(Logged(message="naïve\n$x"))
+        folder.append_event(Logged(message="2"))
+        assert messages(folder) == ["naïve\n$x", "2"]
+
+    def test_a_torn_last_line_is_left_out_and_cut_off_before_the_next(self, folder):
+        folder.append_event(Logged(message="1"))
+        with folder.events_file.open("ab") as file:
+            file.write(to_json(Logged(message="torn")).encode()[:-4])
+        assert messages(folder) == ["1"]
+        resumed = RunFolder.open(folder.path)
+        resumed.append_event(Logged(message="2"))
+        assert messages(resumed) == ["1", "2"]
+        assert b"torn" not in folder.events_file.read_bytes()
+
+    def test_a_torn_first_line_is_cut_off(self, folder):
+        folder.events_file.write_bytes(b'{"event": "log' + b"x" * 10_000)
+        folder.append_event(Logged(message="1"))
+        assert messages(folder) == ["1"]
+
+    def test_unknown_events_and_garbage_are_passed_over(self, folder):
+        folder.events_file.write_bytes(b'{"event":"from_the_future","x":1}\n\x00\x00\xff\n')
+        folder.append_event(Logged(message="1"))
+        assert messages(folder) == ["1"]
+
+    def test_not_numbers_survive(self, folder):
+        folder.append_event(
+            EpochDone(
+                epoch=1, step=2, train_loss=float("nan"), learning_rate=1e-3, seconds=1, remaining_seconds=float("inf")
+            )
+        )
+        (event,) = folder.read_events()
+        assert isinstance(event, EpochDone)
+        assert event.train_loss != event.train_loss
+        assert event.remaining_seconds == float("inf")
+
+
+def test_the_configuration_comes_back(folder):
+    config = RunConfig(run_name="1e3")
+    folder.write_config(config)
+    assert folder.read_config() == config
+    folder.config_file.write_text("training: {epochs: 0}")
+    with pytest.raises(ConfigError, match=r"config\.yaml, training\.epochs: must be a whole number from 1"):
+        folder.read_config()
+
+
+class TestRequests:
+    def test_the_most_urgent_counts(self, folder):
+        assert folder.stop_request() is None
+        folder.request_stop(now=False)
+        assert folder.stop_request() == "stop"
+        folder.request_stop(now=True)
+        assert folder.stop_request() == "stop-now"
+        folder.clear_requests()
+        assert folder.stop_request() is None
+
+    def test_are_possible_in_a_folder_without_control(self, folder):
+        folder.control.rmdir()
+        assert folder.stop_request() is None
+        folder.request_stop(now=False)
+        assert folder.stop_request() == "stop"
+
+
+class TestLock:
+    def test_is_held_by_one(self, folder):
+        assert not folder.is_running()
+        with folder.lock():
+            assert folder.is_running()
+            with pytest.raises(RunFolderError, match=f"still being trained by process {os.getpid()}"), folder.lock():
+                pass
+        assert not folder.is_running()
+        assert list(folder.control.iterdir()) == []
+
+    def test_of_a_dead_process_is_taken_over(self, folder):
+        child = subprocess.Popen([sys.executable, "-c", ""])
+        owner = Owner(child.pid, Owner.this_process().host, Owner.this_process().started)
+        child.wait()
+        self.pretend(folder, owner)
+        assert not folder.is_running()
+        with folder.lock():
+            assert folder.is_running()
+
+    def test_of_a_later_process_of_the_same_number_is_taken_over(self, folder):
+        own = Owner.this_process()
+        self.pretend(folder, Owner(own.pid, own.host, own.started - 1000))
+        with folder.lock():
+            pass
+
+    def test_of_another_computer_counts_while_it_is_renewed(self, folder):
+        self.pretend(folder, Owner(1, "another-computer", 0.0))
+        assert folder.is_running()
+        with pytest.raises(RunFolderError, match="on another-computer"), folder.lock():
+            pass
+        long_ago = time.time() - 1000
+        os.utime(folder.control / "running.json", (long_ago, long_ago))
+        assert not folder.is_running()
+        with folder.lock():
+            pass
+
+    def test_is_renewed(self, folder, monkeypatch):
+        monkeypatch.setattr(lock_module, "RENEWAL_SECONDS", 0.01)
+        with folder.lock():
+            path = folder.control / "running.json"
+            os.utime(path, (0, 0))
+            deadline = time.monotonic() + 5
+            while path.stat().st_mtime == 0 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert path.stat().st_mtime > 0
+
+    def test_damaged_is_taken_over(self, folder):
+        (folder.control / "running.json").write_text("{")
+        with folder.lock():
+            assert folder.is_running()
+
+    def test_goes_to_one_of_many(self, folder):
+        """All try at once to take over the lock of a dead process."""
+        own = Owner.this_process()
+        self.pretend(folder, Owner(own.pid, own.host, own.started - 1000))
+        barrier, release, taken, refused = threading.Barrier(8), threading.Event(), [], []
+
+        def take() -> None:
+            barrier.wait()
+            try:
+                with folder.lock():
+                    taken.append(1)
+                    release.wait(5)
+            except RunFolderError:
+                refused.append(1)
+
+        threads = [threading.Thread(target=take) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + 5
+        while len(refused) < 7 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        release.set()
+        for thread in threads:
+            thread.join()
+        assert (len(taken), len(refused)) == (1, 7)
+
+    @staticmethod
+    def pretend(folder: RunFolder, owner: Owner) -> None:
+        content = {"pid": owner.pid, "host": owner.host, "started": owner.started}
+        (folder.control / "running.json").write_text(json.dumps(content))
