@@ -1,0 +1,215 @@
+"""Editors of one value each: numbers, switches, text, choices. What is made of several is in ``compound_editors``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qtpy.QtCore import QSignalBlocker, Qt, Signal
+from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QLineEdit, QSizePolicy, QVBoxLayout, QWidget
+
+from napari_celltrain.widgets.focus_frame import MARGIN, FocusFrame
+from napari_celltrain.widgets.inputs import ComboBox, NumberBox
+from napari_celltrain.widgets.plain_text import plain_label, tooltip
+
+
+class Editor(FocusFrame):
+    """Edits one value: after ``setValue(x)``, ``value() == x``; ``valueChanged`` comes when it has become another."""
+
+    valueChanged = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._help = ""
+        self._problem: str | None = None
+
+    def value(self) -> Any:
+        raise NotImplementedError
+
+    def setValue(self, value: Any) -> None:
+        raise NotImplementedError
+
+    def problem(self) -> str | None:
+        return self._problem
+
+    def set_problem(self, text: str | None) -> None:
+        """Frame the field in red and say why in its tooltip, or take that back."""
+        self._problem = text
+        self.mark(text is not None)
+        self._renew_tooltip()
+
+    def setToolTip(self, text: str | None) -> None:
+        self._help = text or ""
+        self._renew_tooltip()
+
+    def set_accessible_name(self, name: str) -> None:
+        """What a screen reader calls the input."""
+        proxy = self.focusProxy()
+        if proxy is not None:
+            proxy.setAccessibleName(name)
+
+    def _renew_tooltip(self) -> None:
+        super().setToolTip(tooltip("\n\n".join(part for part in (self._problem or "", self._help) if part)))
+
+    def _hold(self, *widgets: QWidget, stretch: bool = False) -> QHBoxLayout:
+        """Put the widgets in a row; the first one takes the focus for the editor."""
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(MARGIN, MARGIN, MARGIN, MARGIN)
+        layout.setSpacing(4)
+        for widget in widgets:
+            layout.addWidget(widget)
+            self.watch(widget)
+        if stretch:
+            layout.addStretch(1)
+        self.setFocusProxy(widgets[0])
+        return layout
+
+
+class NumberEditor(Editor):
+    """A whole number or a fraction, with its unit behind it."""
+
+    def __init__(self, box: NumberBox, unit: str = "", parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.box = box
+        layout = self._hold(box)
+        if unit:
+            layout.addWidget(QLabel(unit))
+        layout.addStretch(1)
+        box.valueChanged.connect(self._tell)
+
+    def value(self) -> int | float:
+        return self.box.number()
+
+    def setValue(self, value: float) -> None:
+        self.box.setValue(value)
+
+    def _tell(self) -> None:
+        self.valueChanged.emit()
+
+
+class SwitchEditor(Editor):
+    """Yes or no."""
+
+    def __init__(self, text: str = "", parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.box = QCheckBox(text)
+        self._hold(self.box, stretch=True)
+        self.box.toggled.connect(self._tell)
+
+    def value(self) -> bool:
+        return bool(self.box.isChecked())
+
+    def setValue(self, value: bool) -> None:
+        self.box.setChecked(value)
+
+    def _tell(self) -> None:
+        self.valueChanged.emit()
+
+
+class TextEditor(Editor):
+    """A line of text, or None where ``optional`` and empty."""
+
+    def __init__(self, *, optional: bool = False, placeholder: str = "", parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._optional = optional
+        self.line = QLineEdit()
+        self.line.setPlaceholderText(placeholder)
+        self._hold(self.line)
+        self._told: str | None = self.value()
+        self.line.editingFinished.connect(self._tell)
+
+    def value(self) -> str | None:
+        text = self.line.text()
+        return None if self._optional and not text.strip() else text
+
+    def setValue(self, value: str | None) -> None:
+        self.line.setText(value or "")
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.value() != self._told:
+            self._told = self.value()
+            self.valueChanged.emit()
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """``key`` is the value, ``label`` what is shown, ``help`` a line about it."""
+
+    key: str
+    label: str
+    help: str = ""
+
+
+class ChoiceEditor(Editor):
+    """One of several choices; the help of the one chosen is shown below it.
+
+    A value that is none of the choices (of a file from elsewhere) is added as it is, so that it is shown and not lost.
+    """
+
+    def __init__(self, choices: Iterable[Choice], parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.box = ComboBox()
+        self.box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.help_line = help_label()
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(MARGIN, MARGIN, MARGIN, MARGIN)
+        layout.setSpacing(2)
+        layout.addWidget(self.box)
+        layout.addWidget(self.help_line)
+        self.watch(self.box)
+        self.setFocusProxy(self.box)
+        self._choices: list[Choice] = []
+        self.set_choices(list(choices))
+        self.box.currentIndexChanged.connect(self._tell)
+
+    def value(self) -> str:
+        return str(self.box.currentData())
+
+    def setValue(self, value: str) -> None:
+        if self.box.findData(value) < 0:
+            self._add(self._choice_of(value))
+        self.box.setCurrentIndex(self.box.findData(value))
+
+    def choices(self) -> tuple[Choice, ...]:
+        return tuple(self._choices)
+
+    def set_choices(self, choices: Sequence[Choice]) -> None:
+        """Replace the choices (their words, too); the value stays."""
+        kept = self.value() if self._choices else None
+        with QSignalBlocker(self.box):
+            self.box.clear()
+            self._choices = []
+            for choice in choices:
+                self._add(choice)
+            if kept is not None:
+                self.setValue(kept)
+        self._show_help()
+
+    def _choice_of(self, value: str) -> Choice:
+        """How a value is shown that is none of the choices."""
+        return Choice(value, value)
+
+    def _add(self, choice: Choice) -> None:
+        self._choices.append(choice)
+        self.box.addItem(choice.label, choice.key)
+        if choice.help:
+            self.box.setItemData(self.box.count() - 1, tooltip(choice.help), Qt.ItemDataRole.ToolTipRole)
+
+    def _tell(self) -> None:
+        self._show_help()
+        self.valueChanged.emit()
+
+    def _show_help(self) -> None:
+        text = next((choice.help for choice in self._choices if choice.key == self.box.currentData()), "")
+        self.help_line.setText(text)
+        self.help_line.setVisible(bool(text))
+
+
+def help_label(text: str = "") -> QLabel:
+    """A line of help: it wraps, and is a little paler than what it explains."""
+    label = plain_label(text)
+    label.setProperty("invalid-msg", True)  # napari's name for its theme's paler text
+    label.setVisible(bool(text))
+    return label

@@ -1,0 +1,185 @@
+"""Number boxes and combo boxes as a form in a scroll area needs them: the wheel scrolls, values stay exact."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from qtpy.QtCore import QLocale, QSize, Qt
+from qtpy.QtGui import QValidator, QWheelEvent
+from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QStyle, QStyleOptionSpinBox, QWidget
+
+Stepper = Callable[[float, int], float]
+"""From a value and a number of steps to the next value."""
+
+SMALLEST = 1e-30
+"""Stands for "above 0", as a spin box has no open bounds."""
+LARGEST_WHOLE = 2**53
+"""Up to here a double holds every whole number."""
+LARGEST = 1e300
+
+# Qt rounds to this many decimals; it must not round at all, so that a value read from a file stays what it was.
+_DECIMALS = 40
+_BUTTONS = 2
+
+
+class NumberBox(QDoubleSpinBox):
+    """A number, whole or not, of any size; shown in the shortest way that means exactly it, such as ``1e-5``.
+
+    A comma is taken for a point. ``valueChanged`` comes when typing ends, not at each letter.
+    """
+
+    def __init__(
+        self,
+        low: float,
+        high: float,
+        *,
+        whole: bool,
+        step: Stepper,
+        num_letters: int = 8,
+        parent: QWidget | None = None,
+    ) -> None:
+        self._whole = whole
+        self._step = step
+        self._num_letters = num_letters
+        super().__init__(parent)
+        self.setDecimals(0 if whole else _DECIMALS)
+        self.setRange(low, high)
+        self.setKeyboardTracking(False)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setLocale(QLocale.c())  # digits as in the YAML, without separators of thousands
+
+    def number(self) -> int | float:
+        """The value, also of what is being typed just now, as far as that is a value yet."""
+        if self.hasAcceptableInput():  # otherwise Qt would take back what was typed so far
+            self.interpretText()
+        return int(self.value()) if self._whole else self.value()
+
+    def set_step(self, step: Stepper) -> None:
+        self._step = step
+
+    def stepBy(self, steps: int) -> None:
+        self.interpretText()
+        self.setValue(min(max(self._step(self.value(), steps), self.minimum()), self.maximum()))
+        self.selectAll()
+
+    def textFromValue(self, value: float) -> str:
+        return str(int(value)) if self._whole else shortest(value)
+
+    def valueFromText(self, text: str | None) -> float:
+        return _parse(text or "") or 0.0
+
+    def validate(self, text: str | None, position: int) -> tuple[QValidator.State, str, int]:
+        text = text or ""
+        allowed = "0123456789-+ " if self._whole else "0123456789-+ .,eE"
+        if not set(text) <= set(allowed):
+            return QValidator.State.Invalid, text, position
+        value = _parse(text)
+        inside = value is not None and self.minimum() <= value <= self.maximum()
+        return (QValidator.State.Acceptable if inside else QValidator.State.Intermediate), text, position
+
+    def wheelEvent(self, event: QWheelEvent | None) -> None:
+        if self.hasFocus():
+            super().wheelEvent(event)
+        elif event is not None:
+            event.ignore()  # scrolls the form instead
+
+    def sizeHint(self) -> QSize:
+        """Room for a usual number; Qt's own is as wide as the largest one, of 300 digits."""
+        return self._size_for(self._num_letters)
+
+    def minimumSizeHint(self) -> QSize:
+        return self._size_for(min(self._num_letters, 3))
+
+    def _size_for(self, num_letters: int) -> QSize:
+        self.ensurePolished()
+        option = QStyleOptionSpinBox()
+        self.initStyleOption(option)
+        editor, style = self.lineEdit(), self.style()
+        assert editor is not None
+        assert style is not None
+        width = self.fontMetrics().horizontalAdvance("0" * num_letters)
+        contents = QSize(width, editor.sizeHint().height())
+        return style.sizeFromContents(QStyle.ContentsType.CT_SpinBox, option, contents, self)
+
+
+class ComboBox(QComboBox):
+    """Shrinks with its column and leaves the wheel to the form unless it has the focus."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.setMinimumContentsLength(10)
+
+    def wheelEvent(self, event: QWheelEvent | None) -> None:
+        if self.hasFocus():
+            super().wheelEvent(event)
+        elif event is not None:
+            event.ignore()
+
+
+def shortest(value: float) -> str:
+    """The shortest text that reads back as ``value``, without a needless ``.0``."""
+    text = repr(float(value))
+    mantissa, e, exponent = text.partition("e")
+    mantissa = mantissa.removesuffix(".0")
+    return f"{mantissa}e{int(exponent)}" if e else mantissa
+
+
+def steps_of(size: float) -> Stepper:
+    """To the next multiple of ``size``."""
+
+    def step(value: float, steps: int) -> float:
+        position = value / size
+        start = math.floor(position + 1e-9) if steps > 0 else math.ceil(position - 1e-9)
+        return _rounded((start + steps) * size)
+
+    return step
+
+
+def one_two_five(value: float, steps: int) -> float:
+    """Along 0.001, 0.002, 0.005, 0.01, ...: for what counts by its magnitude."""
+    for _ in range(abs(steps)):
+        value = _next(value) if steps > 0 else _previous(value)
+    return value
+
+
+def by_magnitude(value: float, steps: int) -> float:
+    """By 1 below 100, by 10 below 1000, and so on."""
+    for _ in range(abs(steps)):
+        size = abs(value) - (1 if steps < 0 and value > 0 else 0)  # down from 100 goes to 99
+        value += math.copysign(10 ** max(0, int(math.log10(max(size, 1))) - 1), steps)
+    return value
+
+
+def nice(value: float) -> float:
+    """The largest of 1, 2 and 5 times a power of ten that is not above ``value``."""
+    power = 10.0 ** math.floor(math.log10(value) + 1e-9)
+    return _rounded(max(factor for factor in (1, 2, 5) if factor * power <= value * (1 + 1e-9)) * power)
+
+
+def _next(value: float) -> float:
+    if value <= 0:
+        return 1e-6
+    power = 10.0 ** math.floor(math.log10(value) + 1e-9)
+    return _rounded(next(f for f in (2, 5, 10) if f * power > value * (1 + 1e-9)) * power)
+
+
+def _previous(value: float) -> float:
+    if value <= 1e-6:
+        return 0.0
+    power = 10.0 ** math.ceil(math.log10(value) - 1e-9)
+    return _rounded(next(f for f in (0.5, 0.2, 0.1) if f * power < value * (1 - 1e-9)) * power)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.12g}")
+
+
+def _parse(text: str) -> float | None:
+    try:
+        value = float(text.replace(" ", "").replace(",", "."))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -1,0 +1,245 @@
+"""Live predictions: the preview volume of the run as layers, renewed at each validation, with a way back in time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.qt.threading import create_worker
+from napari.utils.colormaps import DirectLabelColormap
+from napari.utils.notifications import show_warning
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_celltrain.data.differences import DESCRIPTIONS, Difference
+from napari_celltrain.events import Event, Validated
+from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.widgets.layer_source import is_own
+from napari_celltrain.widgets.own_layers import find_layer, show_layer, sized, undisturbed
+from napari_celltrain.widgets.previews import Preview, PreviewVolume, open_preview_volume, read_preview
+from napari_celltrain.widgets.run_sources import failure
+
+if TYPE_CHECKING:
+    from napari import Viewer
+
+IMAGE, LABELS, PREDICTION, ERRORS = "validation image", "validation labels", "prediction", "errors"
+# Okabe and Ito (2008): missed is blue or cold, false is orange or warm, whatever kind of colour vision sees it.
+COLORS = {
+    Difference.MISSED_VOXEL: "#56B4E9",
+    Difference.FALSE_VOXEL: "#E69F00",
+    Difference.WRONG_CLASS: "#CC79A7",
+    Difference.MISSED_OBJECT: "#0072B2",
+    Difference.FALSE_OBJECT: "#D55E00",
+    Difference.SPLIT_OBJECT: "#F0E442",
+    Difference.MERGED_OBJECTS: "#009E73",
+}
+_PAUSE_MS = 30  # between one layer and the next, for the window to draw and to answer
+_GAP = 0.05  # beside the user's layers, as a share of their width
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    folder: RunFolder
+    volume: PreviewVolume
+    preview: Preview
+
+
+@dataclass(slots=True)
+class _Task:
+    folder: RunFolder
+    volume: PreviewVolume | None
+    """Taken out when it is read: napari never lets go of a worker, nor of what it was given."""
+    path: str
+    epoch: int
+
+
+class PredictionLayers(QObject):
+    """Shows the latest prediction, or that of the epoch chosen by :meth:`show_epoch`."""
+
+    epochsChanged = Signal()
+    shown = Signal()
+    """The layers are those of :attr:`epoch` now."""
+
+    def __init__(self, viewer: Viewer, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._viewer = viewer
+        self._enabled = True
+        self._worker: Any = None
+        self._steps: deque[Callable[[], None]] = deque()
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(_PAUSE_MS)
+        self._timer.timeout.connect(self._step)
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew with another run; its layers take the place of the old ones."""
+        self._timer.stop()
+        self._steps.clear()
+        self._folder: RunFolder | None = None
+        self._volume: PreviewVolume | None = None
+        self._paths: dict[int, str] = {}
+        self._chosen: int | None = None
+        self._added: set[str] = set()
+        self._where: dict[str, Any] = {}
+        self._failed = False
+        self.epoch: int | None = None
+        self.epochsChanged.emit()
+
+    @property
+    def epochs(self) -> list[int]:
+        """Those that have a prediction, in order."""
+        return sorted(self._paths)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a prediction is being read, or put into the viewer."""
+        return self._worker is not None or bool(self._steps)
+
+    @property
+    def enabled(self) -> bool:
+        return self._enabled
+
+    def set_enabled(self, enabled: bool) -> None:
+        self._enabled = enabled
+        self._load()
+
+    def add_events(self, events: tuple[Event, ...], folder: RunFolder | None) -> None:
+        paths = {e.epoch: e.preview for e in events if isinstance(e, Validated) and e.preview is not None}
+        if folder is None or not paths:
+            return
+        self._folder = folder
+        self._paths |= paths
+        self.epochsChanged.emit()
+        self._load()
+
+    def show_epoch(self, epoch: int | None) -> None:
+        """Go back to ``epoch``, or with None follow the run again."""
+        self._chosen = epoch
+        self._load()
+
+    # --- reading, in a thread ------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        """Read what is to be seen, unless it is seen already; while something is being read, when that is done."""
+        wanted = self._wanted()
+        if wanted is None or self._folder is None or self._failed or not self._enabled:
+            return
+        if self.is_busy:
+            return
+        if wanted == self.epoch and self._added:
+            return
+        self._worker = create_worker(_read, _Task(self._folder, self._volume, self._paths[wanted], wanted))
+        self._worker.returned.connect(self._show)
+        self._worker.finished.connect(self._done)
+        self._worker.start()
+
+    def _wanted(self) -> int | None:
+        if self._chosen in self._paths:
+            return self._chosen
+        return max(self._paths, default=None)
+
+    def _done(self) -> None:
+        self._worker = None
+        self._load()
+
+    def _show(self, loaded: _Loaded | str) -> None:
+        if isinstance(loaded, str):
+            self._failed = True  # once is enough: the next validation would say the same
+            if self._folder is not None and self._folder.path.is_dir():  # where all is gone, the run itself tells
+                show_warning(f"The live prediction cannot be shown. {loaded}")
+        elif self._folder is not None and loaded.folder.path == self._folder.path:
+            self._put(loaded)
+
+    # --- layers, in the thread of the window -----------------------------------------------------------------
+
+    def _put(self, loaded: _Loaded) -> None:
+        """One layer at a time: each costs the window up to a tenth of a second, mostly inside napari."""
+        volume, preview = loaded.volume, loaded.preview
+        if self._volume is None:
+            self._volume = volume
+            self._where = sized(self._viewer, volume.voxel_size)
+            self._where["translate"] = _right_of_the_others(self._viewer, volume.target.shape, self._where["scale"])
+            self._steps.append(partial(self._put_image, volume))
+            self._steps.append(partial(self._set, LABELS, "labels", volume.labels, visible=False))
+        self._steps.append(partial(self._set, PREDICTION, "labels", preview.labels, opacity=0.5))
+        self._steps.append(partial(self._set, ERRORS, "labels", preview.errors, opacity=0.7, **_error_looks()))
+        self._steps.append(partial(self._finish, preview.epoch))
+        self._step()
+
+    def _step(self) -> None:
+        if not self._steps:
+            return
+        step = self._steps.popleft()
+        try:
+            with undisturbed(self._viewer):
+                step()
+        except Exception:  # napari shows it; the layers that are left would hardly fare better
+            self._steps.clear()
+            self._failed = True
+            raise
+        if self._steps:
+            self._timer.start()
+        else:
+            self._load()
+
+    def _put_image(self, volume: PreviewVolume) -> None:
+        image = self._set(IMAGE, "image", volume.image, contrast_limits=volume.contrast)
+        if image is not None:
+            image.contrast_limits = volume.contrast
+
+    def _finish(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.shown.emit()
+
+    def _set(self, name: str, kind: str, data: Any, **looks: Any) -> Any:
+        """Renew a layer, or add it; one that the user has removed since stays away until the next run."""
+        if name in self._added and find_layer(self._viewer, name) is None:
+            return None
+        self._added.add(name)
+        return show_layer(self._viewer, kind, name, data, **self._where, **looks)
+
+
+def _read(task: _Task) -> _Loaded | str:
+    """What is to be shown, or what went wrong (an exception as a result would be raised by napari's worker)."""
+    volume, task.volume = task.volume, None
+    try:
+        if volume is None:
+            _warm_up()
+            volume = open_preview_volume(task.folder)
+        return _Loaded(task.folder, volume, read_preview(task.folder, volume, task.path, task.epoch))
+    except Exception as error:
+        return failure(error, "Reading the prediction").message
+
+
+def _warm_up() -> None:
+    """napari's first labels load pandas and parts of scikit-image: half a second, and seconds from a slow disk."""
+    from napari.layers import Labels
+
+    Labels(np.zeros((1, 2, 2), np.uint8), features={"index": [1]})
+
+
+def _right_of_the_others(viewer: Viewer, shape: Sequence[int], scale: Sequence[float]) -> tuple[float, float, float]:
+    """Where a volume lies right of the user's layers, and shows its middle at the plane shown now."""
+    extents = [np.asarray(layer.extent.world)[:, -3:] for layer in viewer.layers if not is_own(layer)]
+    extents = [np.pad(extent, ((0, 0), (3 - extent.shape[1], 0))) for extent in extents]
+    if not extents:
+        return (0.0, 0.0, 0.0)
+    low, high = np.min(extents, axis=(0, 1)), np.max(extents, axis=(0, 1))
+    depth = (shape[0] - 1) * scale[0]
+    shown = viewer.dims.point[-3] if viewer.dims.ndim >= 3 else low[0]
+    # Within the range of the slider where it fits, so that the slider gets no longer.
+    z = min(max(shown - round(shape[0] / 2) * scale[0], low[0]), max(low[0], high[0] - depth))
+    return float(z), float(low[1]), float(high[2] + max(_GAP * (high[2] - low[2]), 2 * scale[2]))
+
+
+def _error_looks() -> dict[str, Any]:
+    colors: dict[int | None, str] = {None: "transparent", 0: "transparent"}
+    colors |= {int(difference): color for difference, color in COLORS.items()}
+    return {
+        "colormap": DirectLabelColormap(color_dict=colors),
+        "features": {"index": [int(d) for d in DESCRIPTIONS], "difference": list(DESCRIPTIONS.values())},
+    }

@@ -1,0 +1,181 @@
+"""The fixed preview volume of a run and its predictions, read from the run folder; for a worker thread."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_celltrain.config import DataConfig, Spacing
+from napari_celltrain.data.arrays import LazyArray, Volume
+from napari_celltrain.data.differences import ObjectComparison, compare_voxels
+from napari_celltrain.data.labels import IGNORE, LabelScheme, to_target
+from napari_celltrain.data.pairing import Pair, open_pair
+from napari_celltrain.data.volumes import open_labels
+from napari_celltrain.errors import DataError
+from napari_celltrain.runs.folder import RunFolder
+
+_MAX_TABLE = 2**22  # label values up to here index tables as they are
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewVolume:
+    """The first validation volume, or the validation block of a single one."""
+
+    name: str
+    image: Any
+    """An array, or what can be sliced like one, so that a large file need not be held in memory."""
+    contrast: tuple[float, float]
+    labels: NDArray[Any]
+    """As in the file."""
+    target: NDArray[np.uint8]
+    objects: NDArray[np.int32] | None
+    """Labelled objects numbered with few gaps, without what nobody annotated; None where labels are not objects."""
+    scheme: LabelScheme
+    voxel_size: Spacing | None
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """One prediction of it; ``labels`` as a user would get them, with objects coloured as in the labels."""
+
+    epoch: int
+    labels: NDArray[Any]
+    errors: NDArray[np.uint8]
+    """Values are :class:`~napari_celltrain.data.differences.Difference`."""
+
+
+def open_preview_volume(folder: RunFolder) -> PreviewVolume:
+    """Raises :class:`CellTrainError` where the run's data are gone or changed."""
+    record = _read_record(folder)
+    config = folder.read_config().data
+    case = next((pair for pair in record["pairs"] if pair["side"] == "validation"), None)
+    if case is None:
+        raise DataError(f"{folder.data_file}: names no validation volume.")
+    scheme = LabelScheme(record["label_kind"], config.ignore_value, tuple(record["class_values"]))
+    image, labels = _open(case, config)
+    region = _region(case)
+    pixels = _lazily(image, region)
+    values = _cut(labels.read(), region)
+    target = to_target(values, scheme)
+    size = case["voxel_size_um"]
+    return PreviewVolume(
+        name=str(case["name"]),
+        image=pixels,
+        contrast=_contrast(pixels),
+        labels=values,
+        target=target,
+        objects=_numbered(np.where(target == IGNORE, 0, values)) if scheme.kind == "objects" else None,
+        scheme=scheme,
+        voxel_size=None if size is None else (float(size[0]), float(size[1]), float(size[2])),
+    )
+
+
+def read_preview(folder: RunFolder, volume: PreviewVolume, path: str, epoch: int) -> Preview:
+    """The prediction in the file ``path`` (relative to the folder), compared with the labels."""
+    predicted = np.asarray(open_labels(folder.path / path).read(), np.uint8)
+    if predicted.shape != volume.target.shape:
+        raise DataError(f"{path}: has another shape than the validation volume {volume.name}, which was changed.")
+    if volume.objects is None:
+        return Preview(epoch, _values(predicted, volume.scheme), compare_voxels(volume.target, predicted))
+    from napari_celltrain.engine.metrics import connected_components
+
+    objects = connected_components((predicted > 0) & (volume.target != IGNORE))
+    comparison = ObjectComparison(volume.objects, objects)
+    return Preview(epoch, comparison.matched(), comparison.differences())
+
+
+def _read_record(folder: RunFolder) -> dict[str, Any]:
+    try:
+        record = json.loads(folder.data_file.read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or not isinstance(record.get("pairs"), list):
+            raise ValueError
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder.data_file}: cannot be read, so the validation volume is not shown.") from error
+    return record
+
+
+def _open(case: dict[str, Any], config: DataConfig) -> tuple[Volume, Volume]:
+    pair = Pair(str(case["name"]), Path(case["image"]), Path(case["labels"]), "recorded")
+    return open_pair(pair, config)
+
+
+def _region(case: dict[str, Any]) -> tuple[slice, ...]:
+    spans = case["region_zyx"] or [[None, None]] * 3
+    return tuple(slice(start, stop) for start, stop in spans)
+
+
+def _lazily(volume: Volume, region: tuple[slice, ...]) -> Any:
+    """Without a region what is read from the file may stay there."""
+    lazy = volume.lazy()
+    if lazy is None or any(part.start is not None for part in region):
+        return _cut(volume.read() if lazy is None else lazy, region)
+    return _LayerView(lazy)
+
+
+def _cut(array: LazyArray, region: tuple[slice, ...]) -> Any:
+    whole = all(part.start is None for part in region)
+    return array if whole else array[region]
+
+
+class _LayerView:
+    """What a layer of napari asks of its data: it takes planes by their numbers, a lazy array only slices."""
+
+    ndim = 3
+
+    def __init__(self, source: LazyArray) -> None:
+        self._source = source
+        self.shape = tuple(source.shape)
+        self.dtype = source.dtype
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        given = list(key) if isinstance(key, tuple) else [key]
+        if Ellipsis in given:
+            at = given.index(Ellipsis)
+            given[at : at + 1] = [slice(None)] * (self.ndim - len(given) + 1)
+        given += [slice(None)] * (self.ndim - len(given))
+        slices, rest = zip(*map(_as_slice, given, self.shape), strict=True)
+        planes: NDArray[Any] = np.asarray(self._source[slices])[rest]
+        return planes
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self[...], dtype)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+
+def _as_slice(index: Any, length: int) -> tuple[slice, Any]:
+    """What to read, and what to take of that."""
+    if isinstance(index, slice):
+        start, stop, step = index.indices(length)
+        return (slice(start, stop, step), slice(None)) if step > 0 else (slice(None), index)
+    number = int(index)
+    number += length if number < 0 else 0
+    return slice(number, number + 1), 0
+
+
+def _contrast(image: LazyArray) -> tuple[float, float]:
+    """From a few planes: napari would go through the whole volume, in the thread of the window."""
+    step = max(1, image.shape[0] // 8)
+    planes = np.concatenate([np.asarray(image[z])[::2, ::2].ravel() for z in range(0, image.shape[0], step)])
+    low, high = (float(value) for value in np.percentile(planes, (0.5, 99.8)))
+    return low, high if high > low else low + 1.0
+
+
+def _numbered(labels: NDArray[Any]) -> NDArray[np.int32]:
+    if labels.max(initial=0) <= _MAX_TABLE and labels.min(initial=0) >= 0:
+        return labels.astype(np.int32)
+    values, ranks = np.unique(labels, return_inverse=True)
+    table = np.cumsum(values > 0).astype(np.int32) * (values > 0)
+    return np.asarray(table[ranks.reshape(labels.shape)], np.int32)
+
+
+def _values(classes: NDArray[np.uint8], scheme: LabelScheme) -> NDArray[Any]:
+    if scheme.kind != "classes":
+        return classes
+    return np.asarray(np.array(scheme.class_values, np.int32)[classes])
