@@ -1,0 +1,359 @@
+#!/usr/bin/env python
+"""Makes the pictures of the user guide anew: the real program, driven by its own controls, and a real run.
+
+    python scripts/make_screenshots.py                        # into docs/images, in about four minutes
+    python scripts/make_screenshots.py --width 350 --images /tmp/narrow
+
+Without a display: xvfb-run -a -s "-screen 0 1920x1200x24" python scripts/make_screenshots.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+HOME = Path(tempfile.gettempdir()) / "you"
+"""Stands for the home folder: what the pictures show of paths is below it."""
+THEMES = ("dark", "light")
+FORM_WINDOW, WINDOW = (1360, 840), (1360, 900)
+PATIENCE = 180.0  # seconds for anything
+EPOCHS = 40
+NUM_SEEN = 8  # validations before the first picture of the run
+COLORS = 256  # of a picture: a third of the size, and no visible difference
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, default=REPOSITORY / "docs" / "images", help="folder for the pictures")
+    parser.add_argument("--width", type=int, default=440, help="of the widget, in pixels")
+    parser.add_argument("--only-forms", action="store_true", help="leave out the pictures of runs")
+    wishes = parser.parse_args()
+    if HOME.exists():
+        sys.exit(f"{HOME} is there already: move it away, as this script removes it at its end.")
+    HOME.mkdir(mode=0o700)
+    try:
+        _leave_the_users_settings_alone()
+        tour = Tour(Studio(wishes.images, wishes.width))
+        tour.forms()
+        if not wishes.only_forms:
+            tour.runs()
+        tour.studio.close()
+    finally:
+        shutil.rmtree(HOME, ignore_errors=True)
+
+
+def _leave_the_users_settings_alone() -> None:
+    """Before napari is imported."""
+    hidden = HOME / ".hidden"
+    os.environ |= {"HOME": str(HOME), "USERPROFILE": str(HOME), "NAPARI_CONFIG": str(hidden / "napari.yaml")}
+    os.environ |= {f"XDG_{kind}_HOME": str(hidden / kind) for kind in ("CONFIG", "CACHE", "DATA", "STATE")}
+    os.chdir(HOME)
+    from qtpy.QtCore import QSettings
+
+    for file_format in (QSettings.Format.IniFormat, QSettings.Format.NativeFormat):
+        QSettings.setPath(file_format, QSettings.Scope.UserScope, str(hidden))
+
+
+class Studio:
+    """napari with the widget in it, hands for its controls, and a camera."""
+
+    def __init__(self, images: Path, width: int) -> None:
+        import napari
+
+        from napari_celltrain.widgets.main import TrainWidget
+
+        self.images = images
+        images.mkdir(parents=True, exist_ok=True)
+        self.viewer = napari.Viewer(show=True)
+        self.viewer.window.resize(*FORM_WINDOW)
+        self.viewer.window._qt_window.activateWindow()  # without it, nothing is told of losing the focus
+        self.widget = TrainWidget(self.viewer)
+        dock = self.viewer.window.add_dock_widget(self.widget, name="Train a segmentation model")
+        self._dock, self._width = dock, width
+        self.settle()
+
+    def close(self) -> None:
+        self.widget.controller.dismiss()
+        self.viewer.close()
+        self.settle()
+
+    # --- hands --------------------------------------------------------------------------------------------------
+
+    def turn_to(self, index: int) -> None:
+        from qtpy.QtTest import QTest
+
+        bar = self.widget.tabs.tabBar()
+        QTest.mouseClick(bar, _left(), pos=bar.tabRect(index).center())
+        self.settle()
+
+    def click(self, button: Any) -> None:
+        from qtpy.QtCore import QPoint
+        from qtpy.QtTest import QTest
+
+        page = self.widget.tabs.currentWidget()
+        if page is not None and page.isAncestorOf(button):
+            self.scroll_to(button)
+        # A check box or radio button is hit on its mark; beside its text nothing happens.
+        QTest.mouseClick(button, _left(), pos=QPoint(12, button.height() // 2))
+        self.settle()
+
+    def type_into(self, editor: Any, text: str) -> None:
+        """As with the keyboard: all that was there is replaced, and Tab leaves the field."""
+        from qtpy.QtCore import Qt
+        from qtpy.QtTest import QTest
+        from qtpy.QtWidgets import QAbstractSpinBox, QLineEdit
+
+        field = editor.findChild(QAbstractSpinBox) or editor.findChild(QLineEdit)
+        field.setFocus()
+        field.selectAll()
+        QTest.keyClicks(field, text)
+        QTest.keyClick(field, Qt.Key.Key_Tab)
+        self.settle()
+
+    def choose(self, editor: Any, key: str) -> None:
+        from qtpy.QtCore import Qt
+        from qtpy.QtTest import QTest
+
+        QTest.keyClick(editor.box, Qt.Key.Key_Home)
+        while editor.value() != key:
+            QTest.keyClick(editor.box, Qt.Key.Key_Down)
+        self.settle()
+
+    def scroll_to(self, part: Any) -> None:
+        from qtpy.QtWidgets import QScrollArea
+
+        page = self.widget.tabs.currentWidget()
+        area = page if isinstance(page, QScrollArea) else page.findChild(QScrollArea)
+        area.ensureWidgetVisible(part, 0, 20)
+        self.settle()
+
+    def scroll_to_top(self) -> None:
+        from qtpy.QtWidgets import QScrollArea
+
+        page = self.widget.tabs.currentWidget()
+        area = page if isinstance(page, QScrollArea) else page.findChild(QScrollArea)
+        area.verticalScrollBar().setValue(0)
+
+    # --- patience -----------------------------------------------------------------------------------------------
+
+    def settle(self, seconds: float = 0.15) -> None:
+        from qtpy.QtTest import QTest
+
+        QTest.qWait(round(1000 * seconds))
+
+    def wait(self, condition: Callable[[], object], what: str) -> None:
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            if time.monotonic() > end:
+                _save(self.viewer.screenshot(canvas_only=False, flash=False), self.images / "in-vain.png")
+                raise TimeoutError(f"waited in vain for {what}; {self.widget.controller.message}")
+            self.settle(0.03)
+
+    # --- camera -------------------------------------------------------------------------------------------------
+
+    def shoot(self, name: str, *, whole: bool = False, themes: tuple[str, ...] = THEMES) -> None:
+        """The widget, or the ``whole`` window, in each theme."""
+        focus = self.viewer.window._qt_window.focusWidget()
+        if focus is not None:
+            focus.clearFocus()
+        for theme in themes:
+            self.viewer.theme = theme
+            self._size()
+            self._close_notifications()
+            self._wait_for_the_plot()
+            self.settle(0.4)
+            picture = self.viewer.screenshot(canvas_only=False, flash=False) if whole else self.widget.grab()
+            _save(picture, self.images / f"{name}-{theme}.png")
+        self.viewer.theme = THEMES[0]
+
+    def _size(self) -> None:
+        from qtpy.QtCore import Qt
+
+        self.viewer.window._qt_window.resizeDocks([self._dock], [self._width], Qt.Orientation.Horizontal)
+
+    def _wait_for_the_plot(self) -> None:
+        """It is drawn in a thread of its own, after napari."""
+        from napari.utils.theme import get_theme
+
+        plot = self.widget.curves.plot
+        if plot is None:
+            return
+        wanted = get_theme(self.viewer.theme).background.as_rgb_tuple()[:3]
+
+        def is_drawn() -> bool:
+            image = plot.canvas._image
+            return image is not None and image.pixelColor(2, 2).getRgb()[:3] == tuple(map(int, wanted))
+
+        self.wait(is_drawn, f"the plot in the theme {self.viewer.theme}")
+
+    def _close_notifications(self) -> None:
+        from napari._qt.dialogs.qt_notification import NapariQtNotification
+
+        for shown in self.viewer.window._qt_window.findChildren(NapariQtNotification):
+            shown.close()
+
+
+class Tour:
+    """What a first user does, in that order."""
+
+    def __init__(self, studio: Studio) -> None:
+        from napari_celltrain.samples import write_demo
+
+        self.studio = studio
+        self.widget = studio.widget
+        self.images, self.labels = write_demo(HOME / "nuclei")
+
+    def forms(self) -> None:
+        studio, widget = self.studio, self.widget
+        studio.shoot("data-empty")
+        self._choose_folders(*_write_broken(HOME / "unfinished"))
+        studio.click(widget.panel.button)
+        studio.shoot("data-errors")
+        self._choose_folders(self.images, self.labels)
+        studio.shoot("data-filled")
+
+        tab = widget.augmentation_tab
+        studio.turn_to(1)
+        studio.shoot("augmentation")
+        studio.click(tab.custom_button)
+        row = tab.list.rows["affine"]
+        studio.click(row.fold.button)
+        studio.scroll_to(tab.list)
+        studio.shoot("augmentation-custom")
+        studio.click(row.fold.button)
+        studio.click(tab.default_button)
+
+        training = widget.training_tab
+        text = training.expectation.text
+        studio.turn_to(2)
+        studio.wait(
+            lambda: training.parameters_text.text()[:1].isdigit() and "estimated" not in text(), "the estimates"
+        )
+        studio.shoot("training")
+        studio.click(training.advanced.button)
+        studio.scroll_to(training.advanced_rows)
+        studio.shoot("training-advanced")
+        studio.click(training.advanced.button)
+
+    def runs(self) -> None:
+        studio, widget, controller = self.studio, self.widget, self.widget.controller
+        studio.viewer.window.resize(*WINDOW)
+        self._set_up_a_short_run()
+        self._open_a_pair()
+        studio.turn_to(2)
+        studio.click(widget.panel.button)
+        studio.wait(
+            lambda: len(controller.history().dices) >= NUM_SEEN and widget.curves.plot is not None, "validations"
+        )
+        studio.wait(lambda: widget.panel.predictions.epoch is not None, "the prediction's layers")
+        self._arrange_layers()
+        studio.shoot("running-window", whole=True)
+        studio.click(widget.panel.button)
+        studio.shoot("stopping")
+        studio.wait(lambda: controller.state == "finished", "the end of the run")
+        studio.shoot("finished")
+
+        row = widget.panel.segment_row
+        studio.click(row.button)
+        studio.wait(lambda: any("segmentation" in layer.name for layer in studio.viewer.layers), "the segmentation")
+        studio.shoot("segmented-window", whole=True, themes=("dark",))
+
+        before = controller.folder
+        studio.click(widget.panel.button)
+        studio.wait(lambda: controller.folder not in (None, before) and controller.history().dices, "another run")
+        _kill_children()
+        studio.wait(lambda: controller.state == "failed", "the end of the killed run")
+        studio.shoot("failed")
+
+    def _choose_folders(self, images: Path, labels: Path) -> None:
+        rows, tab = self.widget.data_tab.form.rows.editors, self.widget.data_tab
+        self.studio.turn_to(0)
+        self.studio.type_into(rows["data.images"], str(images))
+        self.studio.type_into(rows["data.labels"], str(labels))
+        self.studio.wait(
+            lambda: tab.report is not None and {pair.image.parent for pair in tab.report.pairs} == {images},
+            "the data check",
+        )
+        self.studio.scroll_to_top()
+
+    def _set_up_a_short_run(self) -> None:
+        studio, tab = self.studio, self.widget.training_tab
+        studio.turn_to(2)
+        studio.choose(tab.network_rows.editors["training.model_size"], "small")
+        studio.type_into(tab.learning_rows.editors["training.epochs"], str(EPOCHS))
+        studio.type_into(tab.learning_rows.editors["training.validation_interval"], "1")
+        studio.turn_to(1)
+        studio.type_into(self.widget.augmentation_tab.patch_rows.editors["augmentation.samples_per_volume"], "4")
+
+    def _open_a_pair(self) -> None:
+        from qtpy.QtCore import Qt
+        from qtpy.QtTest import QTest
+
+        self.studio.turn_to(0)
+        table = self.widget.data_tab.table
+        table.selectRow(0)
+        QTest.keyClick(table, Qt.Key.Key_Return)
+        self.studio.wait(lambda: len(self.studio.viewer.layers) >= 2, "the layers of the pair")
+        self.studio.viewer.reset_view()
+
+    def _arrange_layers(self) -> None:
+        viewer = self.studio.viewer
+        viewer.reset_view()
+        viewer.layers.selection.clear()
+
+
+def _write_broken(folder: Path) -> tuple[Path, Path]:
+    """A data set as it comes: one file cut off, one pair of two shapes, one image without labels."""
+    import tifffile
+
+    from napari_celltrain.samples import write_demo
+
+    images, labels = write_demo(folder, 5)
+    cut = (images / "nuclei01.tif").read_bytes()
+    (images / "nuclei01.tif").write_bytes(cut[: len(cut) // 3])
+    array = tifffile.imread(labels / "nuclei03.tif")
+    tifffile.imwrite(labels / "nuclei03.tif", array[:-4])
+    (labels / "nuclei05.tif").unlink()
+    return images, labels
+
+
+def _kill_children() -> None:
+    """What a crash of the training process looks like from napari. Only processes that this script started."""
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+
+
+def _save(picture: Any, path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+    from qtpy.QtGui import QImage, QPixmap
+
+    if isinstance(picture, QPixmap):
+        image = picture.toImage().convertToFormat(QImage.Format.Format_RGB888)
+        bits = image.constBits()
+        bits.setsize(image.sizeInBytes())
+        rows = np.frombuffer(bits, np.uint8).reshape(image.height(), image.bytesPerLine())
+        picture = rows[:, : 3 * image.width()].reshape(image.height(), image.width(), 3)
+    colors = Image.fromarray(np.ascontiguousarray(picture[..., :3]))
+    colors.quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
+    print(path)
+
+
+def _left() -> Any:
+    from qtpy.QtCore import Qt
+
+    return Qt.MouseButton.LeftButton
+
+
+if __name__ == "__main__":
+    main()
