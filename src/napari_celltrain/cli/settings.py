@@ -95,7 +95,7 @@ def with_settings(*options: ConfigOption) -> Callable[[Callable[..., None]], Cal
         hints = get_type_hints(function, include_extras=True)
         before = [p.replace(annotation=hints[p.name]) for p in own if p.name != "overrides"]
         parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*before, *map(_parameter, options), _settings())]
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it there
         command.__annotations__ = {p.name: p.annotation for p in parameters}
         command.__name__, command.__doc__ = function.__name__, function.__doc__
         return command

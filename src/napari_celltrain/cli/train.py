@@ -77,8 +77,9 @@ def resume(
 
 def _load_ahead() -> None:
     """Whoever sends the configuration later (a window) does not want to wait for this then."""
-    import monai.networks.nets  # noqa: F401
-    import torch  # noqa: F401
+    # imported only to be there already
+    import monai.networks.nets  # noqa: F401 - see above
+    import torch  # noqa: F401 - see above
 
 
 def _say_next(finished: Finished | None, folder: RunFolder | None, display: Display) -> None:

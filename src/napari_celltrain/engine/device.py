@@ -79,6 +79,7 @@ def set_threads(count: int | None) -> None:
     """Use ``count`` processor threads; None is all cores that this process may use, shared among its ranks."""
     if count is None:
         try:
+            # annotated on Linux alone, so elsewhere mypy would not find it
             cores = len(os.sched_getaffinity(0))  # type: ignore[attr-defined,unused-ignore]
         except AttributeError:  # Windows and macOS have no affinity call
             cores = os.cpu_count() or 1

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_celltrain.config import ZYX
+from napari_celltrain.data.arrays import LazyArray
 from napari_celltrain.data.labels import IGNORE, LabelScheme, to_target
 
 MAX_INDEXED_VOXELS = 20_000
@@ -57,7 +58,7 @@ def plan_batches(
             yield plan[index : index + batch_size]
 
 
-def index_foreground(labels: object, shape: ZYX, scheme: LabelScheme, seed: int) -> NDArray[np.int32]:
+def index_foreground(labels: LazyArray, shape: ZYX, scheme: LabelScheme, seed: int) -> NDArray[np.int32]:
     """Positions (N, 3) of labelled voxels, spread over the volume, for placing patches.
 
     ``labels`` is anything that three slices index. It is read in slabs, so memory stays flat. Of classes, each gets
@@ -68,7 +69,7 @@ def index_foreground(labels: object, shape: ZYX, scheme: LabelScheme, seed: int)
     found: dict[int, list[NDArray[np.int32]]] = {}
     num_slabs = -(-shape[0] // slab)
     for start in range(0, shape[0], slab):
-        part = np.asarray(labels[start : start + slab, :, :])  # type: ignore[index]
+        part = np.asarray(labels[start : start + slab, :, :])
         target = to_target(part, scheme)
         for value in np.unique(target):
             if value in (0, IGNORE):

@@ -105,19 +105,27 @@ def set_up(
         progress=Progress() if checkpoint is None else checkpoint.progress,
         started_at=started_at,
     )
-    everything = training.epochs * trainer.steps_per_epoch
-    progress = trainer.progress
-    if checkpoint is None:
-        progress.planned_steps = yield from _plan_steps(preparation, trainer, everything, step_seconds)
-        if everything < FEW_STEPS and training.max_minutes is None:
-            yield _few_steps(preparation, trainer, everything)
-    else:
+    yield from _plan(preparation, trainer, step_seconds, is_resumed=checkpoint is not None, new_end=new_end)
+    if checkpoint is not None:
         _restore(learner, checkpoint)
-        if new_end or progress.planned_steps <= progress.step:  # a plan that has run out would leave nothing to learn
-            progress.planned_steps = everything
     trainer.rehearse()
     num_parameters = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     return Job(preparation, trainer, device, describe(device), numeric_format, num_parameters)
+
+
+def _plan(
+    preparation: Preparation, trainer: Trainer, step_seconds: float | None, *, is_resumed: bool, new_end: bool
+) -> Generator[Event, None, None]:
+    """Set the steps over which the learning rate comes down; a resumed run keeps its own where it can."""
+    training, progress = preparation.config.training, trainer.progress
+    everything = training.epochs * trainer.steps_per_epoch
+    if is_resumed:
+        if new_end or progress.planned_steps <= progress.step:  # a plan that has run out would leave nothing to learn
+            progress.planned_steps = everything
+        return
+    progress.planned_steps = yield from _plan_steps(preparation, trainer, everything, step_seconds)
+    if everything < FEW_STEPS and training.max_minutes is None:
+        yield _few_steps(preparation, trainer, everything)
 
 
 def _few_steps(preparation: Preparation, trainer: Trainer, total_steps: int) -> Warned:

@@ -36,7 +36,9 @@ def choose_format(
     found: tuple[Probe, bool] | None = None
     if ranks.is_first:
         found = _probe(preparation, network, loss_function, source, device, ranks.world)
-    probe, is_remembered = ranks.broadcast(found)  # type: ignore[misc]
+    answer = ranks.broadcast(found)
+    assert answer is not None  # the first process has looked
+    probe, is_remembered = answer
     if probe.trials:
         origin = " (found at an earlier run on this computer)" if is_remembered else ""
         yield Logged(message=f"Numeric format: {probe.chosen}{origin}\n{probe.table()}")

@@ -16,7 +16,7 @@ class _Loader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML's stubs leave it bare
         if isinstance(event, yaml.AliasEvent):
             raise _refusal("aliases (*name) are not allowed here", event.start_mark)
         self.depth += 1
