@@ -12,7 +12,7 @@ system_packages=(
     libxcb-shape0 libxcb-xinerama0
 )
 install_system_packages "${system_packages[@]}" || say "Going on without them: a desktop may have what matters"
-install_package "all,test,dev"
+install_package "all,cluster,share,test,dev"
 
 export PATH="$venv/bin:$PATH" QT_API=pyqt6
 say "ruff"
