@@ -17,7 +17,7 @@ PACKAGE = "napari_celltrain"
 ROOT = Path(napari_celltrain.__file__).parent
 
 LAYERS = ("values", "data", "parts", "engine", "runs", "face")
-VALUES = {"", "config", "events", "errors", "registry"}  # "" is the package itself: its version
+VALUES = {"", "config", "decoding", "events", "errors", "registry"}  # "" is the package itself: its version
 FACE = {"__main__", "cli", "samples", "widgets"}
 
 HEAVY = {"torch", "monai"}

@@ -299,6 +299,10 @@ class TrainingConfig(Frozen):
     """Size of the network: larger learns more, needs more data, time and memory."""
     starting_weights: Path | None = None
     """A run folder or a model file whose weights training starts from; they must fit the network."""
+    target: Literal["auto", "foreground", "objects"] = "auto"
+    """What the network learns: foreground (which voxels are cells, or of which class), or objects (also how deep inside
+    a cell a voxel lies and where its border is, which tells touching cells apart). Auto: objects where the labels
+    number them."""
     loss: str = "dice_ce"
     """What training makes small: how far predictions are from the labels."""
     batch_size: int = Field(default=2, ge=1, le=1024)

@@ -141,6 +141,20 @@ def to_target(labels_ZYX: NDArray[Any], scheme: LabelScheme) -> NDArray[np.uint8
     return np.ascontiguousarray(target)
 
 
+class ClassTarget:
+    """The target of a labelled volume by slices, made from the labels when it is asked for."""
+
+    def __init__(self, labels: LazyArray, scheme: LabelScheme) -> None:
+        self.shape = labels.shape
+        self.ndim = 3
+        self.dtype = np.dtype(np.uint8)
+        self._labels = labels
+        self._scheme = scheme
+
+    def __getitem__(self, region: Any) -> NDArray[np.uint8]:
+        return to_target(np.asarray(self._labels[region]), self._scheme)
+
+
 def object_labels(labels_ZYX: NDArray[Any], scheme: LabelScheme) -> NDArray[Any]:
     """The objects as whole numbers, to be scored: negative and ignored voxels are 0, as in the target.
 
@@ -208,7 +222,7 @@ class _Objects:
         """``labels`` hold no negative values; 0 is no object."""
         from scipy import ndimage  # a third of a second that opening the window need not wait for
 
-        ids, compact = _compact(labels)
+        ids, compact = compact_labels(labels)
         counts = np.bincount(compact.ravel())
         for index, box in enumerate(ndimage.find_objects(compact), start=1):
             if box is None:
@@ -227,7 +241,7 @@ class _Objects:
         return np.array(list(self._sizes.values()), dtype=np.int64), boxes[:, 1::2] - boxes[:, ::2]
 
 
-def _compact(labels: NDArray[Any]) -> tuple[NDArray[Any] | None, NDArray[Any]]:
+def compact_labels(labels: NDArray[Any]) -> tuple[NDArray[Any] | None, NDArray[Any]]:
     """Labels that can index a table: themselves, or their ranks (0 stays 0) with the values by rank."""
     if int(labels.max(initial=0)) <= _MAX_TABLE:
         # bincount and find_objects take no unsigned 64-bit values.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from napari_celltrain.config import ZYX, Augmentation, Spacing
 from napari_celltrain.data.arrays import LazyArray
-from napari_celltrain.data.labels import LabelScheme, to_target
+from napari_celltrain.data.labels import ClassTarget, LabelScheme
 from napari_celltrain.engine.sampler import PatchRequest, index_foreground, place_patch
 from napari_celltrain.parts.augmentations import Augmenter
 from napari_celltrain.parts.normalization import IntensityStatistics, normalize
@@ -24,11 +24,12 @@ T = TypeVar("T", bound=np.generic)
 
 @dataclass(frozen=True, slots=True)
 class TrainingVolume:
-    """One volume, or block of a volume, to train on. ``image`` and ``labels`` are indexed by three slices."""
+    """One volume, or block of a volume, to train on. ``image`` and ``target`` are indexed by three slices."""
 
     name: str
     image: LazyArray
-    labels: LazyArray
+    target: LazyArray
+    """What is to be learned, in uint8: class indices and ``IGNORE``, or the packed objects of `data.object_target`."""
     statistics: IntensityStatistics
     foreground: NDArray[np.int32]
     """(N, 3) positions of labelled voxels."""
@@ -47,14 +48,17 @@ class TrainingVolume:
         statistics: IntensityStatistics,
         scheme: LabelScheme,
         seed: int,
+        target: LazyArray | None = None,
     ) -> TrainingVolume:
+        """``target``: what is to be learned, where it is more than the classes of ``labels``."""
         z, y, x = (int(size) for size in image.shape)
-        return cls(name, image, labels, statistics, index_foreground(labels, (z, y, x), scheme, seed))
+        foreground = index_foreground(labels, (z, y, x), scheme, seed)
+        return cls(name, image, target or ClassTarget(labels, scheme), statistics, foreground)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """``image`` (B, 1, Z, Y, X) float32 and ``target`` (B, Z, Y, X) uint8 with class indices and ``IGNORE``."""
+    """``image`` (B, 1, Z, Y, X) float32 and ``target`` (B, Z, Y, X) uint8, as in :class:`TrainingVolume`."""
 
     image: Tensor
     target: Tensor
@@ -74,7 +78,6 @@ class PatchSource:
     def __init__(
         self,
         volumes: Sequence[TrainingVolume],
-        scheme: LabelScheme,
         *,
         patch_size: ZYX | None,
         foreground_fraction: float,
@@ -82,7 +85,6 @@ class PatchSource:
         voxel_size: Spacing | None,
     ) -> None:
         self.volumes = tuple(volumes)
-        self._scheme = scheme
         self._patch_size = patch_size
         self._foreground_fraction = foreground_fraction
         self._make_augmenter: Callable[[], Augmenter] = lambda: Augmenter(augmentations, voxel_size)
@@ -98,7 +100,7 @@ class PatchSource:
             slice(first, min(first + length, end)) for first, length, end in zip(start, size, volume.shape, strict=True)
         )
         image = normalize(np.asarray(volume.image[region]), volume.statistics)
-        target = to_target(np.asarray(volume.labels[region]), self._scheme)
+        target = np.asarray(volume.target[region])
         image, target = mirror_to(image, size), mirror_to(target, size)
         if not self._augmented:
             return image, target

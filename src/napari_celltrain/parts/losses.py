@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from napari_celltrain.data.labels import IGNORE
+from napari_celltrain.decoding import Target
 from napari_celltrain.registry import Registry
 
 if TYPE_CHECKING:
@@ -60,9 +61,18 @@ class SegmentationLoss:
         return torch.stack(losses).mean() if losses else logits[:0].sum()
 
 
-def build_loss(key: str, num_outputs: int) -> SegmentationLoss:
-    """The loss for a network of so many outputs. Raises `ConfigError` for a key that there is not."""
-    return SegmentationLoss(LOSSES[key].build(num_outputs))
+def build_loss(key: str, num_outputs: int, target: Target = "foreground") -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of logits (B, C, Z, Y, X) against a target (B, Z, Y, X), for so many outputs of foreground or classes.
+
+    With ``target`` objects the network has further outputs, and the loss further terms. Raises `ConfigError` for a
+    key that there is not.
+    """
+    loss = SegmentationLoss(LOSSES[key].build(num_outputs))
+    if target == "foreground":
+        return loss
+    from napari_celltrain.parts.object_loss import ObjectLoss
+
+    return ObjectLoss(loss)
 
 
 # --- the losses, with the parameters of the guide; several outputs take the softmax form ------------------
