@@ -5,14 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_celltrain.data.differences import DESCRIPTIONS, Difference, ObjectComparison, compare_voxels
+from label_pairs import line, random_pair
+from napari_celltrain.data.differences import (
+    DESCRIPTIONS,
+    Difference,
+    ObjectComparison,
+    compare_voxels,
+    mark_wrong,
+    wrong_objects,
+)
 from napari_celltrain.data.labels import IGNORE
+from napari_celltrain.data.overlaps import find_overlaps
 from napari_celltrain.engine.metrics import count_objects
-
-
-def line(*parts: tuple[int, int]) -> np.ndarray:
-    """A volume of one row: (value, length) after (value, length)."""
-    return np.concatenate([np.full(length, value, np.int32) for value, length in parts])[None, None]
 
 
 def kinds(differences: np.ndarray) -> list[Difference]:
@@ -71,6 +75,46 @@ def test_marks_explain_the_objects_of_the_f1() -> None:
         marked = sum(bool(np.isin(marks[truth == n], whole).all()) for n in np.unique(truth) if n)
         found = len(set(np.unique(truth)) - {0}) - marked
         assert found == count_objects(truth, predicted, min_iou=0.5 + 1e-9).tp
+
+
+def test_wrong_objects_are_listed_with_what_they_share() -> None:
+    truth = line((1, 4), (2, 5), (0, 3), (8, 2), (0, 4))
+    predicted = line((30, 9), (0, 7), (40, 1), (0, 1))
+    found = {each.kind: each for each in wrong_objects(find_overlaps(truth, predicted)) if each.label != 2}
+    merged, missed, false = (
+        found[kind] for kind in (Difference.MERGED_OBJECTS, Difference.MISSED_OBJECT, Difference.FALSE_OBJECT)
+    )
+    assert (missed.kind, missed.side, missed.label) == (Difference.MISSED_OBJECT, "labels", 8)
+    assert (missed.start_zyx, missed.stop_zyx, missed.centre_zyx) == ((0, 0, 12), (1, 1, 14), (0.0, 0.0, 12.5))
+    assert (false.kind, false.side, false.label, false.partners) == (Difference.FALSE_OBJECT, "prediction", 40, ())
+    assert (merged.kind, merged.label, merged.partners) == (Difference.MERGED_OBJECTS, 1, (30,))
+    assert merged.best_iou == pytest.approx(4 / 9)
+
+
+def test_a_split_object_names_its_pieces_and_they_name_it() -> None:
+    found = wrong_objects(find_overlaps(line((1, 12)), line((5, 4), (0, 1), (6, 5), (0, 2))))
+    assert [(each.side, each.label, each.partners) for each in found] == [
+        ("labels", 1, (6, 5)),
+        ("prediction", 6, (1,)),
+        ("prediction", 5, (1,)),
+    ]
+    assert {each.kind for each in found} == {Difference.SPLIT_OBJECT}
+
+
+def test_wrong_objects_are_marked_as_a_comparison_marks_them() -> None:
+    for seed in range(5):
+        truth, predicted = (labels.astype(np.int32) for labels in random_pair(seed))
+        whole = ObjectComparison(truth, predicted).differences()
+        whole[whole < Difference.MISSED_OBJECT] = Difference.NONE
+        wrong = wrong_objects(find_overlaps(truth, predicted))
+        assert wrong
+        assert np.array_equal(mark_wrong(truth, predicted, wrong), whole)
+
+
+def test_nothing_is_marked_where_nobody_annotated() -> None:
+    truth, predicted = line((9, 3), (1, 3)), line((5, 3), (0, 3))
+    wrong = wrong_objects(find_overlaps(np.where(truth == 9, 0, truth), predicted))
+    assert mark_wrong(truth, predicted, wrong, ignore_value=9).ravel().tolist() == [0, 0, 0, 4, 4, 4]
 
 
 def test_predicted_objects_take_the_numbers_of_the_labels() -> None:

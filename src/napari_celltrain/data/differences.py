@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_celltrain.data.labels import IGNORE
+from napari_celltrain.config import ZYX
+from napari_celltrain.data.arrays import LazyArray, slabs
+from napari_celltrain.data.labels import IGNORE, whole_numbers
+from napari_celltrain.data.overlaps import OverlapCounter, Overlaps, without_ignored
+
+_Number = TypeVar("_Number", int, float)
 
 MIN_IOU = 0.5
 """Above this overlap (intersection over union) an object counts as found; above one half, it can be only once."""
@@ -55,6 +62,86 @@ def compare_voxels(target_ZYX: NDArray[np.uint8], predicted_ZYX: NDArray[np.uint
     return differences
 
 
+@dataclass(frozen=True, slots=True)
+class WrongObject:
+    """An object that is not as it should be: one to look at."""
+
+    kind: Difference
+    """``MISSED_OBJECT``, ``FALSE_OBJECT``, ``SPLIT_OBJECT`` or ``MERGED_OBJECTS``."""
+    side: Literal["labels", "prediction"]
+    """Which volume it is an object of: missed and merged ones of the labels, false ones of the prediction; of a split
+    one both the whole (labels) and the pieces that are no match (prediction)."""
+    label: int
+    """Its value there."""
+    centre_zyx: tuple[float, float, float]
+    """Mean position of its voxels, in voxels; it may lie outside a hollow or bent object."""
+    start_zyx: ZYX
+    """First voxel of its bounding box."""
+    stop_zyx: ZYX
+    """Behind the last voxel of its bounding box."""
+    num_voxels: int
+    best_iou: float
+    """Largest overlap with an object of the other side."""
+    partners: tuple[int, ...]
+    """Labels of the objects of the other side that share voxels with it, the largest share first."""
+
+
+def judge(overlaps: Overlaps) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The mark of every labelled and of every predicted object, by its row; 0 where it needs none.
+
+    A labelled object is found where a predicted one overlaps it with an IoU above :data:`MIN_IOU`, as in the F1 of a
+    validation. The others are merged where they lie mostly in a predicted object that holds several, split where they
+    hold several predicted ones, and else missed. A predicted object that found none is a piece of a split one, or
+    false, unless it is what several were merged to.
+    """
+    true, predicted, shared = overlaps.true_index, overlaps.predicted_index, overlaps.shared
+    of_truth, of_predicted = overlaps.true.sizes[true], overlaps.predicted.sizes[predicted]
+    found = shared > MIN_IOU * (of_truth + of_predicted - shared)
+
+    swallowed = shared > MOST * of_truth
+    merging = np.bincount(predicted[swallowed], minlength=len(overlaps.predicted)) >= 2
+
+    inside = (shared > MOST * of_predicted) & (shared >= MIN_PIECE * of_truth)
+    split = np.bincount(true[inside], minlength=len(overlaps.true)) >= 2
+
+    truth_marks = np.full(len(overlaps.true), Difference.MISSED_OBJECT, np.uint8)
+    truth_marks[split] = Difference.SPLIT_OBJECT
+    truth_marks[true[swallowed & merging[predicted]]] = Difference.MERGED_OBJECTS
+    truth_marks[true[found]] = Difference.NONE
+    predicted_marks = np.full(len(overlaps.predicted), Difference.FALSE_OBJECT, np.uint8)
+    predicted_marks[predicted[inside & split[true]]] = Difference.SPLIT_OBJECT
+    predicted_marks[predicted[found]] = Difference.NONE
+    predicted_marks[merging] = Difference.NONE
+    return truth_marks, predicted_marks
+
+
+def wrong_objects(overlaps: Overlaps) -> tuple[WrongObject, ...]:
+    """All objects that :func:`judge` marks, the largest first."""
+    truth_marks, predicted_marks = judge(overlaps)
+    swapped = Overlaps(
+        overlaps.predicted, overlaps.true, overlaps.predicted_index, overlaps.true_index, overlaps.shared
+    )
+    found = [*_wrong_of(overlaps, truth_marks, "labels"), *_wrong_of(swapped, predicted_marks, "prediction")]
+    return tuple(sorted(found, key=_by_size))
+
+
+def mark_wrong(
+    truth_ZYX: LazyArray, predicted_ZYX: LazyArray, wrong: Sequence[WrongObject], ignore_value: int | None = None
+) -> NDArray[np.uint8]:
+    """The objects of ``wrong`` as values of :class:`Difference`, marked whole; all other voxels are 0."""
+    marks = np.zeros(tuple(truth_ZYX.shape), np.uint8)
+    tables = [_mark_table([found for found in wrong if found.side == side]) for side in ("prediction", "labels")]
+    for start, truth in slabs(truth_ZYX):
+        stop = start + len(truth)
+        predicted = np.asarray(predicted_ZYX[start:stop, :, :])
+        true, predicted = without_ignored(whole_numbers(truth), whole_numbers(predicted), ignore_value)
+        for (labels, kinds), values in zip(tables, (predicted, true), strict=True):
+            if len(labels):
+                place = np.minimum(np.searchsorted(labels, values), len(labels) - 1)
+                np.copyto(marks[start:stop], kinds[place], where=labels[place] == values)
+    return marks
+
+
 class ObjectComparison:
     """Labelled objects against predicted ones, both numbered from 1 with few gaps; 0 is background.
 
@@ -64,33 +151,21 @@ class ObjectComparison:
     def __init__(self, truth_ZYX: NDArray[np.int32], predicted_ZYX: NDArray[np.int32]) -> None:
         _check(truth_ZYX, predicted_ZYX)
         self._truth_ZYX, self._predicted_ZYX = truth_ZYX, predicted_ZYX
-        num_truth, num_predicted = int(truth_ZYX.max(initial=0)), int(predicted_ZYX.max(initial=0))
-        self._truth_sizes = np.zeros(num_truth + 1, np.int64)
-        self._predicted_sizes = np.zeros(num_predicted + 1, np.int64)
-        codes, counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-        for true, predicted in zip(truth_ZYX, predicted_ZYX, strict=True):
-            self._truth_sizes += np.bincount(true.ravel(), minlength=num_truth + 1)
-            self._predicted_sizes += np.bincount(predicted.ravel(), minlength=num_predicted + 1)
-            both = (true > 0) & (predicted > 0)
-            code, count = np.unique(
-                true[both].astype(np.int64) * (num_predicted + 1) + predicted[both], return_counts=True
-            )
-            codes.append(code)
-            counts.append(count)
-        pairs, position = np.unique(np.concatenate(codes), return_inverse=True)
-        # Each pair of a labelled and a predicted object that share voxels, as three parallel arrays.
-        self._shared = np.bincount(position, np.concatenate(counts), len(pairs)).astype(np.int64)
-        self._truth, self._predicted = np.divmod(pairs, num_predicted + 1)
+        counter = OverlapCounter()
+        for index in range(len(truth_ZYX)):
+            counter.add(index, truth_ZYX[index : index + 1], predicted_ZYX[index : index + 1])
+        self._overlaps = counter.overlaps()
+        self._num_truth = int(truth_ZYX.max(initial=0))
+        self._num_predicted = int(predicted_ZYX.max(initial=0))
 
     def differences(self) -> NDArray[np.uint8]:
-        """What is wrong where, as values of :class:`Difference`.
-
-        A labelled object is found where a predicted one overlaps it with an IoU above :data:`MIN_IOU`, as in the F1 of
-        a validation. The others are merged where they lie mostly in a predicted object that holds several, split where
-        they hold several predicted ones, and else missed. A predicted object that found none is a piece of a split one,
-        or false. Such objects are marked whole; the voxels of all others as by :func:`compare_voxels`.
-        """
-        of_truth, of_predicted = self._judge()
+        """What is wrong where, as values of :class:`Difference`: what :func:`judge` marks is marked whole; the voxels
+        of all other objects as by :func:`compare_voxels`."""
+        truth_marks, predicted_marks = judge(self._overlaps)
+        of_truth = np.zeros(self._num_truth + 1, np.uint8)
+        of_truth[self._overlaps.true.labels] = truth_marks
+        of_predicted = np.zeros(self._num_predicted + 1, np.uint8)
+        of_predicted[self._overlaps.predicted.labels] = predicted_marks
         differences = np.zeros(self._truth_ZYX.shape, np.uint8)
         for plane, true, predicted in zip(differences, self._truth_ZYX, self._predicted_ZYX, strict=True):
             plane[...] = compare_voxels((true > 0).view(np.uint8), (predicted > 0).view(np.uint8))
@@ -103,52 +178,57 @@ class ObjectComparison:
 
         So colours stay from epoch to epoch and agree with the labels; the other predicted objects are numbered beyond.
         """
-        table = np.zeros(len(self._predicted_sizes), np.int32)
-        taken = np.zeros(len(self._truth_sizes), bool)
-        for index in np.argsort(-self._shared, kind="stable"):
-            true, predicted = self._truth[index], self._predicted[index]
+        table = np.zeros(self._num_predicted + 1, np.int32)
+        taken = np.zeros(self._num_truth + 1, bool)
+        true_labels = self._overlaps.true.labels[self._overlaps.true_index]
+        predicted_labels = self._overlaps.predicted.labels[self._overlaps.predicted_index]
+        for index in np.argsort(-self._overlaps.shared, kind="stable"):
+            true, predicted = true_labels[index], predicted_labels[index]
             if not taken[true] and table[predicted] == 0:
                 table[predicted], taken[true] = true, True
         rest = np.flatnonzero(table[1:] == 0) + 1
-        table[rest] = len(self._truth_sizes) + np.arange(len(rest), dtype=np.int32)
+        table[rest] = len(taken) + np.arange(len(rest), dtype=np.int32)
         numbered = np.empty(self._predicted_ZYX.shape, np.int32)
         for plane, predicted in zip(numbered, self._predicted_ZYX, strict=True):
             plane[...] = table[predicted]
         return numbered
 
-    def _judge(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """The mark of every labelled and of every predicted object, by its number; 0 where it needs none."""
-        of_truth, of_predicted = self._truth_sizes[self._truth], self._predicted_sizes[self._predicted]
-        found = self._shared > MIN_IOU * (of_truth + of_predicted - self._shared)
-        truth_found, predicted_found = self._truth_flags(found), self._predicted_flags(found)
 
-        swallowed = self._shared > MOST * of_truth
-        merging = np.bincount(self._predicted[swallowed], minlength=len(self._predicted_sizes)) >= 2
-        merged = self._truth_flags(swallowed & merging[self._predicted])
+def _wrong_of(
+    overlaps: Overlaps, marks: NDArray[np.uint8], side: Literal["labels", "prediction"]
+) -> Iterator[WrongObject]:
+    """Those of ``overlaps.true``, which for the prediction holds the predicted objects."""
+    iou = overlaps.iou
+    by_share = np.lexsort((-overlaps.shared, overlaps.true_index))
+    rows = overlaps.true_index[by_share]
+    for row in np.flatnonzero(marks):
+        pairs = by_share[np.searchsorted(rows, row) : np.searchsorted(rows, row, side="right")]
+        yield WrongObject(
+            kind=Difference(marks[row]),
+            side=side,
+            label=int(overlaps.true.labels[row]),
+            centre_zyx=_triple(overlaps.true.centres[row], float),
+            start_zyx=_triple(overlaps.true.starts[row], int),
+            stop_zyx=_triple(overlaps.true.stops[row], int),
+            num_voxels=int(overlaps.true.sizes[row]),
+            best_iou=float(iou[pairs].max(initial=0.0)),
+            partners=tuple(map(int, overlaps.predicted.labels[overlaps.predicted_index[pairs]])),
+        )
 
-        inside = (self._shared > MOST * of_predicted) & (self._shared >= MIN_PIECE * of_truth)
-        split = np.bincount(self._truth[inside], minlength=len(self._truth_sizes)) >= 2
-        pieces = self._predicted_flags(inside & split[self._truth])
 
-        truth_marks = np.full(len(self._truth_sizes), Difference.MISSED_OBJECT, np.uint8)
-        truth_marks[split] = Difference.SPLIT_OBJECT
-        truth_marks[merged] = Difference.MERGED_OBJECTS
-        truth_marks[truth_found] = Difference.NONE
-        predicted_marks = np.full(len(self._predicted_sizes), Difference.FALSE_OBJECT, np.uint8)
-        predicted_marks[pieces] = Difference.SPLIT_OBJECT
-        predicted_marks[predicted_found | merging] = Difference.NONE
-        truth_marks[0] = predicted_marks[0] = Difference.NONE
-        return truth_marks, predicted_marks
+def _by_size(found: WrongObject) -> tuple[int, str, int]:
+    return -found.num_voxels, found.side, found.label
 
-    def _truth_flags(self, pairs: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        flags = np.zeros(len(self._truth_sizes), bool)
-        flags[self._truth[pairs]] = True
-        return flags
 
-    def _predicted_flags(self, pairs: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        flags = np.zeros(len(self._predicted_sizes), bool)
-        flags[self._predicted[pairs]] = True
-        return flags
+def _triple(values: NDArray[Any], kind: type[_Number]) -> tuple[_Number, _Number, _Number]:
+    z, y, x = values.tolist()
+    return kind(z), kind(y), kind(x)
+
+
+def _mark_table(found: Sequence[WrongObject]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Labels, ascending, and their marks."""
+    pairs = sorted((each.label, int(each.kind)) for each in found)
+    return np.array([label for label, _ in pairs], np.int64), np.array([kind for _, kind in pairs], np.uint8)
 
 
 def _check(first: NDArray[np.integer], second: NDArray[np.integer]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +11,12 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 from napari_celltrain.data.labels import IGNORE
+from napari_celltrain.data.overlaps import Overlaps, find_overlaps
+
+
+def ratio(part: float, whole: float) -> float:
+    """``part`` of ``whole``, and 0 of nothing."""
+    return part / whole if whole else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +38,30 @@ class VoxelCounts:
     def dice(self) -> float:
         """2 TP / (2 TP + FP + FN), averaged over the classes that occur; 1 where there is nothing to find
         and nothing was found."""
-        scores = [
-            2 * tp / (2 * tp + fp + fn)
-            for tp, fp, fn in zip(self.tp, self.fp, self.fn, strict=True)
-            if tp + fp + fn > 0
-        ]
+        return self._mean(lambda tp, fp, fn: ratio(2 * tp, 2 * tp + fp + fn))
+
+    @property
+    def iou(self) -> float:
+        """TP / (TP + FP + FN), averaged as the Dice."""
+        return self._mean(lambda tp, fp, fn: ratio(tp, tp + fp + fn))
+
+    @property
+    def precision(self) -> float:
+        """TP / (TP + FP), averaged as the Dice; 0 for a class that was never predicted."""
+        return self._mean(lambda tp, fp, fn: ratio(tp, tp + fp))
+
+    @property
+    def recall(self) -> float:
+        """TP / (TP + FN), averaged as the Dice; 0 for a class that is nowhere but was predicted."""
+        return self._mean(lambda tp, fp, fn: ratio(tp, tp + fn))
+
+    def of_class(self, index: int) -> VoxelCounts:
+        """The counts of one foreground class alone."""
+        return VoxelCounts((self.tp[index],), (self.fp[index],), (self.fn[index],))
+
+    def _mean(self, score: Callable[[int, int, int], float]) -> float:
+        counts = zip(self.tp, self.fp, self.fn, strict=True)
+        scores = [score(tp, fp, fn) for tp, fp, fn in counts if tp + fp + fn > 0]
         return float(np.mean(scores)) if scores else 1.0
 
 
@@ -52,9 +78,26 @@ class ObjectCounts:
 
     @property
     def f1(self) -> float:
-        """2 TP / (2 TP + FP + FN); 1 where there is no object and none was predicted."""
-        total = 2 * self.tp + self.fp + self.fn
-        return 2 * self.tp / total if total else 1.0
+        """2 TP / (2 TP + FP + FN); as the other scores 1 where there is no object and none was predicted."""
+        return self._score(2 * self.tp, 2 * self.tp + self.fp + self.fn)
+
+    @property
+    def precision(self) -> float:
+        """TP / (TP + FP); 0 where none was predicted of those that there are."""
+        return self._score(self.tp, self.tp + self.fp)
+
+    @property
+    def recall(self) -> float:
+        """TP / (TP + FN); 0 where some were predicted and there are none."""
+        return self._score(self.tp, self.tp + self.fn)
+
+    @property
+    def average_precision(self) -> float:
+        """TP / (TP + FP + FN), which the Data Science Bowl 2018, StarDist and Cellpose call so."""
+        return self._score(self.tp, self.tp + self.fp + self.fn)
+
+    def _score(self, part: int, whole: int) -> float:
+        return ratio(part, whole) if self.tp + self.fp + self.fn else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,55 +156,30 @@ def count_objects(truth: NDArray[np.integer], predicted: NDArray[np.integer], mi
     The matching takes as many pairs as possible and, among these, those that overlap best (Hungarian method), as in the
     object scores of the Data Science Bowl 2018 and of StarDist. Labels need not be consecutive; 0 is background.
     """
-    num_true, true_index = _compact(truth)
-    num_predicted, predicted_index = _compact(predicted)
-    if num_true == 0 or num_predicted == 0:
-        return ObjectCounts(0, num_predicted, num_true)
-    true_sizes = np.bincount(true_index.ravel(), minlength=num_true + 1)
-    predicted_sizes = np.bincount(predicted_index.ravel(), minlength=num_predicted + 1)
-    both = (true_index > 0) & (predicted_index > 0)
-    codes, overlap = np.unique(
-        true_index[both].astype(np.int64) * (num_predicted + 1) + predicted_index[both], return_counts=True
-    )
-    rows, columns = np.divmod(codes, num_predicted + 1)
-    iou = overlap / (true_sizes[rows] + predicted_sizes[columns] - overlap)
+    overlaps = find_overlaps(truth, predicted)
+    matched = count_matches(overlaps, min_iou)
+    return ObjectCounts(matched, len(overlaps.predicted) - matched, len(overlaps.true) - matched)
+
+
+def count_matches(overlaps: Overlaps, min_iou: float) -> int:
+    """Number of pairs in the largest one-to-one matching of objects whose IoU is at least ``min_iou``."""
+    iou = overlaps.iou
     good = iou >= min_iou
-    if not good.any():
-        return ObjectCounts(0, num_predicted, num_true)
-    matched = _max_matching(rows[good], columns[good], iou[good])
-    return ObjectCounts(matched, num_predicted - matched, num_true - matched)
-
-
-MAX_TABLE = 2**24
-"""Largest label value that is renumbered through a table; beyond it through sorting, which is slower."""
-
-
-def _compact(labels: NDArray[np.integer]) -> tuple[int, NDArray[np.integer]]:
-    """The number of objects, and ``labels`` renumbered 1…N in the order of their values."""
-    if labels.size == 0:
-        return 0, labels
-    if labels.min() >= 0 and labels.max() < MAX_TABLE:
-        present = np.bincount(labels.ravel()) > 0
-        present[0] = False
-        table = np.cumsum(present, dtype=np.int32)
-        table[~present] = 0
-        return int(present.sum()), table[labels]
-    values, inverse = np.unique(labels, return_inverse=True)
-    table = np.zeros(len(values), np.int32)
-    table[values != 0] = np.arange(1, np.count_nonzero(values) + 1)
-    return int(np.count_nonzero(values)), table[inverse.reshape(labels.shape)]
+    return _max_matching(overlaps.true_index[good], overlaps.predicted_index[good], iou[good])
 
 
 def _max_matching(rows: NDArray[np.integer], columns: NDArray[np.integer], iou: NDArray[np.floating]) -> int:
     """Number of pairs in the largest one-to-one matching of the pairs given."""
-    if len(np.unique(rows)) == len(rows) and len(np.unique(columns)) == len(columns):
-        return len(rows)  # nothing competes, as always above IoU 0.5
-    row_ids, row = np.unique(rows, return_inverse=True)
-    column_ids, column = np.unique(columns, return_inverse=True)
+    rivals = (np.bincount(rows)[rows] > 1) | (np.bincount(columns)[columns] > 1) if len(rows) else rows > 0
+    alone = int(np.count_nonzero(~rivals))  # nothing competes with these; above IoU 0.5 that is all of them
+    if alone == len(rows):
+        return alone
+    row_ids, row = np.unique(rows[rivals], return_inverse=True)
+    column_ids, column = np.unique(columns[rivals], return_inverse=True)
     score = np.zeros((len(row_ids), len(column_ids)))
-    score[row, column] = 1.0 + iou / (2 * min(score.shape))
+    score[row, column] = 1.0 + iou[rivals] / (2 * min(score.shape))
     chosen = linear_sum_assignment(score, maximize=True)
-    return int(np.count_nonzero(score[chosen]))
+    return alone + int(np.count_nonzero(score[chosen]))
 
 
 def score_volume(
