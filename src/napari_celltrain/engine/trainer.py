@@ -57,7 +57,7 @@ class Keeper(Protocol):
 
     def save_best(self, weights: dict[str, Tensor], epoch: int) -> str: ...
 
-    def save_preview(self, epoch: int, prediction_ZYX: NDArray[np.uint8]) -> str: ...
+    def save_preview(self, epoch: int, prediction_ZYX: NDArray[Any]) -> str: ...
 
     def stop_request(self) -> StopRequest | None: ...
 
@@ -231,7 +231,7 @@ class Trainer:
             return
         between = self.config.training.validation_interval * self.steps_per_epoch
         per_step = self._seconds_timed / self._steps_timed + self._estimate / between
-        left = max(0.0, limit * 60 - self.elapsed - 2.1 * self._estimate)
+        left = max(0.0, limit * 60 - self.elapsed - self._closing_seconds())
         everything = self.config.training.epochs * self.steps_per_epoch
         likely = self.ranks.broadcast(min(everything, progress.step + int(left / per_step)))
         if max(likely, progress.planned_steps) <= REPLAN_RATIO * min(likely, progress.planned_steps):
@@ -286,11 +286,14 @@ class Trainer:
             return "stopped-now"
         limit = self.config.training.max_minutes
         if limit is not None:
-            # what is still to come: this validation and the final predictions
-            late = self.elapsed + 2.1 * self._estimate > limit * 60
+            late = self.elapsed + self._closing_seconds() > limit * 60
             if self.ranks.broadcast(late):
                 return "max-minutes"
         return None
+
+    def _closing_seconds(self) -> float:
+        """What comes after the last step: a validation, the final predictions, and the choice of their decoding."""
+        return 2.1 * self._estimate + self.validator.tuning_seconds(self.make_predictor().target)
 
     def _ending_after_validation(self) -> StopReason | None:
         if self._request is not None:
@@ -312,7 +315,7 @@ class Trainer:
         for scored in self.validator.score(self.make_predictor(), self.ranks.share(indices)):
             scores[scored.index] = scored.score
             if scored.index == 0:
-                preview = self.keeper.save_preview(progress.epoch, scored.prediction)
+                preview = self.keeper.save_preview(progress.epoch, scored.shown)
             yield ValidationProgressed(done=len(scores), total=len(self.ranks.share(indices)))
         for part in self.ranks.gather(scores):
             scores |= part
