@@ -65,6 +65,7 @@ TRAINING_OPTIONS = (
     ConfigOption("--model", "training.model", "KEY"),
     ConfigOption("--model-size", "training.model_size", "SIZE"),
     ConfigOption("--starting-weights", "training.starting_weights", "PATH"),
+    ConfigOption("--target", "training.target", "TARGET"),
     ConfigOption("--loss", "training.loss", "KEY"),
     ConfigOption("--epochs", "training.epochs", "N"),
     ConfigOption("--batch-size", "training.batch_size", "N"),

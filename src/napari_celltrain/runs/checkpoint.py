@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from napari_celltrain.config import Spacing
@@ -68,7 +67,7 @@ class FolderKeeper:
         write_model(self._folder, self._card(), weights)
         return BEST
 
-    def save_preview(self, epoch: int, prediction_ZYX: NDArray[np.uint8]) -> str:
+    def save_preview(self, epoch: int, prediction_ZYX: NDArray[Any]) -> str:
         name = f"previews/epoch_{epoch:04d}.tif"
         self._folder.write_volume(name, prediction_ZYX, self._preview_voxel_size)
         return name
@@ -86,7 +85,7 @@ class NoKeeper:
     def save_best(self, weights: dict[str, Tensor], epoch: int) -> str:
         return BEST
 
-    def save_preview(self, epoch: int, prediction_ZYX: NDArray[np.uint8]) -> str:
+    def save_preview(self, epoch: int, prediction_ZYX: NDArray[Any]) -> str:
         return ""
 
     def stop_request(self) -> StopRequest | None:

@@ -72,7 +72,7 @@ def set_up(
         load_weights(network, read_weights(training.starting_weights))
         yield Logged(message=f"Training starts from the weights of {training.starting_weights}.")
     torch.manual_seed(training.seed + ranks.rank)  # dropout differs from process to process
-    loss_function = build_loss(training.loss, preparation.scheme.num_outputs)
+    loss_function = build_loss(training.loss, preparation.scheme.num_outputs, preparation.target)
     source, validator = preparation.source(), preparation.validator()
     with memory_errors_explained():
         if checkpoint is None:
@@ -92,6 +92,7 @@ def set_up(
             device,
             numeric_format,
             preparation.window_batch,
+            preparation.target,
         )
 
     trainer = Trainer(
@@ -186,6 +187,8 @@ def model_card(job: Job, run: str) -> ModelCard:
         normalization=config.data.normalization,
         window=preparation.window,
         batch_size=preparation.window_batch,
+        target=preparation.target,
+        objects=job.trainer.validator.decoding,
         label_kind=preparation.scheme.kind,
         class_values=preparation.scheme.class_values,
         precision=job.numeric_format.precision,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import queue
 import threading
 from collections.abc import Callable, Generator
@@ -16,12 +18,15 @@ from napari_celltrain.data.arrays import LazyArray
 from napari_celltrain.data.check import check_data
 from napari_celltrain.data.division import divide
 from napari_celltrain.data.labels import LabelScheme
+from napari_celltrain.data.object_target import ObjectTarget
 from napari_celltrain.data.pairing import Pair, open_pair
 from napari_celltrain.data.report import DataReport, PairReport
 from napari_celltrain.data.split import Case, Split
 from napari_celltrain.data.store import VolumeStore
-from napari_celltrain.data.suggest import suggest_patch_size
+from napari_celltrain.data.suggest import affordable_voxels, suggest_patch_size
+from napari_celltrain.decoding import OBJECT_MAPS, ObjectDecoding, Target, choose_target, first_decoding
 from napari_celltrain.events import Event, Logged, Prepared, Warned
+from napari_celltrain.parts.memory import bytes_per_voxel
 from napari_celltrain.parts.models import NetworkSpec, build_network
 from napari_celltrain.parts.normalization import IntensityStatistics, measure
 
@@ -33,6 +38,9 @@ T = TypeVar("T")
 
 MAX_WINDOW_VOXELS = 2**24
 """Whole images up to this size are predicted in one piece; larger ones in windows."""
+
+MAX_CONTEXT = 64
+"""Voxels along an axis that are read around a piece of labels at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,7 @@ class Preparation:
     config: RunConfig
     """Complete: what was left to the program to choose is filled in."""
     scheme: LabelScheme
+    target: Target
     network: NetworkSpec
     window: ZYX
     """Window of prediction."""
@@ -82,7 +91,6 @@ class Preparation:
         augmentation = self.config.augmentation
         return PatchSource(
             [self._training_volume(prepared) for prepared in self.training],
-            self.scheme,
             patch_size=augmentation.patch_size if augmentation.patches else None,
             foreground_fraction=augmentation.foreground_fraction,
             augmentations=augmentation.augmentations if augmentation.augment else (),
@@ -92,12 +100,32 @@ class Preparation:
     def validator(self) -> Validator:
         from napari_celltrain.engine.validation import ValidationVolume, Validator
 
-        volumes = [ValidationVolume(p.case.name, p.image, p.labels, p.statistics) for p in self.validation]
-        return Validator(volumes, self.scheme)
+        volumes = [
+            ValidationVolume(p.case.name, p.image, p.labels, p.statistics, p.report.voxel_size) for p in self.validation
+        ]
+        return Validator(volumes, self.scheme, self.first_decoding, self.spacing)
+
+    @property
+    def spacing(self) -> Spacing:
+        """The voxel size that distances refer to; voxels where it is unknown."""
+        return self.network.voxel_size or (1.0, 1.0, 1.0)
+
+    @property
+    def first_decoding(self) -> ObjectDecoding | None:
+        """How objects are decoded until that is tuned; None where labels are not objects."""
+        if self.scheme.kind != "objects":
+            return None
+        extents = [p.report.object_extent_median for p in self.training if p.report.object_extent_median is not None]
+        extent_um = np.median(np.array(extents or [(8.0, 8.0, 8.0)]), axis=0) * self.spacing
+        return first_decoding(self.target, float(min(extent_um)), context_um=2.0 * float(max(extent_um)))
 
     def _training_volume(self, prepared: PreparedCase) -> TrainingVolume:
         from napari_celltrain.engine.dataset import TrainingVolume
 
+        target: LazyArray | None = None
+        if self.target == "objects":
+            spacing = prepared.report.voxel_size or self.spacing
+            target = ObjectTarget(prepared.labels, self.scheme, spacing, self._context(prepared.report))
         return TrainingVolume.prepare(
             prepared.case.name,
             prepared.image,
@@ -105,7 +133,13 @@ class Preparation:
             prepared.statistics,
             self.scheme,
             self.config.training.seed,
+            target,
         )
+
+    def _context(self, report: PairReport) -> ZYX:
+        """How much is read around a piece of labels that are not in memory: the size of a typical object."""
+        z, y, x = (min(MAX_CONTEXT, math.ceil(extent)) for extent in report.object_extent_median or (0, 0, 0))
+        return (z, y, x)
 
 
 def prepare(config: RunConfig) -> Generator[Event, None, Preparation]:
@@ -121,13 +155,14 @@ def prepare(config: RunConfig) -> Generator[Event, None, Preparation]:
     reports = {pair.pair: pair for pair in report.pairs}
     scheme = report.scheme
     assert scheme is not None  # without errors there is one
+    target = choose_target(config.training.target, scheme.kind)
     split = divide(config.data, config.training.seed, report, lambda pair: store.get(open_pair(pair, config.data)[1]))
     yield Logged(message=split.explanation)
     voxel_size = _median_voxel_size(report)
     network = NetworkSpec(
         key=config.training.model,
         size=config.training.model_size,
-        out_channels=scheme.num_outputs,
+        out_channels=len(OBJECT_MAPS) if target == "objects" else scheme.num_outputs,
         voxel_size=voxel_size,
     )
     prepared = {case: _open_case(case, reports[case.pair], config, store) for case in split.cases}
@@ -139,6 +174,7 @@ def prepare(config: RunConfig) -> Generator[Event, None, Preparation]:
     return Preparation(
         config,
         scheme,
+        target,
         network,
         _window(config, training),
         training,
@@ -224,9 +260,21 @@ def _choose_patch_size(
         return config, [message] if padded else []
     import torch
 
+    from napari_celltrain.engine.device import free_memory, resolve_device
+
     with torch.random.fork_rng(devices=[]):
         divisor = build_network(network).divisor
-    suggestion = suggest_patch_size(shapes, network.voxel_size, divisor)
+    extents = [p.report.object_extent_median for p in training if p.report.object_extent_median is not None]
+    z, y, x = np.median(np.array(extents or [(0.0, 0.0, 0.0)]), axis=0)
+    affordable = None
+    if "LOCAL_RANK" not in os.environ:  # several processes must not come to different answers
+        free = free_memory(resolve_device(config.training.device))
+        affordable = affordable_voxels(
+            free, config.training.batch_size, bytes_per_voxel(config.training.model, config.training.model_size)
+        )
+    suggestion = suggest_patch_size(
+        shapes, network.voxel_size, divisor, (float(z), float(y), float(x)) if extents else None, affordable
+    )
     size = " × ".join(map(str, suggestion.patch_size))
     chosen = augmentation.model_copy(update={"patch_size": suggestion.patch_size})
     return config.model_copy(update={"augmentation": chosen}), [

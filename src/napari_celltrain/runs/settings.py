@@ -33,6 +33,15 @@ def setting_problems(config: RunConfig) -> list[Problem]:
         problems.append(
             Problem("float16-on-cpu", "training.precision", "float16 is slow and unsafe on a processor.", "Take auto.")
         )
+    if training.target == "objects" and data.label_kind != "objects":
+        problems.append(
+            Problem(
+                "objects-without-objects",
+                "training.target",
+                f"Objects can only be learned from labels that number them, and label_kind is {data.label_kind}.",
+                "Take the target auto, or label_kind objects.",
+            )
+        )
     if data.results.is_file():
         problems.append(
             Problem("results-is-file", "data.results", f"{data.results} is a file.", "Choose a folder for the results.")
