@@ -13,19 +13,22 @@ from pydantic import Field, ValidationError, model_validator
 
 from napari_celltrain.config import ZYX, Frozen, LabelKind, Spacing
 from napari_celltrain.data.labels import LabelScheme
+from napari_celltrain.decoding import OBJECT_MAPS, ObjectDecoding, Target
 from napari_celltrain.errors import ModelFileError
 from napari_celltrain.parts.models import MODELS, NetworkSpec, build_network, load_weights
 from napari_celltrain.runs import safe_yaml
 from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.runs.model_package import CARD as CARD
+from napari_celltrain.runs.model_package import WEIGHTS as WEIGHTS
+from napari_celltrain.runs.model_package import open_package
 from napari_celltrain.runs.tensor_file import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     import torch
 
     from napari_celltrain.engine.inference import Predictor
+    from napari_celltrain.parts.networks.wrapper import SegmentationNetwork
 
-WEIGHTS = "model.safetensors"
-CARD = "model.yaml"
 MIN_WINDOW = 64
 """Voxels of the smallest window that a training can have led to."""
 
@@ -66,6 +69,10 @@ class ModelCard(Frozen):
     """Windows computed at once."""
     threshold: float = Field(default=0.5, ge=0.001, le=0.999)
     """Probability from which a voxel is foreground."""
+    target: Target = "foreground"
+    """What the network has learned, and so what its outputs are."""
+    objects: ObjectDecoding | None = None
+    """How objects are decoded, where labels are objects."""
     label_kind: LabelKind = "objects"
     class_values: tuple[int, ...] = ()
     """Label values in the order of the network's outputs, where labels are classes."""
@@ -83,6 +90,12 @@ class ModelCard(Frozen):
             if spacing is not None and not all(0 < size < 1e6 for size in spacing):
                 raise ValueError("all three sizes of a voxel must be above 0")
         num_outputs = len(self.class_values) if self.label_kind == "classes" else 1
+        if self.target == "objects":
+            if self.label_kind != "objects":
+                raise ValueError("a network that has learned objects gives objects")
+            num_outputs = len(OBJECT_MAPS)
+        elif self.objects is not None and self.objects.method == "learned":
+            raise ValueError("this network has not learned to tell objects apart")
         if self.network.out_channels != num_outputs or (self.label_kind == "classes" and num_outputs < 2):
             raise ValueError("the classes do not fit the outputs of the network")
         if not all(0 <= value < 2**32 for value in self.class_values):
@@ -90,6 +103,16 @@ class ModelCard(Frozen):
         if self.network.key not in MODELS:
             raise ValueError(f"there is no network called {self.network.key!r} in this installation")
         return self
+
+    @property
+    def decoding(self) -> ObjectDecoding:
+        """How objects are decoded; models of before this was kept give connected pieces."""
+        return self.objects or ObjectDecoding()
+
+    @property
+    def spacing(self) -> Spacing:
+        """The voxel size that distances in µm refer to where an image does not tell its own."""
+        return self.voxel_size or (1.0, 1.0, 1.0)
 
     @property
     def scheme(self) -> LabelScheme:
@@ -122,7 +145,8 @@ def model_folder(path: Path) -> Path:
     if path.is_file():
         if path.name not in (WEIGHTS, CARD):
             raise ModelFileError(
-                f"{path.name} is not a model of CellTrain. Give the run folder, its model folder, or its {CARD}."
+                f"{path.name} is not a model of CellTrain. Give the run folder, its model folder, its {CARD}, or a "
+                "zip that `celltrain export --format bioimageio` wrote."
             )
         path = path.parent
     for folder in (path, path / "model"):
@@ -136,41 +160,66 @@ def model_folder(path: Path) -> Path:
     raise ModelFileError(f"{path} is neither a run folder nor a model: it has no {CARD}.")
 
 
+def is_package(path: Path) -> bool:
+    """Whether a model would be read from a zip."""
+    return path.suffix.lower() == ".zip" and path.is_file()
+
+
 def read_card(path: Path) -> ModelCard:
-    """The card of a run folder or model. Raises :class:`ModelFileError`."""
-    file = model_folder(path) / CARD
+    """The card of a run folder, a model, or a zipped one. Raises :class:`ModelFileError`."""
+    where, text = _card_text(path)
     try:
-        return ModelCard.model_validate(safe_yaml.load(file.read_text(encoding="utf-8")))
+        return ModelCard.model_validate(safe_yaml.load(text))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        field = ".".join(str(part) for part in first["loc"])
         raise ModelFileError(
-            f"{file} is damaged or of a newer version: {where or 'the file'}: {first['msg']}. "
+            f"{where} is damaged or of a newer version: {field or 'the file'}: {first['msg']}. "
             f"({error.error_count()} such problems.)"
         ) from error
+    except ValueError as error:
+        raise ModelFileError(f"{where} cannot be read. {error}") from error
+
+
+def _card_text(path: Path) -> tuple[str, str]:
+    """What errors call ``model.yaml``, and its text."""
+    if is_package(path):
+        return f"{CARD} in {path}", open_package(path).read_card()
+    file = model_folder(path) / CARD
+    try:
+        return str(file), file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ModelFileError(f"{file} cannot be read. {error}") from error
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The weights of a run folder or model."""
+    """The weights of a run folder, a model, or a zipped one."""
+    if is_package(path):
+        return open_package(path).read_weights()
     tensors, _ = read_tensors(model_folder(path) / WEIGHTS)
     return tensors
 
 
-def load_model(path: Path, device: torch.device) -> Model:
-    """Build the network of a run folder or model with its weights. Raises :class:`ModelFileError`."""
+def load_network(path: Path, card: ModelCard) -> SegmentationNetwork:
+    """The network of a model with its weights: on the processor, in float32. Raises :class:`ModelFileError`."""
     from napari_celltrain.engine.device import memory_errors_explained
-    from napari_celltrain.engine.formats import NumericFormat
-    from napari_celltrain.engine.inference import Predictor
 
-    card = read_card(path)
     with memory_errors_explained():
         network = build_network(card.network)
     weights = read_weights(path)
     load_weights(network, weights)
     if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
-        raise ModelFileError(f"The weights in {model_folder(path)} hold values that are not numbers. Train again.")
+        raise ModelFileError(f"The weights in {path} hold values that are not numbers. Train again.")
+    return network
+
+
+def load_model(path: Path, device: torch.device) -> Model:
+    """Build the network of a run folder or model with its weights. Raises :class:`ModelFileError`."""
+    from napari_celltrain.engine.formats import NumericFormat
+    from napari_celltrain.engine.inference import Predictor
+
+    card = read_card(path)
+    network = load_network(path, card)
     # what was chosen for one kind of device says nothing about another: float32 runs on all
     numeric_format = (
         NumericFormat(card.precision, card.memory_layout)
@@ -178,5 +227,7 @@ def load_model(path: Path, device: torch.device) -> Model:
         else NumericFormat("float32", "channels_last" if device.type == "cpu" else "contiguous")
     )
     numeric_format.lay_out(network, device)
-    predictor = Predictor(network, card.network.out_channels, card.window, device, numeric_format, card.batch_size)
+    predictor = Predictor(
+        network, card.network.out_channels, card.window, device, numeric_format, card.batch_size, card.target
+    )
     return Model(card, predictor)

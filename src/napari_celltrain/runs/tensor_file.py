@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 META_KEY = "celltrain"
 
+# whatever a header that is not ours may lead to
+_DAMAGED = (ValueError, KeyError, AttributeError, TypeError, RecursionError)
+
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
     """Write tensors and a JSON value beside them to ``path`` (not atomically: see ``RunFolder.write_with``).
@@ -52,14 +55,33 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get(META_KEY, "{}"))
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a file is no mapping
-        for name, kept in header.get("aliases", {}).items():
-            tensors[name] = tensors[kept]
-        return tensors, header.get("meta", {})
+        return _with_aliases(tensors, metadata)
     except PermissionError:
         raise ModelFileError(f"There is no permission to read {path.name} in {path.parent}.") from None
     except FileNotFoundError:
         raise ModelFileError(f"{path.name} is missing in {path.parent}.") from None
-    except (SafetensorError, OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+    except (SafetensorError, OSError, *_DAMAGED) as error:
         raise ModelFileError(f"{path.name} in {path.parent} is damaged or not a safetensors file ({error}).") from error
+
+
+def parse_tensors(content: bytes | bytearray, where: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """As :func:`read_tensors`, from the content of such a file; ``where`` is what an error calls it."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load(bytes(content))
+        # the format: the length of the header in 8 bytes, then the header as JSON
+        length = int.from_bytes(content[:8], "little")
+        return _with_aliases(tensors, json.loads(content[8 : 8 + length]).get("__metadata__", {}))
+    except (SafetensorError, *_DAMAGED) as error:
+        raise ModelFileError(f"{where} is damaged or not a safetensors file ({error}).") from error
+
+
+def _with_aliases(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    header = json.loads(metadata.get(META_KEY, "{}"))
+    for name, kept in header.get("aliases", {}).items():
+        tensors[name] = tensors[kept]
+    return tensors, header.get("meta", {})

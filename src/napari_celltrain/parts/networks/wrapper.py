@@ -40,6 +40,17 @@ class SegmentationNetwork(nn.Module):
         return logits[:, :, z, y, x]
 
 
+class UnpaddedNetwork(nn.Module):
+    """The network inside alone: for sizes that need no padding, of which none is then fixed in a traced copy."""
+
+    def __init__(self, whole: SegmentationNetwork) -> None:
+        super().__init__()
+        self.network = whole.network
+
+    def forward(self, image: Tensor) -> Tensor:
+        return main_output(self.network(image))
+
+
 def padded_size(size: Sequence[int], divisor: ZYX) -> list[int]:
     """The smallest size from ``size`` upwards that a network of this divisor can take."""
     padded = [-(-have // step) * step for have, step in zip(size, divisor, strict=True)]

@@ -1,0 +1,169 @@
+"""Models from a zip: those that ``celltrain export`` wrote, and zipped run or model folders.
+
+Everything is read from the zip in memory: nothing is unpacked, so no name in it can lead anywhere, and nothing is
+left behind. Only ``celltrain.yaml`` (or ``model.yaml``) and ``model.safetensors`` are looked at; other weights in it
+(TorchScript could run code) are never opened. All the same a zip with forged names or sizes is refused, since it is
+not what we wrote.
+"""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import psutil
+
+from napari_celltrain.errors import ModelFileError
+from napari_celltrain.runs.safe_yaml import MAX_BYTES as MAX_CARD_BYTES
+from napari_celltrain.runs.tensor_file import parse_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WEIGHTS = "model.safetensors"
+CARD = "model.yaml"
+PACKED_CARD = "celltrain.yaml"
+"""``model.yaml`` in a bioimage.io package, where that name is kept for the package's own description."""
+
+MAX_FILES = 20_000
+"""A zipped run folder holds a preview for each validation; no honest one holds more."""
+MAX_WEIGHT_BYTES = 8 * 2**30
+MAX_RATIO = 50
+"""How much smaller than itself a file may be packed: weights hardly shrink, and a bomb shrinks by a thousand."""
+_SMALL = 2**20
+_CHUNK = 2**22
+_COPIES = 3
+"""Copies of the weights while they are read: the pieces, the whole, and the tensors."""
+
+_FOREIGN = ("bioimageio.yaml", "rdf.yaml", "model.rdf.yaml")
+_RUN_FILES = ("config.yaml", "events.jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPackage:
+    """A zip whose list of files has been found in order, and the two files in it that make a model."""
+
+    path: Path
+    card: str
+    weights: str
+
+    def read_card(self) -> str:
+        """The text of the card. Raises :class:`ModelFileError`."""
+        content = _read(self.path, self.card, MAX_CARD_BYTES)
+        try:
+            return content.decode("utf-8")
+        except UnicodeDecodeError:
+            raise ModelFileError(f"{self.card} in {self.path.name} is not text. Export the model again.") from None
+
+    def read_weights(self) -> dict[str, Tensor]:
+        """The tensors of ``model.safetensors``. Raises :class:`ModelFileError`."""
+        content = _read(self.path, self.weights, MAX_WEIGHT_BYTES)
+        tensors, _ = parse_tensors(content, f"{self.weights} in {self.path.name}")
+        return tensors
+
+
+def open_package(path: Path) -> ModelPackage:
+    """Look through the list of files of a zip. Raises :class:`ModelFileError` with one sentence."""
+    with _open(path) as archive:
+        entries = archive.infolist()
+    if len(entries) > MAX_FILES:
+        raise ModelFileError(f"{path.name} holds {len(entries)} files, which no exported model does. Export it again.")
+    seen: set[str] = set()
+    for entry in entries:
+        _refuse_forged(path, entry, seen)
+    names = [entry.filename for entry in entries if not entry.is_dir()]
+    cards = [name for name in names if PurePosixPath(name).name == PACKED_CARD]
+    cards = cards or [name for name in names if PurePosixPath(name).name == CARD]
+    if not cards:
+        raise ModelFileError(_no_card(path, names))
+    if len(cards) > 1:
+        raise ModelFileError(f"{path.name} holds {len(cards)} models. Zip the folder of one run, or export one.")
+    weights = str(PurePosixPath(cards[0]).with_name(WEIGHTS))
+    if weights not in names:
+        raise ModelFileError(
+            f"{path.name} holds {cards[0]}, but not {WEIGHTS} beside it. If CellTrain wrote it, export it again; "
+            "packages of other programs it cannot use."
+        )
+    return ModelPackage(path, cards[0], weights)
+
+
+def _open(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except PermissionError:
+        raise ModelFileError(f"There is no permission to read {path}.") from None
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read ({error.strerror or error}).") from error
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, UnicodeDecodeError):
+        raise ModelFileError(
+            f"{path.name} is not a zip file, or it is cut off or damaged. Copy or download it again."
+        ) from None
+
+
+def _refuse_forged(path: Path, entry: zipfile.ZipInfo, seen: set[str]) -> None:
+    """No file that we or any honest program wrote has such a name, kind or size."""
+    # zipfile turns the system's separator into "/" and cuts names at a zero: the name as it stands in the file counts
+    name = entry.orig_filename
+    shown = name if name.isprintable() else repr(name)
+    parts = name.split("/")
+    reason = ""
+    if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or ":" in parts[0]:
+        reason = f"a file named {shown!r}, which leads out of its folder"
+    elif stat.S_ISLNK(entry.external_attr >> 16):
+        reason = f"a link ({shown!r}) in the place of a file"
+    elif name.casefold() in seen:
+        reason = f"two files named {shown!r}"
+    elif entry.flag_bits & 0x1:
+        reason = f"an encrypted file ({shown!r})"
+    elif entry.file_size > _SMALL and entry.file_size > MAX_RATIO * max(1, entry.compress_size):
+        reason = f"a file ({shown!r}) that unpacks to {entry.file_size / max(1, entry.compress_size):.0f} × its size"
+    if reason:
+        raise ModelFileError(f"{path.name} is refused, as it holds {reason}. Get the model from whoever exported it.")
+    seen.add(name.casefold())
+
+
+def _no_card(path: Path, names: list[str]) -> str:
+    files = {PurePosixPath(name).name for name in names}
+    if files.intersection(_FOREIGN):
+        return (
+            f"{path.name} is a bioimage.io package of another program, without {PACKED_CARD} and {WEIGHTS}: "
+            "CellTrain uses its own networks only. Open it with a program that runs bioimage.io models."
+        )
+    if files.issuperset(_RUN_FILES):
+        return (
+            f"The run in {path.name} has no model yet: a model is saved at its first validation. "
+            "Resume the run, and zip or export it then."
+        )
+    return (
+        f"{path.name} holds neither {PACKED_CARD} nor {CARD}: it is not a model of CellTrain. Give one that "
+        "`celltrain export` wrote."
+    )
+
+
+def _read(path: Path, name: str, limit: int) -> bytes:
+    """One file of the zip, in pieces, so that what its header says of its size is checked against what comes."""
+    with _open(path) as archive:
+        size = archive.getinfo(name).file_size
+        if size > limit or _COPIES * size > psutil.virtual_memory().available:
+            raise ModelFileError(
+                f"{name} in {path.name} is {size / 1e9:.3g} GB large, more than "
+                f"{'a model may be' if size > limit else 'fits the free memory'}."
+            )
+        pieces: list[bytes] = []
+        left = size
+        try:
+            with archive.open(name) as file:
+                while left >= 0 and (piece := file.read(_CHUNK)):
+                    pieces.append(piece)
+                    left -= len(piece)
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError):
+            raise ModelFileError(
+                f"{name} in {path.name} is cut off or damaged. Copy, download or export it again."
+            ) from None
+    if left:
+        raise ModelFileError(f"{name} in {path.name} is not as long as announced. Copy, download or export it again.")
+    return b"".join(pieces)

@@ -1,0 +1,190 @@
+"""Packages and ONNX files, by the libraries of others: they must get what we get."""
+
+from __future__ import annotations
+
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from balls import make_pair
+from napari_celltrain.data.volumes import open_volume, write_volume
+from napari_celltrain.errors import ConfigError, ModelFileError
+from napari_celltrain.events import Warned
+from napari_celltrain.runs.model_file import load_model, read_card
+from napari_celltrain.runs.prediction import predict
+from napari_celltrain.runs.sharing import bioimageio as package_module
+from napari_celltrain.runs.sharing.bioimageio import run_package
+from napari_celltrain.runs.sharing.export import export
+from napari_celltrain.runs.sharing.libraries import bioimageio_ready
+from napari_celltrain.runs.sharing.original import load_original
+from napari_celltrain.runs.sharing.sheet import Sheet
+from shared_models import SHEET, WINDOW, camera_image, write_network
+from tiny_models import VOXEL_SIZE, write_tiny_model
+
+core = pytest.importorskip("bioimageio.core", reason="needs the extra `share`")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    # bioimageio.spec leaves files open
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+IMAGES = {
+    "of a camera": camera_image(1),
+    "with negative values": (camera_image(2).astype(np.float32) - 300) / 100,
+    "of few values": (camera_image(3) > 500).astype(np.uint8),
+    "empty": np.full(WINDOW, 7, np.uint16),
+}
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory):
+    """The run folder of learned objects, and its package."""
+    folder = tmp_path_factory.mktemp("objects")
+    run = write_tiny_model(folder)
+    list(export(run, "bioimageio", folder / "x.zip", SHEET))
+    return run, folder / "x.zip"
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory):
+    """As ``objects``, of classes by a network that takes any size, normalized by mean and deviation."""
+    folder = tmp_path_factory.mktemp("classes")
+    run = write_network(
+        folder, "trailmap", label_kind="classes", class_values=(0, 7), normalization="zscore", voxel_size=None
+    )
+    list(export(run, "bioimageio", folder / "x.zip", Sheet()))
+    return run, folder / "x.zip"
+
+
+def description(path):
+    with zipfile.ZipFile(path) as archive:
+        name = next(name for name in archive.namelist() if name in ("rdf.yaml", "bioimageio.yaml"))
+        return yaml.safe_load(archive.read(name))
+
+
+@pytest.mark.parametrize("which", ["objects", "classes"])
+def test_the_library_finds_nothing_wrong(which, request):
+    _, path = request.getfixturevalue(which)
+    with bioimageio_ready():
+        summary = core.test_model(path, devices=["cpu"])
+    assert summary.status == "passed", summary.format()
+
+
+@pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES)
+@pytest.mark.parametrize("which", ["objects", "classes"])
+def test_the_library_computes_the_same(which, image, request):
+    """From the raw image: normalization, network and activation are all the library's."""
+    run, path = request.getfixturevalue(which)
+    model = load_original(run)
+    with bioimageio_ready():
+        found = run_package(core.load_model_description(path), image)
+    np.testing.assert_allclose(found, model.probabilities(model.logits(model.normalized(image))), atol=1e-4)
+
+
+def test_by_the_librarys_shortest_way_too(objects):
+    run, path = objects
+    model = load_original(run)
+    image = IMAGES["of a camera"]
+    with bioimageio_ready():
+        sample = core.predict(model=path, inputs={"image": image[None, None]})
+    found = sample.members["probabilities"].data
+    np.testing.assert_allclose(found, model.probabilities(model.logits(model.normalized(image))), atol=1e-4)
+
+
+def test_the_description_tells_what_it_is(objects):
+    model = description(objects[1])
+    assert (model["name"], model["license"]) == (SHEET.name, "CC-BY-4.0")
+    assert model["authors"][0]["orcid"] == "0000-0002-1825-0097"
+    assert model["cite"][0]["doi"] == "10.1234/nuclei.5"
+    image, maps = model["inputs"][0], model["outputs"][0]
+    assert [axis.get("size") for axis in image["axes"][2:]] == list(WINDOW)
+    assert [axis["scale"] for axis in image["axes"][2:]] == list(VOXEL_SIZE)
+    assert maps["axes"][1]["channel_names"] == ["foreground", "distance", "boundary"]
+    assert maps["postprocessing"][0]["id"] == "sigmoid"
+    assert model["config"]["celltrain"]["validation"]["voxel_dice"] == 0.875
+    assert model["config"]["celltrain"]["objects"]["method"] == "learned"
+
+
+def test_a_network_that_takes_any_size_says_so(classes):
+    model = description(classes[1])
+    assert model["inputs"][0]["axes"][2]["size"] == {"min": 16, "step": 8}
+    assert model["outputs"][0]["axes"][1]["channel_names"] == ["class_0", "class_7"]
+    assert model["outputs"][0]["postprocessing"][0]["id"] == "softmax"
+
+
+def test_the_model_comes_back(objects):
+    run, path = objects
+    assert read_card(path) == read_card(run)
+    expected = load_model(run, torch.device("cpu")).predictor.network.state_dict()
+    found = load_model(path, torch.device("cpu")).predictor.network.state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_the_package_segments_as_the_run_does(objects, tmp_path):
+    run, path = objects
+    write_volume(tmp_path / "image.tif", make_pair(5, (20, 40, 36))[0], VOXEL_SIZE)
+    for model, out in ((run, "a"), (path, "b")):
+        list(predict(model, [tmp_path / "image.tif"], tmp_path / out, device="cpu"))
+    results = [open_volume(tmp_path / out / "image.tif").read() for out in "ab"]
+    np.testing.assert_array_equal(*results)
+
+
+def test_a_package_can_be_exported_again(objects, tmp_path):
+    list(export(objects[1], "torchscript", tmp_path / "x.pt", Sheet()))
+    assert (tmp_path / "x.pt").exists()
+
+
+def test_what_is_left_open_is_warned_of(classes, tmp_path, monkeypatch):
+    monkeypatch.setattr(package_module, "write_package", lambda path, *_: path.write_bytes(b"x") * 0.0)
+    events = list(export(classes[0], "bioimageio", tmp_path / "x.zip", Sheet()))
+    (warning,) = [event.message for event in events if isinstance(event, Warned)]
+    assert "--author" in warning
+    assert "--license" in warning
+
+
+def test_a_licence_that_is_none_is_refused(objects, tmp_path):
+    with pytest.raises(ConfigError, match="license"):
+        list(export(objects[0], "bioimageio", tmp_path / "x.zip", Sheet(license="my own")))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_package_that_computes_something_else_is_not_kept(objects, tmp_path, monkeypatch):
+    monkeypatch.setattr(package_module, "run_package", lambda *_: np.zeros((1, 3, *WINDOW), np.float32))
+    (tmp_path / "x.zip").write_bytes(b"the old one")
+    with pytest.raises(ModelFileError, match="other results"):
+        list(export(objects[0], "bioimageio", tmp_path / "x.zip", Sheet(), replace=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["x.zip"]
+    assert (tmp_path / "x.zip").read_bytes() == b"the old one"
+
+
+def test_where_tracing_fails_the_weights_are_onnx(objects, tmp_path, monkeypatch):
+    def fail(*_):
+        raise ModelFileError("no")
+
+    monkeypatch.setattr(package_module, "write_torchscript", fail)
+    list(export(objects[0], "bioimageio", tmp_path / "x.zip", Sheet()))
+    assert list(description(tmp_path / "x.zip")["weights"]) == ["onnx"]
+
+
+def test_onnx_computes_the_same(objects, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    list(export(objects[0], "onnx", tmp_path / "x.onnx", Sheet()))
+    model = load_original(objects[0])
+    batch = np.concatenate([model.normalized(camera_image(seed)) for seed in range(3)])
+    session = runtime.InferenceSession(str(tmp_path / "x.onnx"), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"image": batch})[0], model.logits(batch), atol=1e-4)
+    assert yaml.safe_load(session.get_modelmeta().custom_metadata_map["model.yaml"])["training"]["epoch"] == 7
+
+
+def test_the_settings_of_others_are_left_alone(objects):
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002 - what the library sets
+    with bioimageio_ready():
+        core.test_model(objects[1], devices=["cpu"])
+    assert torch.equal(torch.get_rng_state(), before[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+    assert not torch.are_deterministic_algorithms_enabled()
