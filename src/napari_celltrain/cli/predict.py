@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from napari_celltrain.cli.display import make_display
-from napari_celltrain.cli.follow import follow
+from napari_celltrain.cli.follow import follow, refusals_told
+from napari_celltrain.cli.predict_options import (
+    Blocks,
+    Dask,
+    FileFormat,
+    Inputs,
+    Method,
+    MinSize,
+    Model,
+    Output,
+    Probabilities,
+    Resample,
+    SeedDistance,
+    SeedLevel,
+    Smoothing,
+    Threshold,
+)
 from napari_celltrain.cli.settings import AXES, CHANNEL, VOXEL_SIZE, ConfigOption, Overrides, with_settings
 from napari_celltrain.cli.terminal import console, is_main_process, text
 from napari_celltrain.cli.train import Json
 from napari_celltrain.config import RunConfig
+from napari_celltrain.errors import ConfigError
+from napari_celltrain.events import Event, Saved
 from napari_celltrain.runs.config_file import override
+
+if TYPE_CHECKING:
+    from napari_celltrain.decoding import ObjectDecoding
 
 _DEVICE = ConfigOption(
     "--device",
@@ -25,39 +46,42 @@ _DEVICE = ConfigOption(
 
 @with_settings(_DEVICE, CHANNEL, AXES, VOXEL_SIZE)
 def predict(
-    model: Annotated[
-        Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run folder, or a model in one.", show_default=False)
-    ],
-    inputs: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="INPUT...",
-            help="Volumes, or folders with all their subfolders.",
-            show_default=False,
-        ),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            help="Folder for the results, NAME.tif for each volume; earlier ones of the same name are replaced.",
-            show_default=False,
-        ),
-    ],
-    probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Write the probabilities as well as the labels.")
-    ] = False,
+    model: Model,
+    inputs: Inputs,
+    output: Output,
+    file_format: FileFormat = "auto",
+    probabilities: Probabilities = False,
+    resample: Resample = False,
+    threshold: Threshold = None,
+    method: Method = None,
+    smoothing: Smoothing = None,
+    seed_distance: SeedDistance = None,
+    seed_level: SeedLevel = None,
+    min_size: MinSize = None,
+    blocks: Blocks = None,
+    dask: Dask = None,
     json: Json = False,
     *,
     overrides: Overrides,
 ) -> None:
-    """Segment new volumes by a trained model, exactly as its validation volumes were."""
-    settings = override(RunConfig(), overrides)
+    """Segment new volumes by a trained model, exactly as its validation volumes were.
+
+    Volumes may be larger than the memory. Interrupted, the same command goes on where it stopped.
+    """
+    display = make_display(json)
+    given = {
+        "method": method,
+        "smoothing_um": smoothing,
+        "seed_distance_um": seed_distance,
+        "seed_level": seed_level,
+        "min_size_um3": min_size,
+    }
+    with refusals_told(display):
+        settings = override(RunConfig(), overrides)
+        share = None if blocks is None else _share(blocks)
+        decoding = _decoding(model, {key: value for key, value in given.items() if value is not None})
     from napari_celltrain.runs import prediction
 
-    display = make_display(json)
     events = prediction.predict(
         model,
         inputs,
@@ -67,7 +91,52 @@ def predict(
         axes=settings.data.axes,
         channel=settings.data.channel,
         voxel_size=settings.data.voxel_size,
+        resample=resample,
+        threshold=threshold,
+        decoding=decoding,
+        file_format=file_format,
+        blocks=share,
+        dask=dask,
     )
-    follow(events, display)
-    if is_main_process() and not display.for_programs:
+    saved: list[Saved] = []
+    follow(_noted(events, saved), display)
+    if saved and is_main_process() and not display.for_programs:
         console().print(text(f"The results are in {output.absolute()}"), soft_wrap=True)
+
+
+def _noted(events: Iterator[Event], saved: list[Saved]) -> Iterator[Event]:
+    """A share of the blocks may end without any result."""
+    try:
+        for event in events:
+            if isinstance(event, Saved):
+                saved.append(event)
+            yield event
+    finally:
+        if isinstance(events, Generator):
+            events.close()
+
+
+def _share(given: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", given)
+    if found is None:
+        raise ConfigError(
+            f"--blocks {given} is no share. Give I/N, with I from 1 to N, such as 1/8 for the first of 8."
+        )
+    return int(found[1]), int(found[2])
+
+
+def _decoding(model: Path, given: dict[str, object]) -> ObjectDecoding | None:
+    """The model's own decoding with what was ``given``; None where nothing was."""
+    if not given:
+        return None
+    from pydantic import ValidationError
+
+    from napari_celltrain.decoding import ObjectDecoding
+    from napari_celltrain.runs.model_file import read_card
+
+    try:
+        return ObjectDecoding.model_validate(read_card(model).decoding.model_dump() | given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][0]).removesuffix("_um3").removesuffix("_um").replace("_", "-")
+        raise ConfigError(f"--{option}: {first['msg']}.") from None

@@ -25,6 +25,10 @@ class ColorImageError(DataError):
 class SeveralChannelsError(DataError):
     """The file holds several channels and none was chosen."""
 
+    def __init__(self, message: str, num_channels: int) -> None:
+        super().__init__(message)
+        self.num_channels = num_channels
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -111,7 +115,7 @@ def _refuse_color(where: str, names: str, shape: tuple[int, ...]) -> None:
 def _refuse_missing(where: str, names: list[str], shape: tuple[int, ...], file_axes: str) -> None:
     size = dict(zip(names, shape, strict=True))
     if "Y" in size and "X" in size and size.get("Z", 1) == 1:
-        hint = "Training needs 3D volumes: save all planes of a stack in one file."
+        hint = "CellTrain needs 3D volumes: save all planes of a stack in one file."
         for letter, what in (("T", "time points"), ("C", "channels")):
             if size.get(letter, 1) > 1:
                 hint = (
@@ -146,7 +150,8 @@ def _choose_channel(where: str, names: list[str], shape: tuple[int, ...], channe
     if channel is None and count > 1:
         raise SeveralChannelsError(
             f"{where}: has {count} channels. Choose one by --set data.channel=N, with N from 0 to {count - 1}, "
-            "or in the Channel field."
+            "or in the Channel field.",
+            count,
         )
     chosen = channel or 0
     if chosen >= count:

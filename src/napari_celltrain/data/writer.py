@@ -6,7 +6,8 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +15,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from napari_celltrain.config import Spacing
+from napari_celltrain.config import ZYX, Spacing
 from napari_celltrain.errors import DataError
 
 # What the ImageJ format knows, and how much: beyond it, OME-TIFF in 64-bit layout.
@@ -34,8 +35,32 @@ def write_volume(path: Path, array: NDArray[Any], voxel_size: Spacing | None = N
     if array.ndim != 3:
         raise ValueError(f"a volume has 3 axes, and this array has {array.ndim}")
     data = _storable(path, array)
-    imagej = data.dtype in _IMAGEJ_TYPES and data.nbytes <= _IMAGEJ_BYTES
+    _write(path, data, data.shape, data.dtype, voxel_size)
+
+
+def write_planes(
+    path: Path,
+    planes_YX: Iterator[NDArray[Any]],
+    shape: ZYX,
+    dtype: np.dtype[Any],
+    voxel_size: Spacing | None = None,
+) -> None:
+    """As :func:`write_volume`, plane after plane, for what is larger than memory. The planes are of type ``dtype``,
+    which is whole numbers of up to 32 bits or float32."""
+    _write(path, planes_YX, shape, dtype, voxel_size)
+
+
+def _write(
+    path: Path,
+    data: NDArray[Any] | Iterator[NDArray[Any]],
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    voxel_size: Spacing | None,
+) -> None:
+    imagej = dtype in _IMAGEJ_TYPES and prod(shape) * dtype.itemsize <= _IMAGEJ_BYTES
     options = _imagej_options(voxel_size) if imagej else _ome_options(voxel_size)
+    if not isinstance(data, np.ndarray):
+        options |= {"shape": shape, "dtype": dtype}
 
     def write(file: BinaryIO) -> None:
         tifffile.imwrite(file, data, compression="zlib", photometric="minisblack", **options)
@@ -43,14 +68,14 @@ def write_volume(path: Path, array: NDArray[Any], voxel_size: Spacing | None = N
     try:
         _write_atomically(path, write)
     except OSError as error:
-        raise DataError(_refusal(path, error)) from error
+        raise DataError(refusal(path, error)) from error
     except MemoryError as error:
         raise DataError(f"{path.name}: there is not enough memory to write it. Close other programs.") from error
     except ValueError as error:
         raise DataError(f"{path.name}: cannot be written to {path.parent} ({error}).") from error
 
 
-def _refusal(path: Path, error: OSError) -> str:
+def refusal(path: Path, error: OSError) -> str:
     """Why the file could not be written, and what to do."""
     if error.errno in _NO_SPACE:
         return (

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_celltrain.config import Spacing
-from napari_celltrain.data.arrays import Volume
-from napari_celltrain.data.volumes import find_volumes, open_volume, write_volume
-from napari_celltrain.errors import DataError, ModelFileError
+from napari_celltrain.data.volumes import find_volumes
+from napari_celltrain.decoding import ObjectDecoding
+from napari_celltrain.errors import ConfigError
 from napari_celltrain.events import Event, Logged, Prepared, Saved
 from napari_celltrain.parts.normalization import measure
+from napari_celltrain.runs.block_plan import fits_memory
+from napari_celltrain.runs.block_store import has_folder
+from napari_celltrain.runs.large_volumes import LargeVolume, Share, segment_large
 from napari_celltrain.runs.model_file import ModelCard, load_model, read_card
+from napari_celltrain.runs.prediction_input import InputRequest, refuse_other_scale, unknown_size
+from napari_celltrain.runs.prediction_output import (
+    Cancelled,
+    FileFormat,
+    plan_targets,
+    probability_suffixes,
+    write_result,
+)
 from napari_celltrain.runs.segmentation import Segmentation, segment
 
-if TYPE_CHECKING:
-    from napari_celltrain.runs.model_file import Model
-
-MAX_SCALE_RATIO = 1.5
-"""How far a voxel size may be from that of the training data: beyond it, cells look unlike those that were learned."""
+__all__ = ["predict", "refuse_other_scale"]
 
 
 def predict(
@@ -36,119 +45,124 @@ def predict(
     channel: int | None = None,
     voxel_size: Spacing | None = None,
     threads: int | None = None,
+    resample: bool = False,
+    threshold: float | None = None,
+    decoding: ObjectDecoding | None = None,
+    file_format: FileFormat = "auto",
+    blocks: Share | None = None,
+    dask: str | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
     """Segment every volume of ``inputs`` (files or folders) with the model of a run folder or model folder.
 
-    Writes ``output/NAME.tif`` with the labels, and with ``probabilities`` ``output/NAME_probability.tif`` (float32;
-    with classes one file a class). All inputs are looked at before the first is segmented. Raises
-    :class:`CellTrainError` subclasses.
+    Writes ``output/NAME.tif``, or ``NAME.ome.zarr`` for inputs that are OME-Zarr (``file_format`` decides
+    otherwise), with the labels; with ``probabilities`` also ``NAME_probability`` (float32; one file an output of the
+    network). All inputs are looked at before the first is segmented. What does not fit the memory is segmented block
+    by block in a hidden folder beside the result, where the same call goes on if it was interrupted; so is everything
+    with ``blocks`` (this process does share I of N of the network's blocks of each volume) and with ``dask`` (the
+    address of a scheduler, whose workers compute the blocks). ``threshold`` and ``decoding`` replace the model's own.
+    ``cancelled`` is asked often; the files of volumes that are done stay. Raises :class:`CellTrainError` subclasses.
     """
-    card = read_card(model)
-    if channel is None:
-        channel = card.channel
-    volumes = _open_inputs(inputs, card, axes, channel, voxel_size)
-    targets = _plan_outputs(volumes, output, ["", *(_probability_suffixes(card) if probabilities else ())])
+    _check_share(blocks, dask)
+    card = _adjusted(read_card(model), threshold, decoding)
+    paths = [path for entry in inputs for path in find_volumes(entry)]
+    requests = [InputRequest(path, axes, channel, voxel_size, resample) for path in paths]
+    volumes = [request.look(card) for request in requests]
+    suffixes = probability_suffixes(card) if probabilities else []
+    targets = plan_targets(volumes, output, file_format, suffixes)
     from napari_celltrain.engine.device import describe, resolve_device, set_threads
 
-    chosen = resolve_device(device)
+    chosen = resolve_device(device if dask is None else "cpu")  # the workers resolve it themselves
     set_threads(threads)
-    loaded = load_model(model, chosen)
-    yield Logged(message=f"Segmenting {len(volumes)} volume{'s' if len(volumes) != 1 else ''} on {describe(chosen)}.")
-    for index, (volume, target) in enumerate(zip(volumes, targets, strict=True)):
-        yield Prepared(stage=f"segmenting {volume.where}", done=index, total=len(volumes))
-        found = _predict_volume(loaded, volume, target, probabilities)
-        yield Logged(message=f"{volume.where}: {found}")
-        yield Saved(what="prediction", path=str(target), epoch=card.training.epoch)
-    yield Prepared(stage="segmenting", done=len(volumes), total=len(volumes))
+    load = lru_cache(maxsize=1)(lambda: replace(load_model(model, chosen), card=card))
+    if dask is None:
+        load()  # a damaged model is refused before anything is read
+    where = describe(chosen) if dask is None else f"the dask cluster at {dask}"
+    yield Logged(message=f"Segmenting {len(volumes)} volume{'s' if len(volumes) != 1 else ''} on {where}.")
+    with contextlib.ExitStack() as stack:
+        client = None
+        if dask is not None:
+            from napari_celltrain.runs.cluster import connect
+
+            client = stack.enter_context(connect(dask))
+        for index, (request, target) in enumerate(zip(requests, targets, strict=True)):
+            yield Prepared(stage=f"segmenting {request.path.name}", done=index, total=len(requests))
+            opened = request.open(card)
+            if opened.volume.voxel_size is None and card.voxel_size is not None:
+                yield unknown_size(opened.volume, card)
+            job = LargeVolume(model, card, load, opened, target, probabilities, device, cancelled, blocks, client)
+            with contextlib.suppress(Cancelled):
+                begun = has_folder(output, target.name)
+                if blocks or dask or begun or not fits_memory(card, opened.image, probabilities=probabilities):
+                    yield from segment_large(job)
+                else:
+                    yield from _segment_at_once(job)
+            if cancelled():
+                return
+    if blocks is None:
+        yield Prepared(stage="segmenting", done=len(volumes), total=len(volumes))
 
 
-def _open_inputs(
-    inputs: Sequence[Path], card: ModelCard, axes: str | None, channel: int | None, voxel_size: Spacing | None
-) -> list[Volume]:
-    paths = [path for entry in inputs for path in find_volumes(entry)]
-    volumes = []
-    for path in paths:
-        try:
-            volume = open_volume(path, axes=axes, channel=channel, voxel_size=voxel_size)
-        except DataError:
-            if card.channel is None or channel != card.channel:
-                raise
-            # trained on one channel of several; an image that has just one channel is that channel
-            volume = open_volume(path, axes=axes, voxel_size=voxel_size)
-        refuse_other_scale(volume, card)
-        volumes.append(volume)
-    return volumes
-
-
-def refuse_other_scale(volume: Volume, card: ModelCard) -> None:
-    if volume.voxel_size is None or card.voxel_size is None:
+def _check_share(share: Share | None, dask: str | None) -> None:
+    if share is None:
         return
-    ratios = [max(a / b, b / a) for a, b in zip(volume.voxel_size, card.voxel_size, strict=True)]
-    if max(ratios) <= MAX_SCALE_RATIO:
-        return
-    raise ModelFileError(
-        f"{volume.where}: its voxels of {_um(volume.voxel_size)} µm (z, y, x) are too unlike those of "
-        f"{_um(card.voxel_size)} µm that the model was trained on. Resample the image to these, or, if its metadata "
-        "are wrong, give the true size with --voxel-size Z,Y,X."
-    )
+    if not 1 <= share[0] <= share[1]:
+        raise ConfigError(
+            f"--blocks {share[0]}/{share[1]} is no share. Give I/N, with I from 1 to N, such as 1/8 for the first of 8."
+        )
+    if dask is not None:
+        raise ConfigError("--blocks and --dask are two ways of dividing the work. Give one of them.")
 
 
-def _um(voxel_size: Spacing) -> str:
-    return " × ".join(f"{size:.3g}" for size in voxel_size)
+def _adjusted(card: ModelCard, threshold: float | None, decoding: ObjectDecoding | None) -> ModelCard:
+    """The card with other values than those that were tuned."""
+    changed: dict[str, object] = {}
+    if threshold is not None:
+        if not 0.001 <= threshold <= 0.999:
+            raise ConfigError(f"The threshold is {threshold:g}. Give a probability from 0.001 to 0.999.")
+        changed["threshold"] = threshold
+    if decoding is not None:
+        if card.label_kind != "objects":
+            raise ConfigError("This model does not tell objects apart, so options of objects have no effect on it.")
+        if decoding.method == "learned" and card.target != "objects":
+            raise ConfigError(
+                "This model has not learned to tell objects apart. Take the method components or watershed."
+            )
+        changed["objects"] = decoding
+    return card.model_copy(update=changed)
 
 
-def _plan_outputs(volumes: Sequence[Volume], output: Path, suffixes: Sequence[str]) -> list[Path]:
-    """The file of labels of each volume; refuses what would overwrite an input, or one result by another."""
-    if output.exists() and not output.is_dir():
-        raise DataError(f"{output} is a file. Give a folder for the results with --output.")
-    folders = {volume.path.resolve().parent for volume in volumes if volume.path is not None}
-    if output.resolve() in folders:
-        raise DataError(f"{output} holds the images themselves. Give another folder for the results with --output.")
-    taken: dict[str, Volume] = {}
-    for volume in volumes:
-        for suffix in suffixes:
-            name = f"{volume.name}{suffix}.tif"
-            other = taken.setdefault(name.casefold(), volume)  # some disks take a.tif and A.tif for one
-            if other is not volume:
-                raise DataError(
-                    f"The results of {other.where} and {volume.where} would both be written to {name}. "
-                    "Segment them into separate folders."
-                )
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"The folder {output} cannot be made: {error.strerror}.") from error
-    return [output / f"{volume.name}.tif" for volume in volumes]
-
-
-def _probability_suffixes(card: ModelCard) -> list[str]:
-    """What the files of probabilities add to a volume's name, one for each output of the network."""
-    if card.network.out_channels == 1:
-        return ["_probability"]
-    return [f"_probability_class{value}" for value in card.class_values]
-
-
-def _predict_volume(model: Model, volume: Volume, target: Path, probabilities: bool) -> str:
-    """Segment one volume and write its files; returns what was found, for people."""
-    image = volume.lazy()
-    if image is None:
-        image = volume.read()
-    statistics = measure(image, model.card.normalization, name=volume.where)
-    num_outputs = model.card.network.out_channels
+def _segment_at_once(job: LargeVolume) -> Iterator[Event]:
+    """For what fits the memory."""
+    model, opened = job.load(), job.opened
+    statistics = measure(opened.raw, job.card.normalization, name=job.where)
     collected: NDArray[np.float32] | None = None
-    if probabilities:
-        collected = np.zeros((num_outputs, *volume.shape), np.float32)
+    if job.probabilities:
+        collected = np.zeros((job.card.network.out_channels, *opened.image.shape), np.float32)
 
     def collect(first: int, planes_CZYX: NDArray[np.float32]) -> None:
         if collected is not None:
             collected[:, first : first + planes_CZYX.shape[1]] = planes_CZYX
 
-    result = segment(model, image, statistics, probabilities=collect if probabilities else None)
-    write_volume(target, result.labels, volume.voxel_size)
+    result = segment(
+        model,
+        opened.image,
+        statistics,
+        voxel_size=opened.voxel_size,
+        probabilities=collect if job.probabilities else None,
+        cancelled=job.cancelled,
+    )
+    if job.cancelled():
+        return
+    size = opened.volume.voxel_size
+    for _ in write_result(job.target, "", opened.labels_on_grid(result.labels), size, job.cancelled):
+        pass
     if collected is not None:
-        for suffix, probability in zip(_probability_suffixes(model.card), collected, strict=True):
-            write_volume(target.with_name(f"{volume.name}{suffix}.tif"), probability, volume.voxel_size)
-    return _found(model.card, result)
+        for suffix, probability in zip(probability_suffixes(job.card), collected, strict=True):
+            for _ in write_result(job.target, suffix, opened.map_on_grid(probability), size, job.cancelled):
+                pass
+    yield Logged(message=f"{job.where}: {_found(job.card, result)}")
+    yield Saved(what="prediction", path=str(job.target.path()), epoch=job.card.training.epoch)
 
 
 def _found(card: ModelCard, result: Segmentation) -> str:

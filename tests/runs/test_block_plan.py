@@ -1,0 +1,82 @@
+"""How volumes are cut: whole chunks, within the memory; and what makes a task another one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_celltrain.data.volumes import open_volume, write_volume
+from napari_celltrain.engine.objects import halo
+from napari_celltrain.engine.windows import WindowGrid
+from napari_celltrain.parts.normalization import IntensityStatistics
+from napari_celltrain.runs import block_plan
+from napari_celltrain.runs.block_plan import fingerprint, fits_memory, make_plan
+from napari_celltrain.runs.blockwise import share_of
+from napari_celltrain.runs.model_file import read_card
+from tiny_models import VOXEL_SIZE, write_tiny_model
+
+STATISTICS = IntensityStatistics(kind="percentile", offset=0.0, scale=1.0)
+
+
+class Huge:
+    """A volume of which only the size matters."""
+
+    dtype = np.dtype(np.uint16)
+
+    def __init__(self, *shape: int) -> None:
+        self.shape = shape
+
+
+@pytest.fixture
+def card(tmp_path):
+    return read_card(write_tiny_model(tmp_path))
+
+
+@pytest.mark.parametrize("shape", [(1024, 1024, 1024), (50, 20_000, 20_000), (3000, 300, 40), (5, 6, 7)])
+def test_blocks_are_whole_chunks_and_fit_the_memory(shape, card):
+    plan = make_plan(card, Huge(*shape), VOXEL_SIZE, STATISTICS, "", probabilities=False)
+    for block in (plan.map_block, plan.object_block):
+        for size, chunk, length in zip(block, plan.chunk, shape, strict=True):
+            assert size % chunk == 0 or size >= length
+    assert WindowGrid(shape, card.window).memory(plan.map_block[1:], 3, 2) <= block_plan.COLUMN_BYTES
+    around = halo(card.decoding, VOXEL_SIZE)
+    whole = np.prod([size + 2 * width for size, width in zip(plan.object_block, around, strict=True)])
+    assert whole <= block_plan.OBJECT_VOXELS
+
+
+def test_a_plane_that_fits_the_memory_is_not_cut(card):
+    plan = make_plan(card, Huge(1024, 500, 500), VOXEL_SIZE, STATISTICS, "", probabilities=False)
+    assert plan.maps.counts[1:] == (1, 1)
+
+
+def test_only_large_volumes_go_by_blocks(card):
+    assert fits_memory(card, Huge(64, 256, 256), probabilities=False)
+    assert not fits_memory(card, Huge(1024, 1024, 1024), probabilities=False)
+
+
+@pytest.mark.parametrize(("total", "count"), [(10, 3), (2, 5), (7, 1), (0, 2)])
+def test_shares_are_all_blocks_once(total, count):
+    shares = [share_of(range(total), index, count) for index in range(1, count + 1)]
+    assert [number for share in shares for number in share] == list(range(total))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_a_task_is_known_by_model_image_and_options(tmp_path, card):
+    image = np.random.default_rng(0).integers(0, 99, (8, 9, 10)).astype(np.uint8)
+    write_volume(tmp_path / "a.tif", image)
+
+    def mark(model: str = "run", card=card, **options: object) -> str:
+        return fingerprint(tmp_path / model, card, open_volume(tmp_path / "a.tif"), **options)
+
+    first = mark(probabilities=False)
+    assert mark(probabilities=False) == first
+    assert mark(probabilities=True) != first
+    assert mark(card=card.model_copy(update={"threshold": 0.7}), probabilities=False) != first
+    weights = tmp_path / "run" / "model" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert mark(probabilities=False) != first
+    weights.write_bytes(content)
+    assert mark(probabilities=False) == first
+    write_volume(tmp_path / "a.tif", image + 1)
+    assert mark(probabilities=False) != first
