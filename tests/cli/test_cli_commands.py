@@ -20,6 +20,7 @@ from napari_celltrain.errors import CellTrainError, ConfigError, DataError, Prob
 from napari_celltrain.events import Event, Finished, Logged, Started
 from napari_celltrain.runs.config_file import load_config
 from napari_celltrain.runs.folder import RunFolder
+from tiny_models import LEARNED, write_tiny_model
 
 FINISHED = Finished(
     reason="epochs",
@@ -238,7 +239,10 @@ def test_predict_passes_everything_on(monkeypatch, tmp_path):
         yield Logged(message="segmenting")
 
     stand_in(monkeypatch, "napari_celltrain.runs", "prediction", predict=predict)
-    result = invoke("predict", "run", "a.tif", "b.tif", "--output", "out", "--probabilities", "--voxel-size", "1,2,2")
+    options = ["--probabilities", "--voxel-size", "1,2,2", "--threshold", "0.4", "--blocks", "2/8", "--format", "zarr"]
+    result = invoke(
+        "predict", "run", "a.tif", "b.tif", "--output", "out", "--resample", "--dask", "tcp://h:1", *options
+    )
     assert result.exit_code == 0
     assert seen[0] == (Path("run"), [Path("a.tif"), Path("b.tif")], Path("out"))
     assert seen[1] == {
@@ -247,7 +251,35 @@ def test_predict_passes_everything_on(monkeypatch, tmp_path):
         "axes": None,
         "channel": None,
         "voxel_size": (1.0, 2.0, 2.0),
+        "resample": True,
+        "threshold": 0.4,
+        "decoding": None,
+        "file_format": "zarr",
+        "blocks": (2, 8),
+        "dask": "tcp://h:1",
     }
+
+
+def test_options_of_objects_change_the_decoding_of_the_model(monkeypatch, tmp_path):
+    seen: dict[str, object] = {}
+
+    def predict(*_: object, **options: object) -> Iterator[Event]:
+        seen.update(options)
+        yield Logged(message="segmenting")
+
+    run = write_tiny_model(tmp_path)
+    stand_in(monkeypatch, "napari_celltrain.runs", "prediction", predict=predict)
+    result = invoke("predict", str(run), "a.tif", "-o", "out", "--min-size", "12", "--method", "watershed")
+    assert result.exit_code == 0
+    assert seen["decoding"] == LEARNED.model_copy(update={"min_size_um3": 12.0, "method": "watershed"})
+    with pytest.raises(ConfigError, match="--seed-distance"):
+        invoke("predict", str(run), "a.tif", "-o", "out", "--seed-distance", "-1")
+
+
+@pytest.mark.parametrize("blocks", ["half", "1", "1/2/3", "1.5/2", "/", ""])
+def test_nonsense_blocks_are_refused(blocks):
+    with pytest.raises(ConfigError, match=r"is no share. Give I/N"):
+        invoke("predict", "run", "a.tif", "--output", "out", "--blocks", blocks)
 
 
 def test_the_device_of_predict_is_not_for_training():

@@ -11,8 +11,11 @@ from napari_celltrain import __version__
 from napari_celltrain.cli.check import check
 from napari_celltrain.cli.config import config
 from napari_celltrain.cli.demo import demo
+from napari_celltrain.cli.evaluate import evaluate
 from napari_celltrain.cli.exit_codes import MEANINGS
+from napari_celltrain.cli.export import export
 from napari_celltrain.cli.lists import list_choices
+from napari_celltrain.cli.measure import measure
 from napari_celltrain.cli.predict import predict
 from napari_celltrain.cli.train import resume, train
 from napari_celltrain.cli.watch import stop, watch
@@ -29,7 +32,8 @@ app = typer.Typer(
 
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Training": (train, resume, demo),
-    "Runs": (watch, stop, predict),
+    "Runs": (watch, stop, predict, export),
+    "Results": (evaluate, measure),
     "Before training": (check, config),
 }
 for _panel, _commands in _PANELS.items():

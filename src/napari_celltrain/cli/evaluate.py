@@ -1,0 +1,126 @@
+"""``celltrain evaluate``: how good predictions are, compared with labels."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from napari_celltrain.cli.settings import IGNORE_VALUE, LABEL_KIND, Overrides, with_settings
+from napari_celltrain.cli.terminal import console, tell_warning, text, write_line
+from napari_celltrain.config import LabelKind, RunConfig
+from napari_celltrain.errors import ConfigError
+from napari_celltrain.runs.config_file import override
+from napari_celltrain.runs.wording import counted
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from napari_celltrain.runs.evaluation import Evaluation, Progress, VolumeScores
+
+
+@with_settings(LABEL_KIND, IGNORE_VALUE)
+def evaluate(
+    predictions: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PREDICTIONS_OR_RUN",
+            help="Folder of the predictions, or one file; or a run folder, whose validation volumes are compared.",
+            show_default=False,
+        ),
+    ],
+    labels: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of the labels, or one file; left out for a run folder.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Folder for scores.csv, scores.json and scores.png; earlier ones are replaced.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the scores as one JSON object.")] = False,
+    *,
+    overrides: Overrides,
+) -> None:
+    """Compare predictions with labels: voxels (Dice, IoU …) and objects (F1, average precision, PQ, SEG, counts)."""
+    if labels is None and overrides:
+        raise ConfigError(
+            "A run folder knows itself what its labels mean. Leave out the options on data, or give LABELS."
+        )
+    data = override(RunConfig(), overrides).data
+    from napari_celltrain.runs import evaluation, score_files
+
+    with Console(stderr=True, quiet=not sys.stderr.isatty()).status("Reading the volumes …") as status:
+
+        def progress(done: int, total: int, name: str) -> None:
+            status.update(text(f"Comparing … {done} of {total}, {name}"))
+
+        found = _compare(predictions, labels, data.label_kind, data.ignore_value, progress)
+        paths = evaluation.write_evaluation(found, output) if output is not None else ()
+    for problem in found.problems:
+        tell_warning(str(problem))
+    if json:
+        write_line(score_files.scores_json(found).rstrip())
+        return
+    console().print(score_table(found))
+    for path in paths:
+        console().print(text(f"Saved {path}"), soft_wrap=True)
+
+
+def _compare(
+    predictions: Path, labels: Path | None, label_kind: LabelKind, ignore_value: int | None, progress: Progress
+) -> Evaluation:
+    from napari_celltrain.runs import evaluation
+
+    if labels is None:
+        return evaluation.evaluate_run(predictions, progress=progress)
+    return evaluation.evaluate(predictions, labels, label_kind=label_kind, ignore_value=ignore_value, progress=progress)
+
+
+def score_table(found: Evaluation) -> Table:
+    """The scores that fit a screen; the files have all."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=_title(found), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    rows = [_cells(scores) for scores in (*found.volumes, found.pooled)]
+    for index, title in enumerate(rows[0]):
+        table.add_column(title, justify="right" if index else "left", overflow="fold", no_wrap=bool(index))
+    for row in rows[:-1]:
+        table.add_row(*map(text, row.values()))
+    table.add_section()
+    table.add_row(*map(text, rows[-1].values()), style="bold")
+    return table
+
+
+def _title(found: Evaluation) -> str:
+    return f"{counted(len(found.volumes), 'volume')} compared as {found.label_kind}"
+
+
+def _cells(scores: VolumeScores) -> dict[str, str]:
+    voxels, objects = scores.voxels, scores.objects
+    cells = {"Volume": scores.name, "Dice": _score(voxels.dice), "IoU": _score(voxels.iou)}
+    for index, value in enumerate(scores.class_values):
+        cells[f"Dice of {value}"] = _score(voxels.of_class(index).dice)
+    if objects is None:
+        return cells | {"Precision": _score(voxels.precision), "Recall": _score(voxels.recall)}
+    cells |= {f"F1 at {threshold:g}": _score(objects.at(threshold).f1) for threshold in (0.5, 0.7, 0.9)}
+    return cells | {
+        "Mean AP": _score(objects.mean_average_precision),
+        "PQ": _score(objects.panoptic_quality),
+        "SEG": _score(objects.seg),
+        "Labelled": str(objects.num_true),
+        "Predicted": str(objects.num_predicted),
+    }
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
