@@ -18,7 +18,7 @@ from napari_celltrain.runs.folder import RunFolder
 
 # A stand-in for `celltrain train - --json`: the same protocol, without the seconds that torch takes to load.
 CHILD = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from napari_celltrain.events import Finished, Logged, Started, StopRequested, to_json
 from napari_celltrain.runs.config_file import parse_config
@@ -30,6 +30,8 @@ def tell(event):
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
+# as `celltrain train` does; a shell that runs the tests in the background may have had it ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
 mode = sys.argv[1]
 config = parse_config(sys.stdin.read(), "standard input")
 priority, own_session = os.getpriority(os.PRIO_PROCESS, 0), os.getsid(0) == os.getpid()
