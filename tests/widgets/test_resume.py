@@ -17,10 +17,11 @@ from balls import write_pairs
 from napari_celltrain.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
 from napari_celltrain.events import Saved
 from napari_celltrain.runs.model_file import read_card
-from napari_celltrain.widgets import closing, main, segment_row
+from napari_celltrain.widgets import closing, main
 from napari_celltrain.widgets.controller import RunController
 from napari_celltrain.widgets.main import TrainWidget
 from napari_celltrain.widgets.preferences import Preferences
+from napari_celltrain.widgets.segment import work
 
 
 @pytest.fixture(scope="module")
@@ -104,18 +105,21 @@ def test_a_killed_run_is_resumed_by_its_button_and_its_model_segments_a_layer(
 def cancel_a_segmentation(qtbot, widget: TrainWidget, monkeypatch: pytest.MonkeyPatch) -> None:
     """The button stops the work between two batches of windows; no layer comes, and it can be pressed again."""
     row = widget.panel.segment_row
+    begun: list[bool] = []
     waited: list[bool] = []
-    asked = segment_row._Teller.__call__
+    asked = work._Teller.__call__
 
     def wait_for_cancel(teller) -> bool:
-        waited.append(teller._task.cancelled.wait(30))
+        begun.append(True)
+        waited.append(teller._job.wait_for_cancel(30))
         return asked(teller)
 
-    monkeypatch.setattr(segment_row._Teller, "__call__", wait_for_cancel)
+    monkeypatch.setattr(work._Teller, "__call__", wait_for_cancel)
     widget.viewer.add_image(np.zeros((16, 32, 32), np.uint16), name="mine", contrast_limits=(0, 1))
     layers = list(widget.viewer.layers)
     click(qtbot, row.button)
     assert row.button.text() == "Cancel"
+    wait(qtbot, lambda: begun)
     click(qtbot, row.button)
     assert not row.button.isEnabled()
     wait(qtbot, lambda: row.button.text() != "Cancel")
@@ -124,6 +128,6 @@ def cancel_a_segmentation(qtbot, widget: TrainWidget, monkeypatch: pytest.Monkey
     assert row.button.isEnabled()
     assert row.progress.isHidden()
 
-    monkeypatch.setattr(segment_row._Teller, "__call__", asked)
+    monkeypatch.setattr(work._Teller, "__call__", asked)
     click(qtbot, row.button)
     wait(qtbot, lambda: "mine segmentation" in widget.viewer.layers)

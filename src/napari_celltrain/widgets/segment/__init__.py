@@ -1,0 +1,1 @@
+"""The dock widget that uses a trained model: segments, scores and measures."""

@@ -1,0 +1,267 @@
+"""How good a prediction is: a labels layer against the labels of a person, with the objects that are wrong."""
+
+from __future__ import annotations
+
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.utils.notifications import show_error, show_info
+from numpy.typing import NDArray
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFileDialog, QFormLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+
+from napari_celltrain.data.arrays import ArrayVolume
+from napari_celltrain.data.differences import Difference, mark_wrong
+from napari_celltrain.errors import CellTrainError, DataError
+from napari_celltrain.widgets.focus_frame import FocusFrame
+from napari_celltrain.widgets.forms import FieldRows
+from napari_celltrain.widgets.inputs import ComboBox
+from napari_celltrain.widgets.own_layers import show_layer, undisturbed
+from napari_celltrain.widgets.plain_text import plain_label, tooltip
+from napari_celltrain.widgets.prediction_layers import error_looks
+from napari_celltrain.widgets.segment.background import Background, Job
+from napari_celltrain.widgets.segment.jump import jump_to
+from napari_celltrain.widgets.segment.layer_box import LayerBox
+from napari_celltrain.widgets.segment.layer_input import Place, place_of, volume_of
+from napari_celltrain.widgets.segment.object_table import ObjectTable
+from napari_celltrain.widgets.segment.run_row import RunRow
+from napari_celltrain.widgets.segment.score_facts import KINDS, WRONG_HELP, score_rows, wrong_columns
+
+if TYPE_CHECKING:
+    from napari import Viewer
+
+    from napari_celltrain.config import LabelKind
+    from napari_celltrain.runs.evaluation import VolumeScores
+
+ERRORS = "wrong objects"
+
+
+class ScoresPanel(QWidget):
+    """Two layers in, scores and a table of wrong objects out."""
+
+    def __init__(self, viewer: Viewer, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._viewer = viewer
+        self.scores: VolumeScores | None = None
+        self._kind: LabelKind = "objects"
+        self._layers: dict[str, Any] = {}
+        self._marks: NDArray[np.uint8] | None = None
+        self._place: Place | None = None
+        self.truth = LayerBox(viewer, "labels", "Layer of true labels", "Labels made by a person")
+        self.prediction = LayerBox(viewer, "labels", "Layer of predicted labels", "Labels to be judged")
+        self.rows = FieldRows()
+        self.run = RunRow("Compare", "Compute all scores, and find the objects that are wrong")
+        self.table = _ScoreTable()
+        self.filter = ComboBox()
+        self.filter.setAccessibleName("Which errors are shown")
+        self.wrong = ObjectTable("Objects that are wrong")
+        self.export_button = QPushButton("Save the scores…")
+        self.export_button.setToolTip(tooltip("Write scores.csv, scores.json and a plot to a folder"))
+        self._work = Background("Comparing", self)
+        self._lay_out()
+        self._connect()
+        self._show(None)
+        self.reset_choices()
+
+    def reset_choices(self, *_: Any) -> None:
+        """The layers of the viewer have changed."""
+        both = (self.truth, self.prediction)
+        for box in both:
+            box.reset_choices()
+        self._renew()
+
+    def propose(self, prediction: Any) -> None:
+        """A new result is likely to be judged next; the labels of a person are any other layer."""
+        self.prediction.setValue(prediction)
+        if self.truth.value() is prediction:
+            others = [layer for layer in self._viewer.layers if layer is not prediction and self.truth.has(layer)]
+            if others:
+                self.truth.setValue(others[0])
+
+    def compare(self) -> None:
+        truth, predicted = self.truth.value(), self.prediction.value()
+        try:
+            if truth is predicted:
+                raise DataError("The same layer is chosen twice. Choose the true labels and the predicted ones.")
+            volumes = volume_of(truth), volume_of(predicted)
+            self._place = place_of(predicted)
+        except CellTrainError as error:
+            self.run.say(str(error), wrong=True)
+            return
+        values = self.rows.values()
+        self._kind = values["label_kind"]
+        self._layers = {"labels": weakref.ref(truth), "prediction": weakref.ref(predicted)}
+        self._show(None)
+        self.run.begin("Comparing")
+        kind, ignore_value = self._kind, values["ignore_value"]
+        self._work.start(lambda job: evaluate(job, *volumes, kind, ignore_value))
+
+    def export(self) -> None:
+        chosen = QFileDialog.getExistingDirectory(self, "Folder for the scores", str(Path.home()))
+        if chosen:
+            self.save_to(Path(chosen))
+
+    def save_to(self, folder: Path) -> None:
+        """Write the scores shown to ``folder``."""
+        from napari_celltrain.runs.evaluation import Evaluation, write_evaluation
+
+        if self.scores is None:
+            return
+        try:
+            paths = write_evaluation(Evaluation(self._kind, (self.scores,), self.scores), folder)
+        except CellTrainError as error:
+            show_error(str(error))
+            return
+        show_info(f"The scores are in {', '.join(path.name for path in paths)} in {folder}.")
+
+    def _take(self, found: tuple[VolumeScores, NDArray[np.uint8] | None]) -> None:
+        scores, self._marks = found
+        self._show(scores)
+
+    def _fail(self, message: str) -> None:
+        self.run.say(message, wrong=True)
+
+    def _show(self, scores: VolumeScores | None) -> None:
+        self.scores = scores
+        self.table.set_rows(score_rows(scores) if scores is not None else [])
+        wrong = scores.wrong if scores is not None else ()
+        self.wrong.set_columns(wrong_columns(wrong, scores.voxel_size if scores is not None else None), WRONG_HELP)
+        self.filter.blockSignals(True)
+        self.filter.clear()
+        self.filter.addItem(f"{len(wrong):,} objects are wrong" if wrong else "No object is wrong")
+        for kind, name in KINDS.items():
+            num = len(scores.wrong_of(kind)) if scores is not None else 0
+            if num:
+                self.filter.addItem(f"{num:,} {name}", kind)
+        self.filter.blockSignals(False)
+        has_objects = scores is not None and scores.objects is not None
+        self._filter_frame.setVisible(has_objects)
+        self.export_button.setVisible(scores is not None)
+        self._show_layer()
+
+    def _filter(self) -> None:
+        kind = self.filter.currentData()
+        if self.scores is None:
+            return
+        rows = [n for n, found in enumerate(self.scores.wrong) if kind is None or found.kind == kind]
+        self.wrong.show_rows(np.array(rows, np.int64))
+        self._show_layer()
+
+    def _show_layer(self) -> None:
+        """What the table lists, coloured by what is wrong with it."""
+        if self._marks is None or self._place is None or self.scores is None:
+            return
+        kind = self.filter.currentData()
+        kinds = set(KINDS) if kind is None else {Difference(kind)}
+        with undisturbed(self._viewer):
+            layer = show_layer(
+                self._viewer,
+                "labels",
+                ERRORS,
+                self._place.shaped(self._marks),
+                opacity=0.7,
+                **self._place.options,
+                **error_looks(),
+            )
+            layer.colormap = error_looks(kinds)["colormap"]
+
+    def _jump(self, row: int) -> None:
+        if self.scores is None:
+            return
+        found = self.scores.wrong[row]
+        layer = self._layers[found.side]()
+        if layer is not None:
+            jump_to(self._viewer, layer, found.label, found.centre_zyx)
+
+    def _renew(self) -> None:
+        self.run.set_possible(self.truth.value() is not None and self.prediction.value() is not None)
+
+    def _lay_out(self) -> None:
+        form = self.rows.form
+        for text, box in (("True labels", self.truth), ("Prediction", self.prediction)):
+            label = QLabel(text)
+            label.setBuddy(box)
+            form.addRow(label, box)
+        self.rows.add("data.label_kind")
+        self.rows.add("data.ignore_value")
+        self._filter_frame = FocusFrame.around(self.filter)
+        buttons = QHBoxLayout()
+        buttons.addWidget(FocusFrame.around(self.export_button))
+        buttons.addStretch(1)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        for widget in (self.rows, self.run, self.table, self._filter_frame, self.wrong):
+            layout.addWidget(widget)
+        layout.addLayout(buttons)
+
+    def _connect(self) -> None:
+        self.run.started.connect(self.compare)
+        self.run.cancelled.connect(self._work.cancel)
+        self._work.progressed.connect(self.run.show_progress)
+        self._work.answered.connect(self._take)
+        self._work.failed.connect(self._fail)
+        self._work.ended.connect(self.run.end)
+        self.filter.currentIndexChanged.connect(self._filter)
+        self.wrong.picked.connect(self._jump)
+        self.export_button.clicked.connect(self.export)
+        for box in (self.truth, self.prediction):
+            box.valueChanged.connect(self._renew)
+
+
+class _ScoreTable(QWidget):
+    """Names and values, in two columns of pairs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._form = QFormLayout(self)
+        self._form.setContentsMargins(0, 2, 0, 2)
+        self._form.setVerticalSpacing(1)
+        self._form.setHorizontalSpacing(12)
+        self.values: dict[str, str] = {}
+
+    def set_rows(self, rows: list[tuple[str, str, str]]) -> None:
+        while self._form.rowCount():
+            self._form.removeRow(0)
+        self.values = {name: value for name, value, _ in rows}
+        for name, value, text in rows:
+            heading, shown = QLabel(name), plain_label(value)
+            for label in (heading, shown):
+                label.setToolTip(tooltip(text))
+            shown.setAlignment(Qt.AlignmentFlag.AlignLeft)
+            self._form.addRow(heading, shown)
+        self.setVisible(bool(rows))
+
+
+class _GivenUpError(Exception):
+    """Raised within a comparison that nobody waits for any more."""
+
+
+def evaluate(
+    job: Job, truth: ArrayVolume, predicted: ArrayVolume, kind: LabelKind, ignore_value: int | None
+) -> tuple[VolumeScores, NDArray[np.uint8] | None] | None:
+    """The scores, and for objects the wrong ones as :class:`Difference`; in a worker thread."""
+    from napari_celltrain.runs.evaluation import evaluate_arrays
+
+    def tell(done: int, total: int, name: str) -> None:
+        if job.is_cancelled:
+            raise _GivenUpError
+        job.tell(done, total, "Comparing")
+
+    try:
+        scores = evaluate_arrays(
+            truth.lazy(),
+            predicted.lazy(),
+            truth.voxel_size or predicted.voxel_size,
+            name=predicted.name,
+            label_kind=kind,
+            ignore_value=ignore_value,
+            progress=tell,
+        )
+    except _GivenUpError:
+        return None
+    if scores.objects is None or job.is_cancelled:
+        return scores, None
+    return scores, mark_wrong(truth.lazy(), predicted.lazy(), scores.wrong, ignore_value)

@@ -1,0 +1,56 @@
+"""What the tests of the segment widget share: the widget in a viewer, hands, and patience."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QApplication
+
+from balls import make_pair
+from napari_celltrain.widgets.segment.widget import SegmentWidget
+from tiny_models import VOXEL_SIZE
+
+UNITS = ("um", "um", "um")
+
+
+def open_widget(viewer: Any) -> SegmentWidget:
+    widget = SegmentWidget(viewer)
+    viewer.window.add_dock_widget(widget, name="Segment")
+    QApplication.processEvents()
+    return widget
+
+
+def wait(qtbot: Any, condition: Callable[[], object]) -> None:
+    qtbot.waitUntil(lambda: bool(condition()), timeout=120_000)
+
+
+def click(qtbot: Any, button: Any) -> None:
+    qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+
+
+def add_image(viewer: Any, seed: int = 0, **options: Any) -> Any:
+    image, _ = make_pair(seed)
+    given = {"name": "mine", "scale": VOXEL_SIZE, "units": UNITS, "contrast_limits": (0, 1500)}
+    return viewer.add_image(image, **(given | options))
+
+
+def add_truth(viewer: Any, seed: int = 0, **options: Any) -> tuple[Any, np.ndarray]:
+    _, labels = make_pair(seed)
+    layer = viewer.add_labels(labels, **({"name": "truth", "scale": VOXEL_SIZE, "units": UNITS} | options))
+    return layer, labels
+
+
+def choose_model(qtbot: Any, widget: SegmentWidget, path: Any) -> None:
+    """Typed into the field, as a user would."""
+    widget.model.path.edit.setText(str(path))
+    widget.model.path.edit.editingFinished.emit()
+    wait(qtbot, lambda: not widget.model.is_busy)
+
+
+def run(qtbot: Any, widget: SegmentWidget) -> None:
+    """Press Segment and wait for the end."""
+    click(qtbot, widget.run.button)
+    wait(qtbot, lambda: not widget.run.is_running)

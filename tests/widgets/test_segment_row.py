@@ -1,0 +1,64 @@
+"""The row at the end of a run that segments a layer with its model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+
+from napari_celltrain.widgets import segment_row
+from napari_celltrain.widgets.segment import work
+from napari_celltrain.widgets.segment_row import SegmentRow
+from segment_support import add_image, click, wait
+from tiny_models import VOXEL_SIZE, write_tiny_model
+
+
+@pytest.fixture
+def row(qtbot, tmp_path: Path) -> SegmentRow:
+    row = SegmentRow(ViewerModel())
+    qtbot.addWidget(row)
+    assert not row.button.isEnabled()
+    row.setModel(write_tiny_model(tmp_path))
+    return row
+
+
+def test_a_layer_is_segmented_or_not(qtbot, row: SegmentRow, monkeypatch: pytest.MonkeyPatch) -> None:
+    viewer = row._viewer
+    begun: list[bool] = []
+    asked = work._Teller.__call__
+
+    def wait_for_cancel(teller) -> bool:
+        begun.append(True)
+        teller._job.wait_for_cancel(30)
+        return asked(teller)
+
+    monkeypatch.setattr(work._Teller, "__call__", wait_for_cancel)
+    add_image(viewer)
+    row.reset_choices()
+    click(qtbot, row.button)
+    assert row.button.text() == "Cancel"
+    wait(qtbot, lambda: begun)
+    click(qtbot, row.button)
+    assert not row.button.isEnabled()
+    wait(qtbot, lambda: row.button.text() != "Cancel")
+    assert len(viewer.layers) == 1
+    assert row.progress.isHidden()
+
+    monkeypatch.setattr(work._Teller, "__call__", asked)
+    click(qtbot, row.button)
+    wait(qtbot, lambda: "mine segmentation" in viewer.layers)
+    assert tuple(viewer.layers["mine segmentation"].scale) == VOXEL_SIZE
+    wait(qtbot, row.button.isEnabled)
+
+
+def test_what_cannot_be_segmented_is_told(qtbot, row: SegmentRow, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(segment_row, "show_error", told.append)
+    row._viewer.add_image(np.zeros((32, 32)), name="flat", contrast_limits=(0, 1))
+    row.reset_choices()
+    click(qtbot, row.button)
+    assert len(told) == 1
+    assert "flat: is a 2D layer" in told[0]
+    assert row.button.isEnabled()
