@@ -136,7 +136,7 @@ def test_from_the_form_to_a_model_and_a_segmented_layer(
     assert widget.panel.progress.numbers.text().startswith("Best: Dice")
 
     row = widget.panel.segment_row
-    assert row.layer.value is viewer.layers["mine"]
+    assert row.layer.value() is viewer.layers["mine"]
     click(qtbot, row.button)
     wait(qtbot, lambda: "mine segmentation" in viewer.layers)
     made = viewer.layers["mine segmentation"]

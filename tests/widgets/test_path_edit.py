@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtTest import QSignalSpy
 from qtpy.QtWidgets import QApplication, QFileDialog
 
+from napari_celltrain.widgets import patient_paths
 from napari_celltrain.widgets.path_edit import NUM_RECENT, PathEdit
 
 pytestmark = pytest.mark.usefixtures("qapp")
@@ -152,3 +154,16 @@ def test_names_are_shown_as_they_are(edit: PathEdit) -> None:
     assert edit.edit.isMarked()
     edit.set_problem(None)
     assert not edit.edit.isMarked()
+
+
+def test_a_drive_that_does_not_answer_holds_nobody_up(monkeypatch, tmp_path: Path) -> None:
+    answered = threading.Event()
+
+    def hang(path: Path) -> bool:
+        return answered.wait(60) if path.name == "gone" else True
+
+    monkeypatch.setattr(patient_paths, "PATIENCE", 0.05)
+    try:
+        assert patient_paths.are_there([tmp_path / "gone", tmp_path / "here"], hang) == [False, True]
+    finally:
+        answered.set()

@@ -140,7 +140,7 @@ def test_what_to_expect(tab: TrainingTab, finder: KnowingFinder) -> None:
     assert "once images and labels are chosen" in tab.expectation.text()
     report = report_of([(64, 128, 128)] * 10)
     tab.set_context(report, AugmentationConfig(samples_per_volume=5, patch_size=(64, 64, 64)))
-    assert finder.asked[-1] == (1, (1.0, 1.0, 1.0))
+    assert finder.asked[-1] == (3, (1.0, 1.0, 1.0))  # outputs of a network that learns objects
     assert "20 steps per epoch (8 training volumes × 5 samples, 2 at a time)" in tab.expectation.text()
     finder.learn()
     assert tab.parameters_text.text() == "4,807,968 parameters."

@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import psutil
 
 from napari_celltrain.config import ZYX, AugmentationConfig, DataConfig, Spacing, TrainingConfig
 from napari_celltrain.data.report import DataReport, PairReport
 from napari_celltrain.data.split import split_cases
-from napari_celltrain.data.suggest import PatchSuggestion, suggest_patch_size
+from napari_celltrain.data.suggest import PatchSuggestion, affordable_voxels, suggest_patch_size
+from napari_celltrain.decoding import OBJECT_MAPS, choose_target
 from napari_celltrain.errors import DataError
+from napari_celltrain.parts.memory import bytes_per_voxel
 from napari_celltrain.parts.spatial import plan_strides, total_stride
 from napari_celltrain.widgets.wording import count
 
@@ -65,9 +68,17 @@ def data_facts(report: DataReport | None, data: DataConfig | None = None, seed: 
         validation=sides[1],
         voxel_size=_median([pair.voxel_size for pair in pairs]),
         object_extent=_median([pair.object_extent_median for pair in pairs]),
-        num_outputs=report.scheme.num_outputs if report.scheme is not None else 1,
+        num_outputs=_num_outputs(report),
         num_bytes=sum(_num_bytes(pair) for pair in pairs),
     )
+
+
+def _num_outputs(report: DataReport) -> int:
+    """Of the network that is trained unless another target is chosen; one more or less hardly changes its costs."""
+    if report.scheme is None:
+        return 1
+    is_objects = choose_target("auto", report.scheme.kind) == "objects"
+    return len(OBJECT_MAPS) if is_objects else report.scheme.num_outputs
 
 
 def _sides(pairs: Sequence[PairReport], fraction: float, seed: int) -> tuple[tuple[ZYX, ...], tuple[ZYX, ...]]:
@@ -116,7 +127,11 @@ def network_divisor(model: str, voxel_size: Spacing | None) -> ZYX:
 def suggestion(facts: DataFacts, training: TrainingConfig) -> PatchSuggestion:
     """The patch size that training would take by itself, and why."""
     divisor = network_divisor(training.model, facts.voxel_size)
-    return suggest_patch_size(facts.training, facts.voxel_size, divisor)
+    affordable = None
+    if training.device == "cpu":  # of what else there may be, the window does not know the memory
+        free, needed = int(psutil.virtual_memory().available), bytes_per_voxel(training.model, training.model_size)
+        affordable = affordable_voxels(free, training.batch_size, needed)
+    return suggest_patch_size(facts.training, facts.voxel_size, divisor, facts.object_extent, affordable)
 
 
 def suggestion_words(facts: DataFacts, training: TrainingConfig) -> str:

@@ -74,6 +74,7 @@ class NumbersEditor(Editor):
         super().__init__(parent)
         self.boxes = tuple(boxes)
         self._names = tuple(names)
+        self.setFocusProxy(self.boxes[0])  # before they are inside: else Qt closes the order of Tab to a ring of them
         layout = QHBoxLayout(self)
         layout.setContentsMargins(MARGIN, MARGIN, MARGIN, MARGIN)
         layout.setSpacing(4)
@@ -90,7 +91,6 @@ class NumbersEditor(Editor):
         if unit:
             layout.addWidget(QLabel(unit))
         layout.addStretch(0)
-        self.setFocusProxy(self.boxes[0])
 
     def value(self) -> tuple[int | float, ...]:
         return tuple(box.number() for box in self.boxes)

@@ -7,12 +7,14 @@ closed, and a widget that is opened later finds it again.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal
 
 from napari.qt.threading import GeneratorWorker, create_worker
 from napari.utils.notifications import show_error, show_info, show_warning
-from qtpy.QtCore import QCoreApplication, QObject, Signal
+from qtpy.QtCore import QCoreApplication, QObject, QTimer, Signal
 
 from napari_celltrain.config import RunConfig
 from napari_celltrain.errors import CellTrainError, RunFolderError
@@ -32,9 +34,10 @@ from napari_celltrain.runs.folder import RunFolder, StopRequest
 from napari_celltrain.runs.history import History, HistoryBuilder
 from napari_celltrain.runs.wording import describe, printable
 from napari_celltrain.widgets import switching
+from napari_celltrain.widgets.batches import Batch
 from napari_celltrain.widgets.preferences import remember_run
 from napari_celltrain.widgets.run_sources import (
-    Batch,
+    PAUSES,
     RunSource,
     WatchedRun,
     in_process,
@@ -43,9 +46,12 @@ from napari_celltrain.widgets.run_sources import (
     resumed_in_thread,
     spare_cores,
 )
+from napari_celltrain.widgets.wording import in_the_window
 
 State = Literal["idle", "preparing", "training", "stopping", "finished", "failed"]
 
+_DRAWN_SHARE = 50
+_NO_REASON = "The run ended without saying why."
 _PASSING = (StepDone, ValidationProgressed, Prepared)  # of no interest once they are past
 
 
@@ -54,7 +60,7 @@ class RunController(QObject):
 
     stateChanged = Signal()
     eventsReceived = Signal(object)
-    """A tuple of events, in order. Of steps that follow one another within a tenth of a second, only the last."""
+    """A tuple of events, in order. Of steps that follow one another within a second or so, only the last."""
     failed = Signal(str)
     """A sentence; it has been shown as a notification already."""
 
@@ -230,9 +236,18 @@ class RunController(QObject):
             self._history.add(event)
             self._note(event)
         self._events += [event for event in batch if not isinstance(event, _PASSING)]
+        begun = time.perf_counter()
         self.eventsReceived.emit(batch)
         if self._state != before:
             self.stateChanged.emit()
+        QTimer.singleShot(0, partial(self._pace, self._source, begun))  # after what is drawn of it
+
+    def _pace(self, source: RunSource | None, begun: float) -> None:
+        """News as often as the window can be drawn in a fiftieth of the time."""
+        if source is not None:
+            shortest, longest = PAUSES
+            wanted = _DRAWN_SHARE * (time.perf_counter() - begun)
+            source.pause = min(max((source.pause + wanted) / 2, shortest), longest)
 
     def _note(self, event: Event) -> None:
         if isinstance(event, Started):
@@ -265,7 +280,7 @@ class RunController(QObject):
             self._state = "idle"
         else:
             message = outcome.message if outcome is not None else self._last_warning
-            self._state, self._message = "failed", printable(message or "The run ended without saying why.")
+            self._state, self._message = "failed", in_the_window(printable(message or _NO_REASON))
         # first the form, then the people: whatever a notification meets on its way must not leave a dead button
         self.stateChanged.emit()
         self._tell(outcome)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from qtpy.QtCore import QCoreApplication, QObject, QProcess, QProcessEnvironment, Signal
+from qtpy.QtCore import QCoreApplication, QObject, QProcess, QProcessEnvironment, QTimer, Signal
 
 from napari_celltrain.config import Spacing
 from napari_celltrain.widgets.costs import DeviceSpeed, NetworkCosts
@@ -76,7 +78,10 @@ class CostFinder(QObject):
         self.stop()
         self._asked = arguments
         self._costs.clear()
-        process = QProcess(self)
+        process = QProcess()
+        _running.add(process)  # Qt complains of a process that is destroyed before it has ended
+        self.destroyed.connect(process.kill)
+        process.finished.connect(partial(QTimer.singleShot, 0, partial(_running.discard, process)))
         environment = QProcessEnvironment.systemEnvironment()
         environment.insert("OMP_WAIT_POLICY", "PASSIVE")  # as in training: waiting threads must not spin
         process.setProcessEnvironment(environment)
@@ -96,7 +101,6 @@ class CostFinder(QObject):
         process.finished.disconnect(self._end)
         process.kill()
         process.waitForFinished(2000)
-        process.deleteLater()
 
     def _read(self) -> None:
         process = self._process
@@ -124,13 +128,19 @@ class CostFinder(QObject):
             self._speeds[device] = DeviceSpeed(**facts)
 
     def _end(self) -> None:
-        if self._process is not None:
-            self._process.deleteLater()
         self._process = None
         self.found.emit()
 
 
+_running: set[QProcess] = set()
 _shared: CostFinder | None = None
+
+
+@atexit.register
+def _end_all() -> None:
+    for process in tuple(_running):
+        process.kill()
+        process.waitForFinished(2000)
 
 
 def shared_finder() -> CostFinder:

@@ -15,6 +15,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from napari_celltrain.config import ZYX, DataConfig
 from napari_celltrain.errors import CellTrainError, Problem
 from napari_celltrain.widgets.layer_source import LayerSource
+from napari_celltrain.widgets.parcel import Parcel
 from napari_celltrain.widgets.switching import quick_switching
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from napari_celltrain.data.split import Split
 
 DEBOUNCE_MS = 400
-PROGRESS_MS = 250
+PROGRESS_MS = 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +134,7 @@ class DataChecker(QObject):
         self._ticket = ticket = _Ticket()
         # A window that is gone wants no answer, and the check would hold up the end of the program.
         self.destroyed.connect(ticket.cancel)
-        worker = create_worker(answer, self._question, self._answer, ticket)
+        worker = create_worker(answer, Parcel((self._question, self._answer)), ticket)
         ticket.worker = weakref.ref(worker)
         worker.returned.connect(self._finish)
         worker.errored.connect(self._fail)
@@ -167,8 +168,12 @@ class DataChecker(QObject):
         self._ticket = None
 
 
-def answer(question: Question, before: Answer | None, ticket: _Ticket) -> Answer | None:
-    """Check and divide, in the worker's thread; None where the question went out of date meanwhile."""
+def answer(asked: Parcel[tuple[Question, Answer | None]], ticket: _Ticket) -> Answer | None:
+    """Check and divide, in the worker's thread; None where the question went out of date meanwhile.
+
+    ``asked``: the question, and the last answer, which may save reading anything again.
+    """
+    question, before = asked.take()
     try:
         with quick_switching():
             if before is not None and before.question.reads_the_same(question):

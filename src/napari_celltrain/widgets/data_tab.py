@@ -161,6 +161,7 @@ class DataTab(QWidget):
         layout.addWidget(FocusFrame.around(self.problem_list))
         layout.addStretch(1)
         scroll = QScrollArea()
+        scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # its contents can be reached by Tab
         scroll.setWidgetResizable(True)
         scroll.setFrameShape(QFrame.Shape.NoFrame)
         scroll.setWidget(content)

@@ -54,6 +54,7 @@ class Editor(FocusFrame):
 
     def _hold(self, *widgets: QWidget, stretch: bool = False) -> QHBoxLayout:
         """Put the widgets in a row; the first one takes the focus for the editor."""
+        self.setFocusProxy(widgets[0])  # before they are inside: else Qt closes the order of Tab to a ring of them
         layout = QHBoxLayout(self)
         layout.setContentsMargins(MARGIN, MARGIN, MARGIN, MARGIN)
         layout.setSpacing(4)
@@ -62,7 +63,6 @@ class Editor(FocusFrame):
             self.watch(widget)
         if stretch:
             layout.addStretch(1)
-        self.setFocusProxy(widgets[0])
         return layout
 
 
@@ -153,13 +153,13 @@ class ChoiceEditor(Editor):
         self.box = ComboBox()
         self.box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.help_line = help_label()
+        self.setFocusProxy(self.box)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(MARGIN, MARGIN, MARGIN, MARGIN)
         layout.setSpacing(2)
         layout.addWidget(self.box)
         layout.addWidget(self.help_line)
         self.watch(self.box)
-        self.setFocusProxy(self.box)
         self._choices: list[Choice] = []
         self.set_choices(list(choices))
         self.box.currentIndexChanged.connect(self._tell)

@@ -16,12 +16,14 @@ from napari_celltrain.config import DataConfig, RunConfig
 from napari_celltrain.errors import CellTrainError, Problem
 from napari_celltrain.events import EpochDone, Event, Started
 from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.widgets import switching
 from napari_celltrain.widgets.augmentation_tab import AugmentationTab
 from napari_celltrain.widgets.closing import CloseGuard, ask_after_undocking
 from napari_celltrain.widgets.controller import RunController, shared_controller
 from napari_celltrain.widgets.curves_dock import CurvesDock
 from napari_celltrain.widgets.data_tab import DataTab
 from napari_celltrain.widgets.layer_source import LayerSource
+from napari_celltrain.widgets.parcel import Parcel
 from napari_celltrain.widgets.patch_preview import PatchPreview
 from napari_celltrain.widgets.preferences import last_run, preferences
 from napari_celltrain.widgets.run_panel import RunPanel
@@ -134,7 +136,7 @@ class TrainWidget(QWidget):
     def _write_layers(self, layers: LayerSource, config: RunConfig) -> None:
         """In a thread: a large volume takes a while to write."""
         self.panel.set_checking(True)
-        self._worker = create_worker(_materialize, layers, config)
+        self._worker = create_worker(_materialize, Parcel(layers), config)
         self._worker.returned.connect(self._take_written)
         self._worker.start()
 
@@ -280,6 +282,7 @@ class TrainWidget(QWidget):
             tab.valueChanged.connect(self._renew_context)
         self.data_tab.reportChanged.connect(self._renew_context)
         self.augmentation_tab.previewRequested.connect(self._preview_patches)
+        self.viewer.layers.events.removed.connect(_let_go)
         self.tabs.currentChanged.connect(self._turn_tab)
         self.panel.startRequested.connect(self.start)
         self.panel.settingsRequested.connect(self._use_settings)
@@ -330,6 +333,11 @@ class TrainWidget(QWidget):
         QTimer.singleShot(0, _Farewell(self, window, controller).say)
 
 
+def _let_go(event: object) -> None:
+    """A layer of the user was removed; whatever holds it in a circle has to be found."""
+    switching.collect_as_usual()
+
+
 class _Farewell(QObject):
     """What is left to do when the widget has been taken out of its dock, once napari is done with that."""
 
@@ -348,9 +356,9 @@ class _Farewell(QObject):
         ask_after_undocking(self._window, self._controller)
 
 
-def _materialize(layers: LayerSource, config: RunConfig) -> RunConfig | str:
+def _materialize(layers: Parcel[LayerSource], config: RunConfig) -> RunConfig | str:
     try:
-        data: DataConfig = layers.materialize(config.data, config.data.results)
+        data: DataConfig = layers.take().materialize(config.data, config.data.results)
         return config.model_copy(update={"data": data})
     except CellTrainError as error:
         return str(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -39,17 +39,28 @@ def undisturbed(viewer: Any) -> Iterator[None]:
     if not viewer.layers:
         yield
         return
-    selection, active = set(viewer.layers.selection), viewer.layers.selection.active
     point, ndim = tuple(viewer.dims.point), viewer.dims.ndim
     camera = viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera  # napari 0.9, and before
     view = camera.model_dump()
-    yield
-    viewer.layers.selection = selection
-    viewer.layers.selection.active = active
+    with _selection_kept(viewer.layers):
+        yield
     first = viewer.dims.ndim - ndim
     changed = [axis for axis in range(ndim) if viewer.dims.point[first + axis] != point[axis]]
     viewer.dims.set_point([first + axis for axis in changed], [point[axis] for axis in changed])
     camera.update(view)
+
+
+@contextmanager
+def _selection_kept(layers: Any) -> Iterator[None]:
+    """napari selects a layer that is added: nobody hears of that, as it is undone at once.
+
+    It would fill the controls at the left anew and restyle all buttons, twice: a third of what an added layer costs.
+    """
+    selection, active = set(layers.selection), layers.selection.active
+    with layers.selection.events.blocker_all():
+        yield
+        layers.selection = selection
+        layers.selection.active = active
 
 
 def sized(viewer: Any, voxel_size: Spacing | None) -> dict[str, Any]:
@@ -68,19 +79,21 @@ def sized(viewer: Any, voxel_size: Spacing | None) -> dict[str, Any]:
     return {"scale": tuple(size / (length or 1.0) for size in scale), "units": (unit or "um",) * 3}
 
 
-def left_of_the_others(viewer: Any, shape: Sequence[int], scale: Sequence[float]) -> tuple[float, float, float]:
-    """Where a volume has to be put to lie left of the user's layers, showing its middle at the plane shown now.
-
-    Left, since predictions lie on the right.
-    """
+def beside_the_others(
+    viewer: Any, shape: Sequence[int], scale: Sequence[float], side: Literal["left", "right"]
+) -> tuple[float, float, float]:
+    """Where a volume has to be put to lie beside the user's layers, showing its middle at the plane shown now."""
     extents = [_spatial(layer.extent.world) for layer in viewer.layers if not is_own(layer)]
     low = np.min([extent[0] for extent in extents], axis=0) if extents else np.zeros(3)
     high = np.max([extent[1] for extent in extents], axis=0) if extents else np.zeros(3)
+    if not extents and side == "right":
+        return (0.0, 0.0, 0.0)
     depth, width = (shape[0] - 1) * scale[0], (shape[2] - 1) * scale[2]
     shown = viewer.dims.point[-3] if extents and viewer.dims.ndim >= 3 else low[0]
     # Within the range of the slider where it fits, so that the slider gets no longer.
     z = min(max(shown - round(shape[0] / 2) * scale[0], low[0]), max(low[0], high[0] - depth))
-    x = low[2] - max(_GAP * (high[2] - low[2]), 2 * scale[2]) - width
+    gap = max(_GAP * (high[2] - low[2]), 2 * scale[2])
+    x = low[2] - gap - width if side == "left" else high[2] + gap
     return float(z), float(low[1]), float(x)
 
 

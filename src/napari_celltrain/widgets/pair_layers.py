@@ -26,6 +26,7 @@ class ReadPair:
     pair: Pair
     image: NDArray[Any]
     labels: NDArray[Any]
+    contrast: tuple[float, float]
     voxel_size: Spacing | None
 
 
@@ -59,7 +60,7 @@ class PairOpener(QObject):
             show_error(read)
             return
         options = {"metadata": {_PAIR: _key(read.pair)}, **sized(self._viewer, read.voxel_size)}
-        self._viewer.add_image(read.image, name=read.pair.name, **options)
+        self._viewer.add_image(read.image, name=read.pair.name, contrast_limits=read.contrast, **options)
         self._viewer.add_labels(read.labels, name=f"{read.pair.name} labels", **options)
 
     def _stop_waiting(self, *_: Any) -> None:
@@ -69,13 +70,15 @@ class PairOpener(QObject):
 def read_pair(pair: Pair, config: DataConfig) -> ReadPair | str:
     """Both volumes, in the worker's thread; or why they cannot be read."""
     from napari_celltrain.data.pairing import open_pair
+    from napari_celltrain.widgets.previews import contrast_of
 
     try:
         image, labels = open_pair(pair, config)
         numbers = labels.read()
         if numbers.dtype.kind == "f":  # napari takes whole numbers only
             numbers = numbers.astype("int32")
-        return ReadPair(pair, image.read(), numbers, image.voxel_size or labels.voxel_size)
+        pixels = image.read()
+        return ReadPair(pair, pixels, numbers, contrast_of(pixels), image.voxel_size or labels.voxel_size)
     except CellTrainError as error:
         return str(error)
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QAbstractTableModel, QEvent, QModelIndex, QObject, Qt, Signal
-from qtpy.QtGui import QColor, QKeyEvent
+from qtpy.QtCore import QEvent, QModelIndex, QObject, Qt, Signal
+from qtpy.QtGui import QColor, QKeyEvent, QStandardItem, QStandardItemModel
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
 from napari_celltrain.config import Spacing
@@ -66,11 +66,24 @@ def rows_of(reports: Sequence[PairReport], split: Split | None) -> list[Row]:
     return rows
 
 
-class PairModel(QAbstractTableModel):
+class PairModel(QStandardItemModel):
+    """Rows of :class:`Row`.
+
+    Qt's own model rather than one in Python, which a table that is drawn asks hundreds of times; while a thread reads
+    data, each answer has to wait for Python's lock.
+    """
+
     def __init__(self, parent: QObject | None = None) -> None:
-        super().__init__(parent)
+        super().__init__(0, len(_TITLES), parent)
         self._rows: list[Row] = []
         self._stale = False
+        for section, title in enumerate(_TITLES):
+            for role, value in (
+                (Qt.ItemDataRole.DisplayRole, title),
+                (Qt.ItemDataRole.ToolTipRole, tooltip(_HELP[section])),
+                (Qt.ItemDataRole.TextAlignmentRole, _alignment(section)),
+            ):
+                self.setHeaderData(section, Qt.Orientation.Horizontal, value, role)
 
     @property
     def rows(self) -> list[Row]:
@@ -78,8 +91,14 @@ class PairModel(QAbstractTableModel):
 
     def set_rows(self, rows: Sequence[Row]) -> None:
         self.beginResetModel()
+        self.blockSignals(True)
         self._rows = list(rows)
         self._stale = False
+        self.setRowCount(0)
+        for row in rows:
+            self.appendRow([_item(row, column) for column in range(len(_TITLES))])
+        self._paint()
+        self.blockSignals(False)
         self.endResetModel()
 
     def set_stale(self, stale: bool) -> None:
@@ -89,45 +108,19 @@ class PairModel(QAbstractTableModel):
             self.refresh()
 
     def refresh(self) -> None:
+        """Take the colours of the theme anew."""
         if self._rows:
+            self.blockSignals(True)
+            self._paint()
+            self.blockSignals(False)
             self.dataChanged.emit(self.index(0, 0), self.index(len(self._rows) - 1, len(_TITLES) - 1))
 
-    def rowCount(self, parent: QModelIndex | None = None) -> int:
-        return 0 if parent is not None and parent.isValid() else len(self._rows)
-
-    def columnCount(self, parent: QModelIndex | None = None) -> int:
-        return 0 if parent is not None and parent.isValid() else len(_TITLES)
-
-    def flags(self, index: QModelIndex) -> Qt.ItemFlag:
-        return Qt.ItemFlag.ItemIsSelectable | Qt.ItemFlag.ItemIsEnabled
-
-    def headerData(self, section: int, orientation: Qt.Orientation, role: int = 0) -> Any:
-        if orientation != Qt.Orientation.Horizontal:
-            return None
-        if role == Qt.ItemDataRole.DisplayRole:
-            return _TITLES[section]
-        if role == Qt.ItemDataRole.ToolTipRole:
-            return tooltip(_HELP[section])
-        if role == Qt.ItemDataRole.TextAlignmentRole:
-            return _alignment(section)
-        return None
-
-    def data(self, index: QModelIndex, role: int = 0) -> Any:
-        if not index.isValid():
-            return None
-        row, column = self._rows[index.row()], index.column()
-        match role:
-            case Qt.ItemDataRole.DisplayRole:
-                return cell(row, column)
-            case Qt.ItemDataRole.ToolTipRole:
-                return tooltip(describe(row))
-            case Qt.ItemDataRole.TextAlignmentRole:
-                return _alignment(column)
-            case Qt.ItemDataRole.ForegroundRole:
-                return self._color(row, column)
-            case Qt.ItemDataRole.AccessibleTextRole:
-                return f"{_HELP[column].partition(':')[0]}: {row.state}" if column == STATE else cell(row, column)
-        return None
+    def _paint(self) -> None:
+        for number, row in enumerate(self._rows):
+            for column in range(len(_TITLES)):
+                item = self.item(number, column)
+                assert item is not None
+                item.setData(self._color(row, column), Qt.ItemDataRole.ForegroundRole)
 
     def _color(self, row: Row, column: int) -> QColor | None:
         color = None
@@ -137,6 +130,17 @@ class PairModel(QAbstractTableModel):
             color = color or theme_color("text")
             color.setAlphaF(0.5)
         return color
+
+
+def _item(row: Row, column: int) -> QStandardItem:
+    text = cell(row, column)
+    item = QStandardItem(text)
+    item.setFlags(Qt.ItemFlag.ItemIsSelectable | Qt.ItemFlag.ItemIsEnabled)
+    item.setToolTip(tooltip(describe(row)))
+    item.setData(_alignment(column), Qt.ItemDataRole.TextAlignmentRole)
+    spoken = f"{_HELP[column].partition(':')[0]}: {row.state}" if column == STATE else text
+    item.setData(spoken, Qt.ItemDataRole.AccessibleTextRole)
+    return item
 
 
 class PairTable(QTableView):

@@ -14,9 +14,13 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
 
 from napari_celltrain.config import ZYX, RunConfig, Spacing
+from napari_celltrain.decoding import Target
 from napari_celltrain.errors import CellTrainError
 from napari_celltrain.widgets.layer_source import LayerSource
-from napari_celltrain.widgets.own_layers import left_of_the_others, show_layer, sized, undisturbed
+from napari_celltrain.widgets.own_layers import beside_the_others, show_layer, sized, undisturbed
+from napari_celltrain.widgets.parcel import Parcel
+from napari_celltrain.widgets.quiet_import import import_engine
+from napari_celltrain.widgets.switching import quick_switching
 
 if TYPE_CHECKING:
     from napari_celltrain.engine.dataset import PatchSource
@@ -40,6 +44,7 @@ class Ready:
     asked: RunConfig
     config: RunConfig
     source: PatchSource
+    target: Target
     voxel_size: Spacing | None
     num_bytes: int
 
@@ -76,10 +81,9 @@ class PatchPreview(QObject):
             return
         self._is_busy = True
         self._num_draws += 1
-        worker = create_worker(
-            draw_patches, config, layers, self._num_draws, self._ready, _progress={"desc": "Drawing training patches"}
-        )
+        wanted = Parcel((config, layers, self._num_draws, self._ready))
         self._ready = None
+        worker = create_worker(_draw_wanted, wanted, _progress={"desc": "Drawing training patches"})
         worker.returned.connect(self._take)
         worker.errored.connect(self._end)
         worker.start()
@@ -102,6 +106,13 @@ class PatchPreview(QObject):
         self.finished.emit()
 
 
+def _draw_wanted(
+    wanted: Parcel[tuple[RunConfig, LayerSource | None, int, Ready | None]],
+) -> Generator[None, None, Draw | str]:
+    with quick_switching():
+        return (yield from draw_patches(*wanted.take()))
+
+
 def draw_patches(
     config: RunConfig, layers: LayerSource | None, draw: int, ready: Ready | None
 ) -> Generator[None, None, Draw | str]:
@@ -122,6 +133,7 @@ def draw_patches(
 
 
 def _draw(ready: Ready, draw: int) -> Draw:
+    from napari_celltrain.data.object_target import readable_target
     from napari_celltrain.engine.sampler import plan_epoch
 
     augmentation = ready.config.augmentation
@@ -134,7 +146,7 @@ def _draw(ready: Ready, draw: int) -> Draw:
         if images and sum(other.size for other in images) + image.size > MAX_VOXELS:
             break
         images.append(image)
-        targets.append(target)
+        targets.append(readable_target(target) if ready.target == "objects" else target)
     return Draw(tuple(images), tuple(targets), ready.voxel_size, ready)
 
 
@@ -145,7 +157,7 @@ def show_patches(viewer: Any, drawn: Draw) -> None:
     low, high = (float(value) for value in np.percentile(image, (0.5, 99.8)))
     with undisturbed(viewer):
         options = sized(viewer, drawn.voxel_size)
-        options["translate"] = left_of_the_others(viewer, image.shape, options["scale"])
+        options["translate"] = beside_the_others(viewer, image.shape, options["scale"], "left")
         show_layer(
             viewer, "image", IMAGE_LAYER, image, **options, contrast_limits=(low, high if high > low else low + 1)
         )
@@ -169,6 +181,7 @@ def mosaic(patches: Sequence[NDArray[T]], fill: float) -> NDArray[T]:
 
 def _prepare(config: RunConfig) -> Generator[None, None, Ready]:
     """As training prepares itself. Raises :class:`CellTrainError`."""
+    import_engine()
     from napari_celltrain.runs.preparation import prepare
     from napari_celltrain.runs.settings import check_settings
 
@@ -182,9 +195,16 @@ def _prepare(config: RunConfig) -> Generator[None, None, Ready]:
         yield
     arrays = [array for case in preparation.training for array in (case.image, case.labels)]
     num_bytes = sum(int(array.nbytes) for array in arrays if isinstance(array, np.ndarray))
-    return Ready(config, preparation.config, preparation.source(), preparation.network.voxel_size, num_bytes)
+    return Ready(
+        config,
+        preparation.config,
+        preparation.source(),
+        preparation.target,
+        preparation.network.voxel_size,
+        num_bytes,
+    )
 
 
 def _what_matters(config: RunConfig) -> tuple[Any, ...]:
     training = config.training
-    return config.data, config.augmentation, training.seed, training.model, training.model_size
+    return config.data, config.augmentation, training.seed, training.target, training.model, training.model_size

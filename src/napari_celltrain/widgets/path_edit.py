@@ -11,6 +11,7 @@ from qtpy.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QPushButton, QWidget
 
 from napari_celltrain.widgets.elided_edit import ElidedEdit
+from napari_celltrain.widgets.patient_paths import are_there
 from napari_celltrain.widgets.plain_text import menu_text, tooltip
 
 Kind = Literal["folder", "file", "either"]
@@ -59,6 +60,7 @@ class PathEdit(QWidget):
         self.recent_button.setToolTip(tooltip("Recent ones (arrow down)"))
         self.recent_button.setMenu(self._make_menu())
 
+        self.setFocusProxy(self.edit)  # before it is inside: else Qt closes the order of Tab to a ring of the three
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(2)
@@ -67,7 +69,6 @@ class PathEdit(QWidget):
             button.setMaximumWidth(_BUTTON_WIDTH)
             layout.addWidget(button)
         self.setAcceptDrops(True)
-        self.setFocusProxy(self.edit)
 
     def value(self) -> Path | None:
         text = self.edit.text()
@@ -173,7 +174,7 @@ class PathEdit(QWidget):
 
     def _start_folder(self) -> str:
         known = self.value() or next(iter(self.recent()), None)
-        while known is not None and not known.is_dir():
+        while known is not None and not all(are_there([known], Path.is_dir)):
             if known == known.parent:
                 return ""
             known = known.parent
@@ -194,7 +195,7 @@ class PathEdit(QWidget):
         self.valueChanged.emit()
 
     def _remember(self) -> None:
-        if self._value is None or not self._value.exists():
+        if self._value is None or not all(are_there([self._value])):
             return
         remember_path(self._history, self._value)
 
@@ -216,7 +217,8 @@ def recent_paths(history: str) -> list[Path]:
     """What :func:`remember_path` was given for ``history``, the newest first, as far as it still exists."""
     stored = _settings().value(f"recent/{history}", [])
     texts = [stored] if isinstance(stored, str) else list(stored or [])
-    return [Path(text) for text in texts if Path(text).exists()]
+    paths = [Path(text) for text in texts]
+    return [path for path, there in zip(paths, are_there(paths), strict=True) if there]
 
 
 def remember_path(history: str, path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from napari_celltrain.data.differences import DESCRIPTIONS, Difference
 from napari_celltrain.events import Event, Validated
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.widgets.layer_source import is_own
-from napari_celltrain.widgets.own_layers import find_layer, show_layer, sized, undisturbed
+from napari_celltrain.widgets.own_layers import beside_the_others, find_layer, show_layer, sized, undisturbed
 from napari_celltrain.widgets.previews import Preview, PreviewVolume, open_preview_volume, read_preview
 from napari_celltrain.widgets.run_sources import failure
 
@@ -37,7 +36,8 @@ COLORS = {
     Difference.MERGED_OBJECTS: "#009E73",
 }
 _PAUSE_MS = 30  # between one layer and the next, for the window to draw and to answer
-_GAP = 0.05  # beside the user's layers, as a share of their width
+
+_warmed_up: set[np.dtype[Any]] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,16 +157,24 @@ class PredictionLayers(QObject):
     # --- layers, in the thread of the window -----------------------------------------------------------------
 
     def _put(self, loaded: _Loaded) -> None:
-        """One layer at a time: each costs the window up to a tenth of a second, mostly inside napari."""
+        """New layers one at a time: each costs the window up to a tenth of a second, mostly inside napari."""
         volume, preview = loaded.volume, loaded.preview
         if self._volume is None:
             self._volume = volume
             self._where = sized(self._viewer, volume.voxel_size)
-            self._where["translate"] = _right_of_the_others(self._viewer, volume.target.shape, self._where["scale"])
+            self._where["translate"] = beside_the_others(
+                self._viewer, volume.target.shape, self._where["scale"], "right"
+            )
             self._steps.append(partial(self._put_image, volume))
             self._steps.append(partial(self._set, LABELS, "labels", volume.labels, visible=False))
-        self._steps.append(partial(self._set, PREDICTION, "labels", preview.labels, opacity=0.5))
-        self._steps.append(partial(self._set, ERRORS, "labels", preview.errors, opacity=0.7, **_error_looks()))
+        show = [
+            partial(self._set, PREDICTION, "labels", preview.labels, opacity=0.5),
+            partial(self._set, ERRORS, "labels", preview.errors, opacity=0.7, **error_looks()),
+        ]
+        if {PREDICTION, ERRORS} <= self._added:  # to renew both costs less than to draw the viewer twice
+            self._steps.append(partial(_call_all, show))
+        else:
+            self._steps += show
         self._steps.append(partial(self._finish, preview.epoch))
         self._step()
 
@@ -203,42 +211,41 @@ class PredictionLayers(QObject):
         return show_layer(self._viewer, kind, name, data, **self._where, **looks)
 
 
+def _call_all(steps: Sequence[Callable[[], Any]]) -> None:
+    for step in steps:
+        step()
+
+
 def _read(task: _Task) -> _Loaded | str:
     """What is to be shown, or what went wrong (an exception as a result would be raised by napari's worker)."""
     volume, task.volume = task.volume, None
     try:
         if volume is None:
-            _warm_up()
             volume = open_preview_volume(task.folder)
-        return _Loaded(task.folder, volume, read_preview(task.folder, volume, task.path, task.epoch))
+        preview = read_preview(task.folder, volume, task.path, task.epoch)
+        _warm_up(volume.labels.dtype, preview.labels.dtype)
+        return _Loaded(task.folder, volume, preview)
     except Exception as error:
         return failure(error, "Reading the prediction").message
 
 
-def _warm_up() -> None:
-    """napari's first labels load pandas and parts of scikit-image: half a second, and seconds from a slow disk."""
+def _warm_up(*dtypes: np.dtype[Any]) -> None:
+    """What napari does once for the first labels of a kind: seconds of work, which need not be the window's.
+
+    It loads pandas and parts of scikit-image; where numba is installed, it compiles how numbers become colours.
+    """
     from napari.layers import Labels
 
-    Labels(np.zeros((1, 2, 2), np.uint8), features={"index": [1]})
+    for dtype in {*dtypes, np.dtype(np.uint8)} - _warmed_up:
+        Labels(np.ones((1, 2, 2), dtype), features={"index": [1]}).colormap.map(np.ones((2, 2), dtype))
+        _warmed_up.add(dtype)
+    Labels(np.ones((1, 2, 2), np.uint8), **error_looks())
 
 
-def _right_of_the_others(viewer: Viewer, shape: Sequence[int], scale: Sequence[float]) -> tuple[float, float, float]:
-    """Where a volume lies right of the user's layers, and shows its middle at the plane shown now."""
-    extents = [np.asarray(layer.extent.world)[:, -3:] for layer in viewer.layers if not is_own(layer)]
-    extents = [np.pad(extent, ((0, 0), (3 - extent.shape[1], 0))) for extent in extents]
-    if not extents:
-        return (0.0, 0.0, 0.0)
-    low, high = np.min(extents, axis=(0, 1)), np.max(extents, axis=(0, 1))
-    depth = (shape[0] - 1) * scale[0]
-    shown = viewer.dims.point[-3] if viewer.dims.ndim >= 3 else low[0]
-    # Within the range of the slider where it fits, so that the slider gets no longer.
-    z = min(max(shown - round(shape[0] / 2) * scale[0], low[0]), max(low[0], high[0] - depth))
-    return float(z), float(low[1]), float(high[2] + max(_GAP * (high[2] - low[2]), 2 * scale[2]))
-
-
-def _error_looks() -> dict[str, Any]:
+def error_looks(kinds: Container[Difference] = frozenset(Difference)) -> dict[str, Any]:
+    """How a layer of :class:`Difference` is shown; errors of other ``kinds`` are not."""
     colors: dict[int | None, str] = {None: "transparent", 0: "transparent"}
-    colors |= {int(difference): color for difference, color in COLORS.items()}
+    colors |= {int(difference): color for difference, color in COLORS.items() if difference in kinds}
     return {
         "colormap": DirectLabelColormap(color_dict=colors),
         "features": {"index": [int(d) for d in DESCRIPTIONS], "difference": list(DESCRIPTIONS.values())},

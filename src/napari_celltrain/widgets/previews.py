@@ -66,7 +66,7 @@ def open_preview_volume(folder: RunFolder) -> PreviewVolume:
     return PreviewVolume(
         name=str(case["name"]),
         image=pixels,
-        contrast=_contrast(pixels),
+        contrast=contrast_of(pixels),
         labels=values,
         target=target,
         objects=_numbered(np.where(target == IGNORE, 0, values)) if scheme.kind == "objects" else None,
@@ -77,14 +77,13 @@ def open_preview_volume(folder: RunFolder) -> PreviewVolume:
 
 def read_preview(folder: RunFolder, volume: PreviewVolume, path: str, epoch: int) -> Preview:
     """The prediction in the file ``path`` (relative to the folder), compared with the labels."""
-    predicted = np.asarray(open_labels(folder.path / path).read(), np.uint8)
+    predicted = open_labels(folder.path / path).read()
     if predicted.shape != volume.target.shape:
         raise DataError(f"{path}: has another shape than the validation volume {volume.name}, which was changed.")
     if volume.objects is None:
-        return Preview(epoch, _values(predicted, volume.scheme), compare_voxels(volume.target, predicted))
-    from napari_celltrain.engine.metrics import connected_components
-
-    objects = connected_components((predicted > 0) & (volume.target != IGNORE))
+        classes = predicted.astype(np.uint8)
+        return Preview(epoch, _values(classes, volume.scheme), compare_voxels(volume.target, classes))
+    objects = np.where(volume.target == IGNORE, 0, predicted)
     comparison = ObjectComparison(volume.objects, objects)
     return Preview(epoch, comparison.matched(), comparison.differences())
 
@@ -159,11 +158,12 @@ def _as_slice(index: Any, length: int) -> tuple[slice, Any]:
     return slice(number, number + 1), 0
 
 
-def _contrast(image: LazyArray) -> tuple[float, float]:
+def contrast_of(image: LazyArray) -> tuple[float, float]:
     """From a few planes: napari would go through the whole volume, in the thread of the window."""
     step = max(1, image.shape[0] // 8)
     planes = np.concatenate([np.asarray(image[z])[::2, ::2].ravel() for z in range(0, image.shape[0], step)])
-    low, high = (float(value) for value in np.percentile(planes, (0.5, 99.8)))
+    known = planes[np.isfinite(planes)]
+    low, high = (float(value) for value in np.percentile(known, (0.5, 99.8))) if known.size else (0.0, 1.0)
     return low, high if high > low else low + 1.0
 
 

@@ -36,11 +36,13 @@ class RunProgress(QWidget):
         for widget in (self.epochs, self.steps, self.numbers):
             layout.addWidget(widget)
         self._activity: Activity | None = None
+        self._stage_only = False
         self.clear()
 
     def clear(self) -> None:
         self.end()
         self._steps_per_epoch = 0
+        self._stage_only = False
         self._loss: float | None = None
         self._latest: Validated | None = None
         self._best: Validated | None = None
@@ -62,22 +64,26 @@ class RunProgress(QWidget):
             self._activity.close()
             self._activity = None
             self.numbers.setText(self._numbers())  # no time is left any more
-        if self.steps.maximum() == 0:  # a bar that only says "busy" would go on saying so
+        if self._stage_only:
             _show(self.steps, 0, 1, "")
 
     def addEvents(self, events: Iterable[Event]) -> None:
+        self.setUpdatesEnabled(False)  # a bar that moves is drawn at once, and with it the whole window
         for event in events:
             self._add(event)
         self.numbers.setText(self._numbers())
+        self.setUpdatesEnabled(True)
         if self._activity is not None:
             self._activity.show(*self._overall())
 
     def _add(self, event: Event) -> None:
         match event:
             case Prepared():
+                self._stage_only = True
                 _show(self.steps, event.done, event.total, _stage(event.stage))
             case Started():
                 self._finished = None
+                self._stage_only = False
                 self.steps.show()
                 self._steps_per_epoch = event.steps_per_epoch
                 self._show_epoch(event.first_epoch - 1, event.epochs)
@@ -139,6 +145,7 @@ def _bar(name: str) -> QProgressBar:
 
 
 def _show(bar: QProgressBar, value: int, total: int, text: str) -> None:
+    """Of no total, the text alone: a bar that says "busy" by moving has the whole window drawn all the time."""
     bar.setFormat(text)
-    bar.setMaximum(total)
+    bar.setMaximum(max(1, total))
     bar.setValue(min(value, total))

@@ -2,8 +2,10 @@
 
 All kinds look the same from outside: :meth:`RunSource.batches` is iterated in napari's worker thread, everything else
 is called by the window. Steps can come by the hundred a second and a watched run brings its whole past at once, while a
-worker's yields queue without back-pressure: so events come in batches, with only the latest of consecutive steps, ten
-times a second; no other event is lost.
+worker's yields queue without back-pressure: so events come in batches, with only the latest of consecutive steps. No
+other event is lost. Each batch has the window drawn anew, and whatever changes in it, all of it is put together, which
+takes a processor that has no graphics card beside it up to a twentieth of a second. So batches are some time apart
+(:attr:`RunSource.pause`), but come at once when a run begins, ends, or is told to.
 """
 
 from __future__ import annotations
@@ -21,17 +23,17 @@ import psutil
 
 from napari_celltrain.config import RunConfig
 from napari_celltrain.errors import CellTrainError
-from napari_celltrain.events import Event, Failed, Started, StepDone, ValidationProgressed
+from napari_celltrain.events import Event, Failed, Started
 from napari_celltrain.runs import process
 from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.widgets.batches import SUPERSEDED, Batch, Collected
+from napari_celltrain.widgets.quiet_import import import_engine
 
-Batch = tuple[Event, ...]
-
-BATCH_SECONDS = 0.1
-MAX_BATCH = 1000
-"""So that even the past of a long run, told at once, is taken in small bites."""
+FIRST_PAUSE = 1.0
+PAUSES = (0.25, 2.0)
+"""Seconds between two batches, at least and at most."""
+_LOOK_SECONDS = 0.1
 NOT_BEGUN = "Training was stopped before it had begun; nothing was trained."
-_SUPERSEDED = (StepDone, ValidationProgressed)  # only the latest of these counts
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ class RunSource(ABC):
     def __init__(self, folder: RunFolder | None = None) -> None:
         self.folder = folder
         """None until training has started in it."""
+        self.pause = FIRST_PAUSE
+        """Seconds between two batches, to be set by the window as it finds how long it takes to be drawn."""
         self._left = threading.Event()
 
     @abstractmethod
@@ -74,13 +78,15 @@ class _QueuedSource(RunSource):
     def batches(self) -> Iterator[Batch]:
         told: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         threading.Thread(target=self._pump, args=(told,), name="celltrain-events", daemon=True).start()
+        batch = Collected()
         while not self.left:
-            batch, ended = _drain(told)
-            if batch:
-                yield batch
+            ended = batch.fill(told)
+            if batch.is_due(self.pause) or ended:
+                yield from batch.take()
             if ended:
                 return
-            self._left.wait(BATCH_SECONDS)
+            if not batch.is_full:
+                self._left.wait(_LOOK_SECONDS)
 
     def _pump(self, told: queue.SimpleQueue[Event | None]) -> None:
         try:
@@ -153,14 +159,13 @@ class ThreadRun(RunSource):
 
     def batches(self) -> Iterator[Batch]:
         _keep_idle_threads_quiet()
-        held: Event | None = None
-        last = 0.0
+        batch = Collected()
         for event in self._guarded():
-            if isinstance(event, _SUPERSEDED) and time.monotonic() - last < BATCH_SECONDS:
-                held = event
-                continue
-            yield (event,) if held is None or type(held) is type(event) else (held, event)
-            held, last = None, time.monotonic()
+            batch.add(event)
+            # nobody looks at the clock until the next event, which may be long in coming
+            if batch.is_due(self.pause if isinstance(event, SUPERSEDED) else PAUSES[0]):
+                yield from batch.take()
+        yield from batch.take()
 
     def _guarded(self) -> Iterator[Event]:
         events: Iterator[Event] = iter(())
@@ -211,6 +216,7 @@ def in_process(config: RunConfig, waiting: process.WaitingChild | None) -> RunSo
 
 def in_thread(config: RunConfig) -> RunSource:
     def begin() -> Iterator[Event]:
+        import_engine()
         from napari_celltrain.runs import session
 
         return session.run(config)
@@ -227,6 +233,7 @@ def resumed_in_process(folder: RunFolder, epochs: int | None) -> RunSource:
 
 def resumed_in_thread(folder: RunFolder, epochs: int | None) -> RunSource:
     def begin() -> Iterator[Event]:
+        import_engine()
         from napari_celltrain.runs import session
 
         return session.resume(folder.path, epochs=epochs)
@@ -248,24 +255,6 @@ def spare_cores() -> int:
     process = psutil.Process()
     cores = len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count() or 1
     return max(1, cores - 1)
-
-
-def _drain(told: queue.SimpleQueue[Event | None]) -> tuple[Batch, bool]:
-    """What has been told since the last call, and whether that was all there will be."""
-    batch: list[Event] = []
-    while True:
-        try:
-            event = told.get_nowait()
-        except queue.Empty:
-            return tuple(batch), False
-        if event is None:
-            return tuple(batch), True
-        if batch and isinstance(event, _SUPERSEDED) and type(batch[-1]) is type(event):
-            batch[-1] = event
-        else:
-            batch.append(event)
-        if len(batch) == MAX_BATCH:
-            return tuple(batch), False
 
 
 def _keep_idle_threads_quiet() -> None:

@@ -21,7 +21,7 @@ from napari_celltrain.widgets.plain_text import plain_label
 from napari_celltrain.widgets.tab_page import TabPage
 
 _NETWORK = ("model", "model_size", "starting_weights")
-_LEARNING = ("loss", "batch_size", "epochs", "validation_interval", "learning_rate")
+_LEARNING = ("target", "loss", "batch_size", "epochs", "validation_interval", "learning_rate")
 _COMPUTER = ("device", "seed")
 
 

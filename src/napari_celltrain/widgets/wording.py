@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 # By the path of the field, or by its name where it is called so everywhere.
 _LABELS = {
     "data.memory_budget_gb": "Memory for volumes",
     "data.validation_fraction": "Share for validation",
     "augmentation.patch_size": "Patch size in voxels",
     "augmentation.foreground_fraction": "Share around labels",
+    "training.target": "Learn",
     "training.max_minutes": "Time limit",
     "training.early_stopping": "Stop when not improving",
     "training.precision": "Number format",
@@ -67,6 +70,12 @@ def none_text(path: str) -> str:
 
 def choice_label(key: str) -> str:
     return _CHOICES.get(key, key.replace("_", " "))
+
+
+def in_the_window(message: str) -> str:
+    """``message`` with the window's buttons in the place of commands."""
+    message = re.sub(r"continue with `celltrain resume [^`]*`", "continue with Resume, below", message)
+    return re.sub(r"start it again with `celltrain train [^`]*`", "start it again with Start", message)
 
 
 def count(number: int, noun: str) -> str:
