@@ -28,8 +28,8 @@ def main() -> None:
     parser.add_argument("train", type=Path)
     parser.add_argument("val", type=Path)
     parser.add_argument("--minutes", type=float, default=12)
-    parser.add_argument("options", nargs="*")
-    arguments = parser.parse_args()
+    arguments, further = parser.parse_known_args()
+    arguments.options = [option for option in further if option != "--"]
     with tempfile.TemporaryDirectory() as temporary:
         results = Path(temporary)
         run = train(arguments, results)
@@ -58,16 +58,16 @@ def report(run: Path, labels: Path) -> None:
         if event["event"] == "validated":
             print(f"{(event['time'] - start) / 60:6.2f} min  Dice {event['dice']:.4f}  F1 {event['f1']:.4f}")
     finished = next(event for event in events if event["event"] == "finished")
-    dice, f1 = recompute(run / "validation", labels)
+    dice, f1, strict = recompute(run / "validation", labels)
     print(f"reported    Dice {finished['best_dice']:.6f}  F1 {finished['best_f1']:.6f}")
-    print(f"recomputed  Dice {dice:.6f}  F1 {f1:.6f}")
+    print(f"recomputed  Dice {dice:.6f}  F1 {f1:.6f}  F1 at IoU 0.7 {strict:.4f}")
     print(f"in the network: {finished['compute_share']:.1%} of the time outside validation")
     print(f"in validation: {finished['validation_share']:.1%} of all")
 
 
-def recompute(predictions: Path, labels: Path) -> tuple[float, float]:
-    """Pooled voxel Dice, and object F1 at IoU above 0.5, where a match is unique."""
-    overlap = total = matched = objects = 0
+def recompute(predictions: Path, labels: Path) -> tuple[float, float, float]:
+    """Pooled voxel Dice, and object F1 at IoU above 0.5, where a match is unique, and above 0.7."""
+    overlap = total = matched = strict = objects = 0
     for path in sorted(predictions.glob("*.tif")):
         predicted, truth = tifffile.imread(path).astype(int), tifffile.imread(labels / path.name).astype(int)
         overlap += 2 * np.logical_and(predicted > 0, truth > 0).sum()
@@ -76,8 +76,9 @@ def recompute(predictions: Path, labels: Path) -> tuple[float, float]:
         union = table.sum(1, keepdims=True) + table.sum(0, keepdims=True) - table
         iou = np.divide(table, union, out=np.zeros_like(union, float), where=union > 0)[1:, 1:]
         matched += 2 * (iou > 0.5).sum()
+        strict += 2 * (iou > 0.7).sum()
         objects += len(np.unique(predicted[predicted > 0])) + len(np.unique(truth[truth > 0]))
-    return float(overlap / total), float(matched / objects)
+    return float(overlap / total), float(matched / objects), float(strict / objects)
 
 
 def peak_gb() -> float:
