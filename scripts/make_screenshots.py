@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=REPOSITORY / "docs" / "images", help="folder for the pictures")
     parser.add_argument("--width", type=int, default=440, help="of the widget, in pixels")
     parser.add_argument("--only-forms", action="store_true", help="leave out the pictures of runs")
+    parser.add_argument("--use", type=_whole_path, metavar="RUN", help="only the pictures of using this run's model")
     wishes = parser.parse_args()
     if HOME.exists():
         sys.exit(f"{HOME} is there already: move it away, as this script removes it at its end.")
@@ -42,9 +43,12 @@ def main() -> None:
     try:
         _leave_the_users_settings_alone()
         tour = Tour(Studio(wishes.images, wishes.width))
-        tour.forms()
-        if not wishes.only_forms:
+        if wishes.use is None:
+            tour.forms()
+        if wishes.use is None and not wishes.only_forms:
             tour.runs()
+        if not wishes.only_forms:
+            tour.use(wishes.use)
         tour.studio.close()
     finally:
         shutil.rmtree(HOME, ignore_errors=True)
@@ -75,13 +79,24 @@ class Studio:
         self.viewer = napari.Viewer(show=True)
         self.viewer.window.resize(*FORM_WINDOW)
         self.viewer.window._qt_window.activateWindow()  # without it, nothing is told of losing the focus
-        self.widget = TrainWidget(self.viewer)
-        dock = self.viewer.window.add_dock_widget(self.widget, name="Train a segmentation model")
-        self._dock, self._width = dock, width
+        self._width = width
+        self.widget: Any = TrainWidget(self.viewer)
+        self.use(self.widget, "Train a segmentation model")
+
+    def use(self, widget: Any, name: str) -> None:
+        """Put ``widget`` into the window: it is the one to be driven and pictured."""
+        self.widget = widget
+        self._dock = self.viewer.window.add_dock_widget(widget, name=name)
+        self.settle()
+
+    def remove_widget(self) -> None:
+        if hasattr(self.widget, "controller"):
+            self.widget.controller.dismiss()
+        self.viewer.window.remove_dock_widget(self.widget)
         self.settle()
 
     def close(self) -> None:
-        self.widget.controller.dismiss()
+        self.remove_widget()
         self.viewer.close()
         self.settle()
 
@@ -103,6 +118,24 @@ class Studio:
             self.scroll_to(button)
         # A check box or radio button is hit on its mark; beside its text nothing happens.
         QTest.mouseClick(button, _left(), pos=QPoint(12, button.height() // 2))
+        self.settle()
+
+    def press(self, button: Any) -> None:
+        """Of a widget without tabs."""
+        self.widget.scroll_area.ensureWidgetVisible(button)
+        self.settle()
+        from qtpy.QtTest import QTest
+
+        QTest.mouseClick(button, _left())
+        self.settle()
+
+    def pick_row(self, table: Any) -> None:
+        """Click on the first row."""
+        from qtpy.QtTest import QTest
+
+        if table.rows.rowCount():
+            index = table.rows.index(0, 0)
+            QTest.mouseClick(table.viewport(), _left(), pos=table.visualRect(index).center())
         self.settle()
 
     def type_into(self, editor: Any, text: str) -> None:
@@ -154,7 +187,8 @@ class Studio:
         while not condition():
             if time.monotonic() > end:
                 _save(self.viewer.screenshot(canvas_only=False, flash=False), self.images / "in-vain.png")
-                raise TimeoutError(f"waited in vain for {what}; {self.widget.controller.message}")
+                message = self.widget.controller.message if hasattr(self.widget, "controller") else ""
+                raise TimeoutError(f"waited in vain for {what}; {message}")
             self.settle(0.03)
 
     # --- camera -------------------------------------------------------------------------------------------------
@@ -183,7 +217,7 @@ class Studio:
         """It is drawn in a thread of its own, after napari."""
         from napari.utils.theme import get_theme
 
-        plot = self.widget.curves.plot
+        plot = self.widget.curves.plot if hasattr(self.widget, "curves") else None
         if plot is None:
             return
         wanted = get_theme(self.viewer.theme).background.as_rgb_tuple()[:3]
@@ -210,6 +244,7 @@ class Tour:
         self.studio = studio
         self.widget = studio.widget
         self.images, self.labels = write_demo(HOME / "nuclei")
+        self.finished_run = Path()
 
     def forms(self) -> None:
         studio, widget = self.studio, self.widget
@@ -267,11 +302,21 @@ class Tour:
         studio.shoot("segmented-window", whole=True, themes=("dark",))
 
         before = controller.folder
+        self.finished_run = before.path
         studio.click(widget.panel.button)
         studio.wait(lambda: controller.folder not in (None, before) and controller.history().dices, "another run")
         _kill_children()
         studio.wait(lambda: controller.state == "failed", "the end of the killed run")
         studio.shoot("failed")
+
+    def use(self, run: Path | None) -> None:
+        """The second widget, with the model of ``run`` or of the run that was trained last."""
+        from segment_tour import SegmentTour
+
+        run = self.finished_run if run is None else Path(shutil.copytree(run, HOME / "celltrain-results" / run.name))
+        self.studio.viewer.window.resize(*WINDOW)
+        held_out = "nuclei02.tif"
+        SegmentTour(self.studio, run, self.images / held_out, self.labels / held_out).everything()
 
     def _choose_folders(self, images: Path, labels: Path) -> None:
         rows, tab = self.widget.data_tab.form.rows.editors, self.widget.data_tab
@@ -308,6 +353,11 @@ class Tour:
         viewer = self.studio.viewer
         viewer.reset_view()
         viewer.layers.selection.clear()
+
+
+def _whole_path(text: str) -> Path:
+    """The script works in a folder of its own."""
+    return Path(text).absolute()
 
 
 def _write_broken(folder: Path) -> tuple[Path, Path]:
