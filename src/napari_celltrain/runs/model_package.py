@@ -98,7 +98,7 @@ def _open(path: Path) -> zipfile.ZipFile:
         raise ModelFileError(f"There is no permission to read {path}.") from None
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read ({error.strerror or error}).") from error
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, UnicodeDecodeError):
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # the last where it asks for a newer zip format
         raise ModelFileError(
             f"{path.name} is not a zip file, or it is cut off or damaged. Copy or download it again."
         ) from None
