@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator
@@ -19,6 +20,14 @@ from napari_celltrain.errors import CellTrainError, DataError
 
 SLAB_VOXELS = 2**23
 """Voxels that a pass over a volume holds at a time: large enough to be quick, small beside any volume."""
+
+
+_OF_THE_DISK = {
+    getattr(errno, name)
+    for name in ("EIO", "EACCES", "EPERM", "ENODEV", "ENXIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN")
+    if hasattr(errno, name)
+}
+"""What a disk, a share or its permissions say, and never a file whose content is wrong."""
 
 
 class LazyArray(Protocol):
@@ -152,6 +161,8 @@ class LazyView:
         slices: Slices = (padded[0], padded[1], padded[2])
         try:
             return np.ascontiguousarray(self._layout.take(self._source, slices), dtype=self._dtype)
+        except CellTrainError:
+            raise
         except Exception as error:  # as in Volume.read: a damaged chunk fails in any way
             raise damaged(self._where, error) from error
 
@@ -206,8 +217,22 @@ def may_be_denied(folder: Path) -> Iterator[None]:
 
 
 def damaged(where: str, error: Exception) -> DataError:
+    """Why it cannot be decoded; the disk may be to blame, and not the file."""
+    if isinstance(error, OSError) and error.errno == errno.ENOENT:
+        return gone(where, error.filename or where)
+    if is_of_the_disk(error):
+        said = getattr(error, "strerror", None) or error
+        return DataError(f"{where}: cannot be read ({said}). Check the drive it is on, and its permissions.")
     reason = str(error).strip() or type(error).__name__
     return DataError(f"{where}: cannot be decoded; it may be cut off or damaged ({reason}). Copy or export it again.")
+
+
+def is_of_the_disk(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in _OF_THE_DISK
+
+
+def gone(where: str, path: Path | str) -> DataError:
+    return DataError(f"{where}: cannot be read, since {path} is gone. Check the drive it was on, or put it back.")
 
 
 def slabs(array: LazyArray, *, multiple_of: int = 1) -> Iterator[tuple[int, NDArray[Any]]]:

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from napari_celltrain.config import Spacing
-from napari_celltrain.data.arrays import LazyView, Volume, may_be_denied, plain_dtype, refuse_beyond_memory, voxels_in
+from napari_celltrain.data.arrays import (
+    LazyView,
+    Volume,
+    gone,
+    may_be_denied,
+    plain_dtype,
+    refuse_beyond_memory,
+    voxels_in,
+)
 from napari_celltrain.data.axes import plan_layout
 from napari_celltrain.data.units import micrometres_per, spacing_or_none
 from napari_celltrain.errors import DataError
@@ -71,10 +79,25 @@ class ZarrVolume(Volume):
         return str(self._folder.resolve()), self._layout
 
     def lazy(self) -> LazyView:
-        return LazyView(self.where, self._array, self._layout, self.dtype)
+        return LazyView(self.where, _Present(self._array, self._folder, self.where), self._layout, self.dtype)
 
     def _decode(self) -> NDArray[Any]:
-        return self._layout.take(self._array)
+        return self._layout.take(_Present(self._array, self._folder, self.where))
+
+
+class _Present:
+    """An array that notices when its folder goes away: to Zarr, a chunk without a file is one of zeros."""
+
+    def __init__(self, array: zarr.Array[Any], folder: Path, where: str) -> None:
+        self._array = array
+        self._folder = folder
+        self._where = where
+
+    def __getitem__(self, key: Any) -> Any:
+        part = self._array[key]
+        if not any((self._folder / name).exists() for name in ("zarr.json", ".zarray")):
+            raise gone(self._where, self._folder)
+        return part
 
 
 def _find_array(path: Path) -> tuple[Path, str, Spacing | None]:

@@ -22,7 +22,16 @@ import tifffile
 from numpy.typing import NDArray
 
 from napari_celltrain.config import Spacing
-from napari_celltrain.data.arrays import LazyArray, LazyView, Volume, in_gb, plain_dtype, voxels_in
+from napari_celltrain.data.arrays import (
+    LazyArray,
+    LazyView,
+    Volume,
+    damaged,
+    in_gb,
+    is_of_the_disk,
+    plain_dtype,
+    voxels_in,
+)
 from napari_celltrain.data.axes import plan_layout
 from napari_celltrain.data.units import micrometres_per, spacing_or_none
 from napari_celltrain.errors import DataError
@@ -132,6 +141,8 @@ def _read_header(path: Path) -> _Header:
     except FileNotFoundError:
         raise DataError(f"{path.name}: does not exist in {path.parent}.") from None
     except Exception as error:  # a damaged header fails in any way
+        if is_of_the_disk(error):
+            raise damaged(path.name, error) from error
         raise DataError(f"{path.name}: is not a TIFF file that can be read ({error}). Export it again.") from error
     raise DataError(f"{path.name}: is cut off: its list of planes leads past its end. Copy or export it again.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from napari_celltrain.data.pairing import Pair, open_pair
 from napari_celltrain.data.volumes import open_labels
 from napari_celltrain.errors import DataError
 from napari_celltrain.runs.folder import RunFolder
+
+logger = logging.getLogger(__name__)
 
 _MAX_TABLE = 2**22  # label values up to here index tables as they are
 
@@ -122,7 +125,10 @@ def _cut(array: LazyArray, region: tuple[slice, ...]) -> Any:
 
 
 class _LayerView:
-    """What a layer of napari asks of its data: it takes planes by their numbers, a lazy array only slices."""
+    """What a layer of napari asks of its data: it takes planes by their numbers, a lazy array only slices.
+
+    Where the file has gone away, planes are black: napari reads while it paints, and could not take an error.
+    """
 
     ndim = 3
 
@@ -130,6 +136,7 @@ class _LayerView:
         self._source = source
         self.shape = tuple(source.shape)
         self.dtype = source.dtype
+        self._told = False
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         given = list(key) if isinstance(key, tuple) else [key]
@@ -138,8 +145,18 @@ class _LayerView:
             given[at : at + 1] = [slice(None)] * (self.ndim - len(given) + 1)
         given += [slice(None)] * (self.ndim - len(given))
         slices, rest = zip(*map(_as_slice, given, self.shape), strict=True)
-        planes: NDArray[Any] = np.asarray(self._source[slices])[rest]
+        planes: NDArray[Any] = self._read(slices)[rest]
         return planes
+
+    def _read(self, slices: tuple[slice, ...]) -> NDArray[Any]:
+        try:
+            return np.asarray(self._source[slices])
+        except DataError as error:
+            if not self._told:
+                logger.warning("The validation image is shown black. %s", error)
+            self._told = True
+            sizes = [len(range(*part.indices(length))) for part, length in zip(slices, self.shape, strict=True)]
+            return np.zeros(sizes, self.dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[...], dtype)
