@@ -11,6 +11,7 @@ from qtpy.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QPushButton, QWidget
 
 from napari_celltrain.widgets.elided_edit import ElidedEdit
+from napari_celltrain.widgets.focus_frame import FocusRing
 from napari_celltrain.widgets.patient_paths import are_there
 from napari_celltrain.widgets.plain_text import menu_text, tooltip
 
@@ -67,6 +68,7 @@ class PathEdit(QWidget):
         layout.addWidget(self.edit, 1)
         for button in (self.browse_button, self.recent_button):
             button.setMaximumWidth(_BUTTON_WIDTH)
+            FocusRing(button)
             layout.addWidget(button)
         self.setAcceptDrops(True)
 

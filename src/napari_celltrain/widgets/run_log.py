@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPlainTextEdit, QPu
 from napari_celltrain.events import Event, StepDone
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.runs.wording import describe
+from napari_celltrain.widgets.focus_frame import FocusRing
 
 MAX_LINES = 5000
 """What is older is in ``training.log``."""
@@ -31,6 +32,7 @@ class RunLog(QWidget):
         super().__init__(parent)
         self._folder: RunFolder | None = None
         self.text = _Lines()
+        FocusRing(self.text)
         self.text.setReadOnly(True)
         self.text.setMaximumBlockCount(MAX_LINES)
         self.text.setMinimumHeight(_HEIGHT)
