@@ -20,7 +20,11 @@ def step_back(pid: int) -> None:
     To be called before it starts threads, which inherit its priority. Where the system refuses, it keeps what it has.
     """
     with contextlib.suppress(psutil.Error, OSError):
-        psutil.Process(pid).nice(getattr(psutil, "BELOW_NORMAL_PRIORITY_CLASS", NICENESS))
+        process = psutil.Process(pid)
+        if hasattr(psutil, "BELOW_NORMAL_PRIORITY_CLASS"):  # Windows
+            process.nice(psutil.BELOW_NORMAL_PRIORITY_CLASS)
+        else:
+            process.nice(max(NICENESS, process.nice()))  # never raise one that has stepped back further
     _step_back_as_session(pid)
 
 
