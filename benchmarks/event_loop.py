@@ -24,6 +24,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -84,6 +85,7 @@ def run(folder: Path, seconds: float, ways: list[str], large_preview: bool, trac
     table.add("data being checked", ticks.stop(), idle)
     for way in ways:
         layers = len(viewer.layers)
+        begun = len(table.phases)
         ticks.start()
         widget.controller.start(config, way == "process")
         wait_for(lambda: widget.controller.state != "preparing", 300)
@@ -100,6 +102,7 @@ def run(folder: Path, seconds: float, ways: list[str], large_preview: bool, trac
         widget.controller.request_stop(now=True)
         wait_for(lambda: not widget.controller.is_busy, 300)
         table.add(f"{way}: stopping", ticks.stop(), idle)
+        table.add(f"{way}: the whole run", joined(table.phases[begun:]), idle)
         history = widget.controller.history()
         print(
             f"{way}: {widget.controller.state}, {len(history.rows)} epochs, {len(history.dices)} validations, "
@@ -181,11 +184,21 @@ class Phase:
     most_queued: float
 
 
+def joined(phases: Sequence[Phase]) -> Phase:
+    """One after the other, as a phase of its own."""
+    seconds = [len(phase.late) for phase in phases]  # one figure to a tick
+    load, share = (np.average([getattr(p, name) for p in phases], weights=seconds) for name in ("load", "work_share"))
+    most = max(phase.most_work for phase in phases), max(phase.most_queued for phase in phases)
+    return Phase(np.concatenate([phase.late for phase in phases]), float(load), float(share), *most)
+
+
 class Table:
     def __init__(self) -> None:
+        self.phases: list[Phase] = []
         self._lines: list[str] = []
 
     def add(self, name: str, phase: Phase, idle: tuple[float, ...] | None = None) -> tuple[float, ...]:
+        self.phases.append(phase)
         median, high, worst = figures(phase.late)
         line = f"{name:22} {median:7.1f} {high:7.1f} {worst:7.1f}"
         line += f" {phase.work_share:6.0f} % {phase.most_work:6.0f} {phase.most_queued:6.0f} {phase.load:7.0f} %"

@@ -28,7 +28,7 @@ def movie(qtbot) -> Iterator[QMovie]:
 
 def test_the_film_goes_on_with_the_bar_alone(qtbot, movie: QMovie) -> None:
     activity = Activity()
-    assert movie.state() == QMovie.MovieState.Paused
+    qtbot.waitUntil(lambda: movie.state() == QMovie.MovieState.Paused)
     before = movie.currentFrameNumber()
     activity.show(1, 10, "Epoch 1 of 10")
     qtbot.waitUntil(lambda: movie.currentFrameNumber() != before, timeout=5_000)
@@ -36,6 +36,8 @@ def test_the_film_goes_on_with_the_bar_alone(qtbot, movie: QMovie) -> None:
     activity.close()
 
 
-def test_the_film_of_other_bars_goes_on_afterwards(movie: QMovie) -> None:
-    Activity().close()
+def test_the_film_of_other_bars_goes_on_afterwards(qtbot, movie: QMovie) -> None:
+    activity = Activity()
+    qtbot.waitUntil(lambda: movie.state() == QMovie.MovieState.Paused)
+    activity.close()
     assert movie.state() == QMovie.MovieState.Running

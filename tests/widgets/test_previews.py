@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import tifffile
 from napari.components import ViewerModel
+from napari.layers import Labels
 
 from balls import VOXEL_SIZE, make_pair
 from napari_celltrain.config import DataConfig, RunConfig
 from napari_celltrain.data.differences import Difference
 from napari_celltrain.data.volumes import write_volume
-from napari_celltrain.events import Validated
+from napari_celltrain.events import Failed, Finished, Validated
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.widgets import prediction_layers as module
 from napari_celltrain.widgets.own_layers import find_layer
@@ -144,6 +145,47 @@ def test_one_can_go_back_through_the_epochs_and_follow_again(
     assert layers._wanted() == 1
     layers.show_epoch(None)
     qtbot.waitUntil(lambda: layers.epoch == 3, timeout=10_000)
+
+
+def test_predictions_rest_after_one_that_took_the_window_long(
+    qtbot, layers: PredictionLayers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SHARE", 1e-9)  # any time is long
+    monkeypatch.setattr(module, "LONGEST_REST", 3600.0)
+    folder = make_run(tmp_path)
+    show(qtbot, layers, folder, 1)
+    show(qtbot, layers, folder, 2)  # the first was added, not renewed
+    layers.add_events((validated(3),), folder)
+    assert not layers.is_busy
+    layers.show_epoch(1)  # what somebody asks for comes at once
+    qtbot.waitUntil(lambda: layers.epoch == 1, timeout=10_000)
+    layers.show_epoch(None)
+    qtbot.waitUntil(lambda: layers.epoch == 3, timeout=10_000)
+
+
+@pytest.mark.parametrize("end", [Finished, Failed])
+def test_the_last_prediction_is_shown_when_the_run_ends(
+    qtbot, layers: PredictionLayers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: type[Finished | Failed]
+) -> None:
+    monkeypatch.setattr(module, "SHARE", 1e-9)
+    monkeypatch.setattr(module, "LONGEST_REST", 3600.0)
+    folder = make_run(tmp_path)
+    for epoch in (1, 2):
+        show(qtbot, layers, folder, epoch)
+    layers.add_events((validated(3),), folder)
+    layers.add_events((end.model_construct(),), folder)
+    qtbot.waitUntil(lambda: layers.epoch == 3, timeout=10_000)
+
+
+def test_the_tools_of_a_layer_are_there_a_moment_later(
+    qtbot, viewer: ViewerModel, layers: PredictionLayers, tmp_path: Path
+) -> None:
+    show(qtbot, layers, make_run(tmp_path), 1)
+    of_napari = [overlay.visible for overlay in Labels(np.zeros((1, 1, 1), np.uint8))._overlays.values()]
+    assert any(of_napari)
+    for name in (LABELS, PREDICTION, ERRORS):
+        overlays = find_layer(viewer, name)._overlays.values()
+        qtbot.waitUntil(lambda shown=overlays: [overlay.visible for overlay in shown] == of_napari)
 
 
 def test_a_layer_that_the_user_removes_stays_away(

@@ -7,7 +7,7 @@ from qtpy.QtCore import QObject, QTimer
 from qtpy.QtGui import QMovie
 from qtpy.QtWidgets import QApplication, QLabel, QMainWindow
 
-_PAUSE_MS = 250
+from napari_celltrain.widgets.own_layers import PAUSE_MS
 
 
 class Activity(QObject):
@@ -23,18 +23,18 @@ class Activity(QObject):
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        # `gui` keeps the bar out of the terminal that napari was started from; without a total it would never rest.
-        self._bar = progress(total=1, desc="CellTrain", gui=True)
+        self._bar: progress | None = None
         self._wanted = (0, 0, "")
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
-        self._timer.setInterval(_PAUSE_MS)
+        self._timer.setInterval(PAUSE_MS)
         self._timer.timeout.connect(self._move)
         self._halted: list[QMovie] = []
-        self._halt()
+        self._timer.start()  # napari has the whole window drawn for a new bar: not while a run is begun
 
     def show(self, done: int, total: int, text: str) -> None:
         self._wanted = (done, total, text)
+        self._halt()
         if not self._timer.isActive():
             self._timer.start()
 
@@ -43,19 +43,23 @@ class Activity(QObject):
         for movie in self._halted:
             if movie.state() == QMovie.MovieState.Paused:  # there may be bars of others; else napari ends it now
                 movie.setPaused(False)
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
         self.deleteLater()
 
     def _move(self) -> None:
         done, total, text = self._wanted
         total = max(1, total)
+        if self._bar is None:
+            # `gui` keeps the bar out of the terminal that napari was started from; without a total it would never rest.
+            self._bar = progress(total=1, desc="CellTrain", gui=True)
+            self._halt()
         if self._bar.total != total:
             self._bar.total = total
         if text and self._bar.desc != f"{text}: ":
             self._bar.set_description(text)
         if self._bar.n != done:
             self._bar.update(done - self._bar.n)
-        self._halt()
 
     def _halt(self) -> None:
         if not self._halted:

@@ -16,11 +16,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.backends.backend_qt import NavigationToolbar2QT
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
-from qtpy.QtCore import Signal
+from qtpy.QtCore import QTimer, Signal
 from qtpy.QtGui import QImage, QPainter
 from qtpy.QtWidgets import QWidget
 
 Change = Callable[[], None]
+
+_LATER_MS = 100
+"""What asks for a drawing mostly has the window drawn, too: a thread beside that would make it take twice as long."""
 
 logger = logging.getLogger(__name__)
 
@@ -66,10 +69,16 @@ class QuietCanvas(FigureCanvasQTAgg):
 
     def draw_idle(self) -> None:
         self._asked = True
-        if not getattr(self, "_drawing", True) and self.width() > 0 and self.height() > 0:
-            self._asked, self._drawing = False, True
-            changes, self._changes = self._changes, []
-            threading.Thread(target=self._work, args=(changes,), name="celltrain-plot", daemon=True).start()
+        # before it has its place in a window, it is smaller than a plot can be; what then makes it larger asks again
+        is_placed = self.width() >= max(1, self.minimumWidth()) and self.height() >= max(1, self.minimumHeight())
+        if is_placed and not getattr(self, "_drawing", True):
+            self._drawing = True
+            QTimer.singleShot(_LATER_MS, self._begin)
+
+    def _begin(self) -> None:
+        self._asked = False
+        changes, self._changes = self._changes, []
+        threading.Thread(target=self._work, args=(changes,), name="celltrain-plot", daemon=True).start()
 
     def print_figure(self, *args: Any, **kwargs: Any) -> Any:
         with self._lock:

@@ -111,6 +111,24 @@ def ask_after_undocking(window: QWidget, controller: RunController) -> None:
         controller.request_stop(now=True)
 
 
+class Farewell(QObject):
+    """What is left to do when the widget has been taken out of its dock, once napari is done with that."""
+
+    def __init__(self, widget: QWidget, window: QMainWindow, controller: RunController) -> None:
+        super().__init__(window)
+        self._widget: QWidget | None = widget
+        self._window = window
+        self._controller = controller
+
+    def say(self) -> None:
+        widget, self._widget = self._widget, None
+        self.deleteLater()
+        if widget is None or widget.parent() is not None:  # docked again elsewhere
+            return
+        widget.deleteLater()
+        ask_after_undocking(self._window, self._controller)
+
+
 def _is_torn_down(window: QMainWindow) -> bool:
     """Whether what napari shows is closed already, as when a program closes the viewer."""
     central = window.centralWidget()

@@ -7,14 +7,12 @@ closed, and a widget that is opened later finds it again.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, Literal
 
 from napari.qt.threading import GeneratorWorker, create_worker
 from napari.utils.notifications import show_error, show_info, show_warning
-from qtpy.QtCore import QCoreApplication, QObject, QTimer, Signal
+from qtpy.QtCore import QCoreApplication, QObject, Signal
 
 from napari_celltrain.config import RunConfig
 from napari_celltrain.errors import CellTrainError, RunFolderError
@@ -37,7 +35,7 @@ from napari_celltrain.widgets import switching
 from napari_celltrain.widgets.batches import Batch
 from napari_celltrain.widgets.preferences import remember_run
 from napari_celltrain.widgets.run_sources import (
-    PAUSES,
+    FIRST_PAUSE,
     RunSource,
     WatchedRun,
     in_process,
@@ -50,7 +48,6 @@ from napari_celltrain.widgets.wording import in_the_window
 
 State = Literal["idle", "preparing", "training", "stopping", "finished", "failed"]
 
-_DRAWN_SHARE = 50
 _NO_REASON = "The run ended without saying why."
 _PASSING = (StepDone, ValidationProgressed, Prepared)  # of no interest once they are past
 
@@ -73,6 +70,7 @@ class RunController(QObject):
         self._waiting: process.WaitingChild | None = None
         self.config: RunConfig | None = None
         self.watching = False
+        self._pause = FIRST_PAUSE
         self._stop_request: StopRequest | None = None
         self._forget()
 
@@ -181,6 +179,12 @@ class RunController(QObject):
         self._state = "stopping"
         self.stateChanged.emit()
 
+    def set_pause(self, seconds: float) -> None:
+        """Of news that supersede one another, such as steps, tell the latest only so often."""
+        self._pause = seconds
+        if self._source is not None:
+            self._source.pause = seconds
+
     def leave(self) -> None:
         """Listen no longer. Training goes on in its own process; inside napari, it saves its best model and ends."""
         if self._source is not None and self.is_busy:
@@ -206,6 +210,7 @@ class RunController(QObject):
                 self._source.leave()
             return
         self._source = source
+        source.pause = self._pause
         self._forget()
         self.config, self.watching = config, watching
         self._state = "preparing"
@@ -236,18 +241,9 @@ class RunController(QObject):
             self._history.add(event)
             self._note(event)
         self._events += [event for event in batch if not isinstance(event, _PASSING)]
-        begun = time.perf_counter()
         self.eventsReceived.emit(batch)
         if self._state != before:
             self.stateChanged.emit()
-        QTimer.singleShot(0, partial(self._pace, self._source, begun))  # after what is drawn of it
-
-    def _pace(self, source: RunSource | None, begun: float) -> None:
-        """News as often as the window can be drawn in a fiftieth of the time."""
-        if source is not None:
-            shortest, longest = PAUSES
-            wanted = _DRAWN_SHARE * (time.perf_counter() - begun)
-            source.pause = min(max((source.pause + wanted) / 2, shortest), longest)
 
     def _note(self, event: Event) -> None:
         if isinstance(event, Started):

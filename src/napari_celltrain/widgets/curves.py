@@ -13,12 +13,13 @@ from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
 from napari_celltrain.runs.history import History
 from napari_celltrain.runs.plot import Curves, Palette
+from napari_celltrain.widgets.redraws import RedrawMeter
 
 if TYPE_CHECKING:
     from napari import Viewer
 
-MIN_SECONDS = 0.5
-"""At most two redraws a second."""
+PAUSES = (0.5, 5.0)
+"""Seconds between two redraws, at least and at most."""
 _LOW_HEIGHT = 330  # pixels below which the two plots stand side by side
 
 _imported = threading.Event()
@@ -67,10 +68,10 @@ class CurvesPlot(QWidget):
         self._arrange()
 
     def show_history(self, history: History) -> None:
-        """Show it within half a second."""
+        """Show it soon: within half a second where the window is drawn quickly."""
         self._history = history
         if not self._timer.isActive():
-            left = self._drawn_at + MIN_SECONDS - time.monotonic()
+            left = self._drawn_at + RedrawMeter.of(self).pause(*PAUSES) - time.monotonic()
             self._timer.start(max(0, int(left * 1000)))
 
     def resizeEvent(self, event: QResizeEvent | None) -> None:

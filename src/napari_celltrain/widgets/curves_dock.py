@@ -6,18 +6,21 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from napari.qt.threading import create_worker
-from qtpy.QtCore import QObject, Qt
-from qtpy.QtWidgets import QMainWindow
+from qtpy.QtCore import QObject, Qt, QTimer
+from qtpy.QtWidgets import QMainWindow, QWidget
 
 from napari_celltrain.events import EpochDone, Event, Failed, Finished, Started, Validated
 from napari_celltrain.widgets.controller import RunController
 from napari_celltrain.widgets.curves import CurvesPlot, import_matplotlib, matplotlib_is_imported
+from napari_celltrain.widgets.own_layers import PAUSE_MS
+from napari_celltrain.widgets.redraws import drawn_once, hold_redraws
 
 if TYPE_CHECKING:
     from napari import Viewer
 
 NAME = "CellTrain curves"
 _HEIGHT = 250
+_LATER_MS = 3 * PAUSE_MS  # after a start, which has enough to show by itself
 _CORNER = Qt.Corner.BottomRightCorner
 _DRAWN = (Started, EpochDone, Validated, Finished, Failed)
 
@@ -25,13 +28,15 @@ _DRAWN = (Started, EpochDone, Validated, Finished, Failed)
 class CurvesDock(QObject):
     """Listens to the controller; matplotlib is imported in a thread when the first run begins."""
 
-    def __init__(self, viewer: Viewer, controller: RunController, parent: QObject | None = None) -> None:
+    def __init__(self, viewer: Viewer, controller: RunController, parent: QWidget) -> None:
         super().__init__(parent)
+        self._widget = parent
         self._viewer = viewer
         self._controller = controller
         self._plot: CurvesPlot | None = None
         self._is_importing = False
         self._is_removed = False
+        self._is_docking = False
         controller.stateChanged.connect(self._renew)
         controller.eventsReceived.connect(self._draw)
         if controller.is_busy or controller.history().rows:
@@ -58,10 +63,10 @@ class CurvesDock(QObject):
     def _renew(self) -> None:
         """As soon as a run begins; who closes the plot does not see it again before the next run."""
         if self._controller.state == "preparing" and not self._controller.events:
-            self._begin()
+            QTimer.singleShot(_LATER_MS, self._begin)
 
     def _begin(self) -> None:
-        if self._is_removed or self._is_importing or self._is_docked():
+        if self._is_removed or self._is_importing or self._is_docking or self._is_docked():
             return
         if matplotlib_is_imported():
             self._dock()
@@ -81,12 +86,21 @@ class CurvesDock(QObject):
             self._plot.forget_viewer()
             self._plot.deleteLater()
         self._plot = CurvesPlot(self._viewer)
-        dock = self._viewer.window.add_dock_widget(self._plot, name=NAME, area="bottom")
-        window = self._plot.window()
-        if isinstance(window, QMainWindow):
-            # Below the canvas only: the widget at the right keeps its whole height.
-            window.setCorner(_CORNER, Qt.DockWidgetArea.RightDockWidgetArea)
-            window.resizeDocks([dock], [_HEIGHT], Qt.Orientation.Vertical)
+        self._is_docking = True
+        QTimer.singleShot(PAUSE_MS, self._put)
+
+    def _put(self) -> None:
+        self._is_docking = False
+        if self._plot is None:  # taken away meanwhile
+            return
+        with drawn_once(self._widget.window() or self._widget):
+            dock = self._viewer.window.add_dock_widget(self._plot, name=NAME, area="bottom")
+            window = self._plot.window()
+            if isinstance(window, QMainWindow):
+                # Below the canvas only: the widget at the right keeps its whole height.
+                window.setCorner(_CORNER, Qt.DockWidgetArea.RightDockWidgetArea)
+                window.resizeDocks([dock], [_HEIGHT], Qt.Orientation.Vertical)
+        hold_redraws(self._widget)
         self._plot.show_history(self._controller.history())
 
     def _is_docked(self) -> bool:

@@ -28,6 +28,7 @@ class LayerChooser(QObject):
         self._num_changes = 0
         self.image = self._make("napari.layers.Image", self._image_layers)
         self.labels = self._make("napari.layers.Labels", self._labels_layers)
+        self._offered = self._on_offer()
 
     @property
     def widgets(self) -> tuple[QWidget, QWidget]:
@@ -35,6 +36,9 @@ class LayerChooser(QObject):
 
     def reset_choices(self, *_: Any) -> None:
         """The layers of the viewer have changed; what is chosen stays chosen while it is there."""
+        before_that, self._offered = self._offered, self._on_offer()
+        if before_that == self._offered:
+            return  # only layers of the plugin's own have come or gone
         before = self._chosen()
         self.image.reset_choices()
         self.labels.reset_choices()
@@ -57,6 +61,9 @@ class LayerChooser(QObject):
         box.native.setMinimumWidth(60)
         box.changed.connect(self._choose)
         return box
+
+    def _on_offer(self) -> list[tuple[int, str]]:
+        return [(id(layer), layer.name) for layer in (*self._image_layers(), *self._labels_layers())]
 
     def _image_layers(self, *_: Any) -> list[Any]:
         return self._layers("image")

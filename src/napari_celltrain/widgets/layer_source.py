@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from napari_celltrain.config import DataConfig, Spacing
+from napari_celltrain.config import DataConfig, RunConfig, Spacing
 from napari_celltrain.data.arrays import ArrayVolume, Volume, fingerprint
 from napari_celltrain.data.units import spacing_or_none
-from napari_celltrain.errors import DataError, Problem
+from napari_celltrain.errors import CellTrainError, DataError, Problem
+from napari_celltrain.widgets.parcel import Parcel
 
 OWN_LAYER = "celltrain"
 """Key in the metadata of layers that the plugin itself shows (previews, predictions): they are not offered as data."""
@@ -170,3 +171,14 @@ def micrometres(unit: Any) -> float | None:
 
 def _sizes(shape: Sequence[int]) -> str:
     return " × ".join(map(str, shape))
+
+
+def materialize(layers: Parcel[LayerSource], config: RunConfig) -> RunConfig | str:
+    """For a worker thread: ``config`` with the layers as files, or why they cannot be written."""
+    try:
+        data: DataConfig = layers.take().materialize(config.data, config.data.results)
+        return config.model_copy(update={"data": data})
+    except CellTrainError as error:
+        return str(error)
+    except Exception as error:  # such as a layer whose array cannot be computed
+        return f"The layers could not be written to {config.data.results} ({type(error).__name__}: {error})."

@@ -8,25 +8,28 @@ from typing import TYPE_CHECKING, Any
 
 from napari.qt.threading import create_worker
 from napari.utils.notifications import show_error
-from qtpy.QtCore import QEvent, QObject, Qt, QTimer
+from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import QMainWindow, QMenu, QSplitter, QTabWidget, QToolButton, QVBoxLayout, QWidget
 
-from napari_celltrain.config import DataConfig, RunConfig
+from napari_celltrain.config import RunConfig
 from napari_celltrain.errors import CellTrainError, Problem
 from napari_celltrain.events import EpochDone, Event, Started
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.widgets import switching
 from napari_celltrain.widgets.augmentation_tab import AugmentationTab
-from napari_celltrain.widgets.closing import CloseGuard, ask_after_undocking
+from napari_celltrain.widgets.closing import CloseGuard, Farewell
 from napari_celltrain.widgets.controller import RunController, shared_controller
 from napari_celltrain.widgets.curves_dock import CurvesDock
 from napari_celltrain.widgets.data_tab import DataTab
-from napari_celltrain.widgets.layer_source import LayerSource
+from napari_celltrain.widgets.focus_frame import FocusRing
+from napari_celltrain.widgets.layer_source import LayerSource, materialize
 from napari_celltrain.widgets.parcel import Parcel
 from napari_celltrain.widgets.patch_preview import PatchPreview
 from napari_celltrain.widgets.preferences import last_run, preferences
+from napari_celltrain.widgets.redraws import RedrawMeter
 from napari_celltrain.widgets.run_panel import RunPanel
+from napari_celltrain.widgets.run_sources import PAUSES
 from napari_celltrain.widgets.settings_file import ask_and_load, ask_and_save
 from napari_celltrain.widgets.start_check import start_problems, texts_of
 from napari_celltrain.widgets.training_tab import TrainingTab
@@ -136,7 +139,7 @@ class TrainWidget(QWidget):
     def _write_layers(self, layers: LayerSource, config: RunConfig) -> None:
         """In a thread: a large volume takes a while to write."""
         self.panel.set_checking(True)
-        self._worker = create_worker(_materialize, Parcel(layers), config)
+        self._worker = create_worker(materialize, Parcel(layers), config)
         self._worker.returned.connect(self._take_written)
         self._worker.start()
 
@@ -195,6 +198,7 @@ class TrainWidget(QWidget):
             self.tabs.setCurrentIndex(0)
 
     def _take_events(self, events: tuple[Event, ...]) -> None:
+        self.controller.set_pause(RedrawMeter.of(self).pause(*PAUSES))
         for event in events:
             if isinstance(event, Started):
                 self._steps_per_epoch = event.steps_per_epoch
@@ -267,6 +271,10 @@ class TrainWidget(QWidget):
         menu.addAction("Save settings…", self.save_settings)
         self.settings_button.setMenu(menu)
         self.tabs.setCornerWidget(self.settings_button)
+        bar = self.tabs.tabBar()
+        assert bar is not None
+        # kept, as the bar is Qt's own: what Python knows of it, and of its children, is forgotten when nobody asks
+        self._rings = [FocusRing(control) for control in (bar, self.settings_button)]
         self.splitter = QSplitter(Qt.Orientation.Vertical)
         self.splitter.addWidget(self.tabs)
         self.splitter.addWidget(self.panel)
@@ -330,40 +338,12 @@ class TrainWidget(QWidget):
         self._window = None
         if not controller.is_busy:
             controller.dismiss()
-        QTimer.singleShot(0, _Farewell(self, window, controller).say)
+        QTimer.singleShot(0, Farewell(self, window, controller).say)
 
 
 def _let_go(event: object) -> None:
     """A layer of the user was removed; whatever holds it in a circle has to be found."""
     switching.collect_as_usual()
-
-
-class _Farewell(QObject):
-    """What is left to do when the widget has been taken out of its dock, once napari is done with that."""
-
-    def __init__(self, widget: TrainWidget, window: QMainWindow, controller: RunController) -> None:
-        super().__init__(window)
-        self._widget: TrainWidget | None = widget
-        self._window = window
-        self._controller = controller
-
-    def say(self) -> None:
-        widget, self._widget = self._widget, None
-        self.deleteLater()
-        if widget is None or widget.parent() is not None:  # docked again elsewhere
-            return
-        widget.deleteLater()
-        ask_after_undocking(self._window, self._controller)
-
-
-def _materialize(layers: Parcel[LayerSource], config: RunConfig) -> RunConfig | str:
-    try:
-        data: DataConfig = layers.take().materialize(config.data, config.data.results)
-        return config.model_copy(update={"data": data})
-    except CellTrainError as error:
-        return str(error)
-    except Exception as error:  # such as a layer whose array cannot be computed
-        return f"The layers could not be written to {config.data.results} ({type(error).__name__}: {error})."
 
 
 def _running_folder(path: Path) -> RunFolder | None:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+from napari.layers import Image, Labels
+from qtpy.QtCore import QTimer
 
 from napari_celltrain.config import Spacing
 from napari_celltrain.widgets.layer_source import OWN_LAYER, is_own, micrometres, units_of
 
+PAUSE_MS = 30
+"""Between one piece of work in the viewer and the next, for the window to draw and to answer."""
+_VIEW = ("center", "zoom", "angles")  # of a camera
 _GAP = 0.05
 """Space between the user's layers and the plugin's, as a share of the former's width."""
 
@@ -24,13 +30,25 @@ def show_layer(viewer: Any, kind: str, key: str, data: Any, **options: Any) -> A
     """Give the layer of ``key`` new data and a new place, or add it, called ``key``, with all ``options``."""
     layer = find_layer(viewer, key)
     if layer is None:
-        add = viewer.add_labels if kind == "labels" else viewer.add_image
-        return add(data, name=key, metadata={OWN_LAYER: key}, **options)
+        make = Labels if kind == "labels" else Image
+        layer = make(data, name=key, metadata={OWN_LAYER: key}, **options)
+        _add_in_turns(viewer, layer)
+        return layer
     layer.data = data
     for name in ("units", "scale", "translate"):
         if name in options and tuple(getattr(layer, name)) != tuple(options[name]):
             setattr(layer, name, options[name])
     return layer
+
+
+def _add_in_turns(viewer: Any, layer: Any) -> None:
+    """Add the layer; what napari draws upon it for its tools, which takes as long again, follows a moment later."""
+    tools = [overlay for overlay in getattr(layer, "_overlays", {}).values() if overlay.visible]
+    for overlay in tools:
+        overlay.visible = False
+    viewer.add_layer(layer)
+    for turn, overlay in enumerate(tools, start=1):
+        QTimer.singleShot(turn * PAUSE_MS, partial(setattr, overlay, "visible", True))
 
 
 @contextmanager
@@ -41,13 +59,15 @@ def undisturbed(viewer: Any) -> Iterator[None]:
         return
     point, ndim = tuple(viewer.dims.point), viewer.dims.ndim
     camera = viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera  # napari 0.9, and before
-    view = camera.model_dump()
+    view = {name: getattr(camera, name) for name in _VIEW}
     with _selection_kept(viewer.layers):
         yield
     first = viewer.dims.ndim - ndim
     changed = [axis for axis in range(ndim) if viewer.dims.point[first + axis] != point[axis]]
     viewer.dims.set_point([first + axis for axis in changed], [point[axis] for axis in changed])
-    camera.update(view)
+    for name, value in view.items():
+        if getattr(camera, name) != value:
+            setattr(camera, name, value)
 
 
 @contextmanager

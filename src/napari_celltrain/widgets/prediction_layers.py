@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import time
 from collections import deque
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,12 +16,21 @@ from napari.qt.threading import create_worker
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.notifications import show_warning
 from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtWidgets import QWidget
 
 from napari_celltrain.data.differences import DESCRIPTIONS, Difference
-from napari_celltrain.events import Event, Validated
+from napari_celltrain.events import Event, Failed, Finished, Validated
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.widgets.own_layers import beside_the_others, find_layer, show_layer, sized, undisturbed
+from napari_celltrain.widgets.own_layers import (
+    PAUSE_MS,
+    beside_the_others,
+    find_layer,
+    show_layer,
+    sized,
+    undisturbed,
+)
 from napari_celltrain.widgets.previews import Preview, PreviewVolume, open_preview_volume, read_preview
+from napari_celltrain.widgets.redraws import SHARE, RedrawMeter, hold_redraws
 from napari_celltrain.widgets.run_sources import failure
 
 if TYPE_CHECKING:
@@ -35,7 +47,10 @@ COLORS = {
     Difference.SPLIT_OBJECT: "#F0E442",
     Difference.MERGED_OBJECTS: "#009E73",
 }
-_PAUSE_MS = 30  # between one layer and the next, for the window to draw and to answer
+LONGEST_REST = 20.0
+"""Seconds: a prediction is renewed that often even where it takes the window long to show it."""
+_NUM_REDRAWS = 2  # to renew the prediction and its errors
+_TURN_MS = 4 * PAUSE_MS  # from one layer to the next: those that are added have tools, which come after them
 
 _warmed_up: set[np.dtype[Any]] = set()
 
@@ -71,13 +86,16 @@ class PredictionLayers(QObject):
         self._steps: deque[Callable[[], None]] = deque()
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
-        self._timer.setInterval(_PAUSE_MS)
         self._timer.timeout.connect(self._step)
+        self._rest = QTimer(self)
+        self._rest.setSingleShot(True)
+        self._rest.timeout.connect(self._load)
         self.forget()
 
     def forget(self) -> None:
         """Begin anew with another run; its layers take the place of the old ones."""
         self._timer.stop()
+        self._rest.stop()
         self._steps.clear()
         self._folder: RunFolder | None = None
         self._volume: PreviewVolume | None = None
@@ -86,6 +104,8 @@ class PredictionLayers(QObject):
         self._added: set[str] = set()
         self._where: dict[str, Any] = {}
         self._failed = False
+        self._ended = False
+        self._seconds = 0.0
         self.epoch: int | None = None
         self.epochsChanged.emit()
 
@@ -109,16 +129,21 @@ class PredictionLayers(QObject):
 
     def add_events(self, events: tuple[Event, ...], folder: RunFolder | None) -> None:
         paths = {e.epoch: e.preview for e in events if isinstance(e, Validated) and e.preview is not None}
-        if folder is None or not paths:
+        if any(isinstance(event, Finished | Failed) for event in events):
+            self._ended = True
+            self._rest.stop()
+        if folder is None or not (paths or self._ended):
             return
         self._folder = folder
-        self._paths |= paths
-        self.epochsChanged.emit()
+        if paths:
+            self._paths |= paths
+            self.epochsChanged.emit()
         self._load()
 
     def show_epoch(self, epoch: int | None) -> None:
         """Go back to ``epoch``, or with None follow the run again."""
         self._chosen = epoch
+        self._rest.stop()
         self._load()
 
     # --- reading, in a thread ------------------------------------------------------------------------------
@@ -128,7 +153,7 @@ class PredictionLayers(QObject):
         wanted = self._wanted()
         if wanted is None or self._folder is None or self._failed or not self._enabled:
             return
-        if self.is_busy:
+        if self.is_busy or self._rest.isActive():
             return
         if wanted == self.epoch and self._added:
             return
@@ -157,8 +182,10 @@ class PredictionLayers(QObject):
     # --- layers, in the thread of the window -----------------------------------------------------------------
 
     def _put(self, loaded: _Loaded) -> None:
-        """New layers one at a time: each costs the window up to a tenth of a second, mostly inside napari."""
+        """One layer at a time: each costs the window up to a tenth of a second, mostly inside napari."""
         volume, preview = loaded.volume, loaded.preview
+        self._seconds = 0.0
+        renews = {PREDICTION, ERRORS} <= self._added
         if self._volume is None:
             self._volume = volume
             self._where = sized(self._viewer, volume.voxel_size)
@@ -167,21 +194,16 @@ class PredictionLayers(QObject):
             )
             self._steps.append(partial(self._put_image, volume))
             self._steps.append(partial(self._set, LABELS, "labels", volume.labels, visible=False))
-        show = [
-            partial(self._set, PREDICTION, "labels", preview.labels, opacity=0.5),
-            partial(self._set, ERRORS, "labels", preview.errors, opacity=0.7, **error_looks()),
-        ]
-        if {PREDICTION, ERRORS} <= self._added:  # to renew both costs less than to draw the viewer twice
-            self._steps.append(partial(_call_all, show))
-        else:
-            self._steps += show
-        self._steps.append(partial(self._finish, preview.epoch))
+        self._steps.append(partial(self._set, PREDICTION, "labels", preview.labels, opacity=0.5))
+        self._steps.append(partial(self._set, ERRORS, "labels", preview.errors, opacity=0.7, **error_looks()))
+        self._steps.append(partial(self._finish, preview.epoch, rests=renews))
         self._step()
 
     def _step(self) -> None:
         if not self._steps:
             return
         step = self._steps.popleft()
+        begun, num_layers = time.perf_counter(), len(self._viewer.layers)
         try:
             with undisturbed(self._viewer):
                 step()
@@ -189,19 +211,29 @@ class PredictionLayers(QObject):
             self._steps.clear()
             self._failed = True
             raise
+        self._seconds += time.perf_counter() - begun
+        is_new = len(self._viewer.layers) != num_layers
+        window = self.parent()
+        if is_new and isinstance(window, QWidget):
+            hold_redraws(window)
         if self._steps:
-            self._timer.start()
+            self._timer.start(_TURN_MS if is_new else PAUSE_MS)
         else:
             self._load()
 
     def _put_image(self, volume: PreviewVolume) -> None:
         image = self._set(IMAGE, "image", volume.image, contrast_limits=volume.contrast)
-        if image is not None:
+        if image is not None and tuple(image.contrast_limits) != volume.contrast:
             image.contrast_limits = volume.contrast
 
-    def _finish(self, epoch: int) -> None:
+    def _finish(self, epoch: int, rests: bool) -> None:
         self.epoch = epoch
         self.shown.emit()
+        if rests and not self._ended and self._chosen is None:
+            window = self.parent()
+            redraw = RedrawMeter.of(window).seconds if isinstance(window, QWidget) else 0.0
+            seconds = self._seconds + _NUM_REDRAWS * redraw
+            self._rest.start(int(1000 * min(seconds / SHARE, LONGEST_REST)))
 
     def _set(self, name: str, kind: str, data: Any, **looks: Any) -> Any:
         """Renew a layer, or add it; one that the user has removed since stays away until the next run."""
@@ -209,11 +241,6 @@ class PredictionLayers(QObject):
             return None
         self._added.add(name)
         return show_layer(self._viewer, kind, name, data, **self._where, **looks)
-
-
-def _call_all(steps: Sequence[Callable[[], Any]]) -> None:
-    for step in steps:
-        step()
 
 
 def _read(task: _Task) -> _Loaded | str:
@@ -232,7 +259,8 @@ def _read(task: _Task) -> _Loaded | str:
 def _warm_up(*dtypes: np.dtype[Any]) -> None:
     """What napari does once for the first labels of a kind: seconds of work, which need not be the window's.
 
-    It loads pandas and parts of scikit-image; where numba is installed, it compiles how numbers become colours.
+    It loads pandas and parts of scikit-image; where numba is installed, it compiles how numbers become colours; and
+    vispy works out the dashes of the lines that tools draw with. A camera's angles need a part of scipy.
     """
     from napari.layers import Labels
 
@@ -240,6 +268,9 @@ def _warm_up(*dtypes: np.dtype[Any]) -> None:
         Labels(np.ones((1, 2, 2), dtype), features={"index": [1]}).colormap.map(np.ones((2, 2), dtype))
         _warmed_up.add(dtype)
     Labels(np.ones((1, 2, 2), np.uint8), **error_looks())
+    importlib.import_module("scipy.spatial.transform")
+    with contextlib.suppress(ImportError):  # napari draws with vispy today
+        importlib.import_module("vispy.visuals.line.dash_atlas").DashAtlas()
 
 
 def error_looks(kinds: Container[Difference] = frozenset(Difference)) -> dict[str, Any]:

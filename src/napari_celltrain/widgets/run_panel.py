@@ -30,6 +30,7 @@ from napari_celltrain.widgets.end_row import EndRow
 from napari_celltrain.widgets.focus_frame import FocusFrame
 from napari_celltrain.widgets.plain_text import plain_label, tooltip
 from napari_celltrain.widgets.prediction_layers import PredictionLayers
+from napari_celltrain.widgets.redraws import drawn_once
 from napari_celltrain.widgets.run_log import RunLog
 from napari_celltrain.widgets.run_progress import RunProgress
 from napari_celltrain.widgets.segment_row import SegmentRow
@@ -194,10 +195,11 @@ class RunPanel(QWidget):
 
     def _add(self, events: tuple[Event, ...]) -> None:
         folder = self._controller.folder
-        self.log.setFolder(folder)
-        self.log.addEvents(events)
-        self.progress.addEvents(events)
-        self.predictions.add_events(events, folder)
+        with drawn_once(self):
+            self.log.setFolder(folder)
+            self.log.addEvents(events)
+            self.progress.addEvents(events)
+            self.predictions.add_events(events, folder)
 
     def _renew(self) -> None:
         """All that follows from the state of the run."""

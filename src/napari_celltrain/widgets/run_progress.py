@@ -68,11 +68,9 @@ class RunProgress(QWidget):
             _show(self.steps, 0, 1, "")
 
     def addEvents(self, events: Iterable[Event]) -> None:
-        self.setUpdatesEnabled(False)  # a bar that moves is drawn at once, and with it the whole window
         for event in events:
             self._add(event)
         self.numbers.setText(self._numbers())
-        self.setUpdatesEnabled(True)
         if self._activity is not None:
             self._activity.show(*self._overall())
 

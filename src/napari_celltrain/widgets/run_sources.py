@@ -30,7 +30,7 @@ from napari_celltrain.widgets.batches import SUPERSEDED, Batch, Collected
 from napari_celltrain.widgets.quiet_import import import_engine
 
 FIRST_PAUSE = 1.0
-PAUSES = (0.25, 2.0)
+PAUSES = (0.25, 5.0)
 """Seconds between two batches, at least and at most."""
 _LOOK_SECONDS = 0.1
 NOT_BEGUN = "Training was stopped before it had begun; nothing was trained."
