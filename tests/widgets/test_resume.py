@@ -22,6 +22,7 @@ from napari_celltrain.widgets.controller import RunController
 from napari_celltrain.widgets.main import TrainWidget
 from napari_celltrain.widgets.preferences import Preferences
 from napari_celltrain.widgets.segment import work
+from train_support import is_of_the_package
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def click(qtbot, button) -> None:
 
 def child() -> psutil.Process:
     """The training process."""
-    [found] = [process for process in psutil.Process().children() if "napari_celltrain" in process.cmdline()]
+    [found] = [process for process in psutil.Process().children() if is_of_the_package(process)]
     return found
 
 
