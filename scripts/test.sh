@@ -21,8 +21,12 @@ ruff format --check .
 say "mypy"
 mypy
 say "pytest"
+tests=(python -m pytest "$@")
+if [ "$#" -eq 0 ] && [ "$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)" -gt 1 ]; then
+    tests=(bash scripts/test_side_by_side.sh)
+fi
 if [ -n "${DISPLAY:-}${WAYLAND_DISPLAY:-}" ] || [ "$(uname)" != Linux ]; then
-    exec python -m pytest "$@"
+    exec "${tests[@]}"
 fi
 command -v xvfb-run >/dev/null || fail "There is no display, and no Xvfb to stand in for one; see above."
-exec xvfb-run -a -s "-screen 0 1600x1200x24" python -m pytest "$@"
+exec xvfb-run -a -s "-screen 0 1600x1200x24" "${tests[@]}"

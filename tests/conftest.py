@@ -1,13 +1,32 @@
-"""What every test needs: its own place for what the program remembers between runs."""
+"""What every test needs: its own place for what the program remembers between runs, and no waste of time."""
 
 from __future__ import annotations
 
+import gc
 import os
+from pathlib import Path
 
 # libgomp reads it when torch is loaded: its waiting threads would otherwise keep both cores of a small machine busy
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
+
+
+def pytest_collection_finish() -> None:
+    """All the modules that were imported stay anyway; left out, they no longer slow each search for garbage down."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def plain_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots of runs are small files: drawing them takes longer than training on small volumes."""
+    from napari_celltrain.runs import recorder
+
+    def save(history: object, path: Path) -> None:
+        path.write_text("a plot", encoding="utf-8")
+
+    monkeypatch.setattr(recorder, "save_plot", save)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -19,14 +19,23 @@ def balls(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def make_config(balls: tuple[Path, Path], tmp_path: Path) -> Callable[..., RunConfig]:
-    """A configuration that trains in a second or two; keywords replace fields of ``training``, or of the
-    section named by their prefix (``data_``, ``augmentation_``)."""
+    """A configuration that trains in a second; keywords replace fields of ``training``, or of the section named by
+    their prefix (``data_``, ``augmentation_``). The numeric format is given, since timing the formats takes longer
+    than training."""
 
     def make(**fields: object) -> RunConfig:
         sections: dict[str, dict[str, object]] = {
             "data": {"images": balls[0], "labels": balls[1], "results": tmp_path / "results"},
             "augmentation": {"patch_size": (16, 32, 32), "samples_per_volume": 2},
-            "training": {"epochs": 2, "validation_interval": 1, "model_size": "small", "warmup_steps": 0},
+            "training": {
+                "epochs": 2,
+                "validation_interval": 1,
+                "model_size": "small",
+                "warmup_steps": 0,
+                "precision": "float32",
+                "memory_layout": "channels_last",
+                "threads": 1,
+            },
         }
         top: dict[str, object] = {}
         for name, value in fields.items():

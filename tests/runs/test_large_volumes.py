@@ -75,11 +75,17 @@ def network(monkeypatch: pytest.MonkeyPatch) -> list[Bright]:
 
 
 @pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything is too large for the memory, and blocks are small."""
+def some_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything is too large for the memory; there are some blocks."""
     monkeypatch.setattr(block_plan, "WHOLE_BYTES", 0)
     monkeypatch.setattr(block_plan, "COLUMN_BYTES", 0)
     monkeypatch.setattr(block_plan, "OBJECT_VOXELS", 0)
+    monkeypatch.setattr(block_plan, "CHUNK", (16, 32, 32))
+
+
+@pytest.fixture
+def small_blocks(some_blocks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many blocks, smaller than what is looked at around them: for what compares them with the whole."""
     monkeypatch.setattr(block_plan, "CHUNK", (8, 32, 24))
 
 
@@ -123,7 +129,7 @@ def interrupted(count: int) -> Callable[[], bool]:
     return lambda: next(asked, None) is None
 
 
-def test_interrupted_it_goes_on_where_it_stopped(tmp_path, volume, network, small_blocks):
+def test_interrupted_it_goes_on_where_it_stopped(tmp_path, volume, network, some_blocks):
     model = write_tiny_model(tmp_path)
     whole = list(predict(model, [volume], tmp_path / "whole"))
     windows = network[-1].windows
@@ -141,7 +147,7 @@ def test_interrupted_it_goes_on_where_it_stopped(tmp_path, volume, network, smal
     assert not hidden(out)
 
 
-def test_interrupted_between_the_passes_the_network_is_not_run_again(tmp_path, volume, network, small_blocks):
+def test_interrupted_between_the_passes_the_network_is_not_run_again(tmp_path, volume, network, some_blocks):
     model = write_tiny_model(tmp_path)
     events = predict(model, [volume], tmp_path / "out")
     for event in events:
@@ -153,7 +159,7 @@ def test_interrupted_between_the_passes_the_network_is_not_run_again(tmp_path, v
     assert (tmp_path / "out" / "large.tif").exists()
 
 
-def test_interrupted_after_the_labels_they_are_not_lost(tmp_path, volume, network, small_blocks):
+def test_interrupted_after_the_labels_they_are_not_lost(tmp_path, volume, network, some_blocks):
     model = write_tiny_model(tmp_path)
     options = {"file_format": "zarr", "probabilities": True}
     labels = tmp_path / "out" / "large.ome.zarr"
@@ -166,7 +172,7 @@ def test_interrupted_after_the_labels_they_are_not_lost(tmp_path, volume, networ
     assert not hidden(tmp_path / "out")
 
 
-def test_another_model_or_image_starts_anew_and_says_so(tmp_path, volume, network, small_blocks):
+def test_another_model_or_image_starts_anew_and_says_so(tmp_path, volume, network, some_blocks):
     out = tmp_path / "out"
     list(predict(write_tiny_model(tmp_path, "a"), [volume], out, cancelled=interrupted(5)))
     other = write_tiny_model(tmp_path, "b", threshold=0.6)
@@ -181,7 +187,7 @@ def test_another_model_or_image_starts_anew_and_says_so(tmp_path, volume, networ
 
 
 @pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
-def test_shares_in_any_order_make_one_result(order, tmp_path, volume, network, small_blocks):
+def test_shares_in_any_order_make_one_result(order, tmp_path, volume, network, some_blocks):
     model = write_tiny_model(tmp_path)
     list(predict(model, [volume], tmp_path / "whole"))
     out = tmp_path / "out"
@@ -193,7 +199,7 @@ def test_shares_in_any_order_make_one_result(order, tmp_path, volume, network, s
     np.testing.assert_array_equal(tifffile.imread(out / "large.tif"), tifffile.imread(tmp_path / "whole" / "large.tif"))
 
 
-def test_a_plain_call_does_what_shares_have_left(tmp_path, volume, network, small_blocks, monkeypatch):
+def test_a_plain_call_does_what_shares_have_left(tmp_path, volume, network, some_blocks, monkeypatch):
     model = write_tiny_model(tmp_path)
     list(predict(model, [volume], tmp_path / "out", blocks=(2, 3)))
     monkeypatch.setattr(block_plan, "WHOLE_BYTES", 2**30)  # also where the volume would fit the memory
@@ -203,7 +209,7 @@ def test_a_plain_call_does_what_shares_have_left(tmp_path, volume, network, smal
     assert not hidden(tmp_path / "out")
 
 
-def test_who_comes_while_another_finishes_leaves_it_alone(tmp_path, volume, network, small_blocks, monkeypatch):
+def test_who_comes_while_another_finishes_leaves_it_alone(tmp_path, volume, network, some_blocks, monkeypatch):
     model = write_tiny_model(tmp_path)
     first = predict(model, [volume], tmp_path / "out")
     for event in first:
@@ -214,7 +220,7 @@ def test_who_comes_while_another_finishes_leaves_it_alone(tmp_path, volume, netw
     assert (tmp_path / "out" / "large.tif").exists()
 
 
-def test_progress_counts_blocks(tmp_path, volume, network, small_blocks):
+def test_progress_counts_blocks(tmp_path, volume, network, some_blocks):
     events = list(predict(write_tiny_model(tmp_path), [volume], tmp_path / "out"))
     told = [event for event in events if isinstance(event, Prepared) and event.stage == "segmenting large.tif"]
     assert [event.done for event in told[1:]] == list(range(told[1].total + 1))
@@ -260,7 +266,7 @@ def test_the_format_can_be_chosen(file_format, name, tmp_path, volume, network):
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == [name]
 
 
-def test_a_damaged_chunk_of_the_image_is_one_sentence(tmp_path, volume, network, small_blocks):
+def test_a_damaged_chunk_of_the_image_is_one_sentence(tmp_path, volume, network, some_blocks):
     image = make_zarr(tmp_path / "v.zarr", tifffile.imread(volume), 3)
     chunk = image / "0" / "c" / "1" / "1" / "1"
     chunk.write_bytes(chunk.read_bytes()[:20])
@@ -273,7 +279,7 @@ def test_a_damaged_chunk_of_the_image_is_one_sentence(tmp_path, volume, network,
     [(errno.ENOSPC, "No space left on the disk"), (errno.EACCES, "allows no writing")],
 )
 def test_a_disk_that_refuses_is_one_sentence_and_what_is_done_stays(
-    number, sentence, tmp_path, volume, network, small_blocks, monkeypatch
+    number, sentence, tmp_path, volume, network, some_blocks, monkeypatch
 ):
     model = write_tiny_model(tmp_path)
     written = iter(range(3))
@@ -289,7 +295,7 @@ def test_a_disk_that_refuses_is_one_sentence_and_what_is_done_stays(
     assert "3 of" in messages(list(predict(model, [volume], tmp_path / "out", cancelled=lambda: True)))
 
 
-def test_a_damaged_folder_says_what_to_delete(tmp_path, volume, network, small_blocks):
+def test_a_damaged_folder_says_what_to_delete(tmp_path, volume, network, some_blocks):
     model = write_tiny_model(tmp_path)
     list(predict(model, [volume], tmp_path / "out", blocks=(1, 2)))
     (folder,) = hidden(tmp_path / "out")
@@ -338,7 +344,7 @@ def cluster() -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_two_dask_workers_give_the_labels_of_one_process(cluster, tmp_path, volume, small_blocks):
+def test_two_dask_workers_give_the_labels_of_one_process(cluster, tmp_path, volume, some_blocks):
     model = write_tiny_model(tmp_path, objects=LEARNED.model_copy(update={"seed_level": 0.0}), threshold=0.4)
     list(predict(model, [volume], tmp_path / "one", threads=1))
     events = list(predict(model, [volume], tmp_path / "two", dask=cluster))
@@ -349,7 +355,7 @@ def test_two_dask_workers_give_the_labels_of_one_process(cluster, tmp_path, volu
 
 
 @pytest.mark.slow
-def test_what_a_worker_refuses_is_said(cluster, tmp_path, volume, small_blocks, monkeypatch):
+def test_what_a_worker_refuses_is_said(cluster, tmp_path, volume, some_blocks, monkeypatch):
     def vanish(path: Path, *arguments: object) -> block_store.BlockStore:
         store = block_store.create_store(path, *arguments)
         (path / "plan.json").write_text("{")

@@ -16,6 +16,8 @@ from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.runs.model_file import read_card
 from napari_celltrain.runs.prediction import predict
 
+pytestmark = pytest.mark.usefixtures("plain_plots")
+
 
 def run(config):
     events = list(session.run(config))

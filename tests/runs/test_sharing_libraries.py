@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import zipfile
 
 import numpy as np
@@ -67,22 +68,56 @@ def description(path):
         return yaml.safe_load(archive.read(name))
 
 
-@pytest.mark.parametrize("which", ["objects", "classes"])
-def test_the_library_finds_nothing_wrong(which, request):
-    _, path = request.getfixturevalue(which)
+def settings_of_others():
+    return {
+        "torch": torch.get_rng_state(),
+        "numpy": np.random.get_state()[1].copy(),  # noqa: NPY002 - what the library sets
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+@pytest.fixture(scope="module", params=["objects", "classes"])
+def tested(request):
+    """What the library says of a package, and the settings of others before and after."""
+    _, path = request.getfixturevalue(request.param)
+    before = settings_of_others()
     with bioimageio_ready():
         summary = core.test_model(path, devices=["cpu"])
+    return summary, before, settings_of_others()
+
+
+@pytest.fixture(scope="module")
+def described():
+    """Loads the description of a package, once each: to validate it takes longer than to compute."""
+
+    @functools.cache
+    def load(path):
+        return core.load_model_description(path)
+
+    return load
+
+
+def test_the_library_finds_nothing_wrong(tested):
+    summary = tested[0]
     assert summary.status == "passed", summary.format()
+
+
+def test_the_settings_of_others_are_left_alone(tested):
+    _, before, after = tested
+    assert torch.equal(after["torch"], before["torch"])
+    np.testing.assert_array_equal(after["numpy"], before["numpy"])
+    assert not before["deterministic"]
+    assert not after["deterministic"]
 
 
 @pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES)
 @pytest.mark.parametrize("which", ["objects", "classes"])
-def test_the_library_computes_the_same(which, image, request):
+def test_the_library_computes_the_same(which, image, described, request):
     """From the raw image: normalization, network and activation are all the library's."""
     run, path = request.getfixturevalue(which)
     model = load_original(run)
     with bioimageio_ready():
-        found = run_package(core.load_model_description(path), image)
+        found = run_package(described(path), image)
     np.testing.assert_allclose(found, model.probabilities(model.logits(model.normalized(image))), atol=1e-4)
 
 
@@ -179,12 +214,3 @@ def test_onnx_computes_the_same(objects, tmp_path):
     session = runtime.InferenceSession(str(tmp_path / "x.onnx"), providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run(None, {"image": batch})[0], model.logits(batch), atol=1e-4)
     assert yaml.safe_load(session.get_modelmeta().custom_metadata_map["model.yaml"])["training"]["epoch"] == 7
-
-
-def test_the_settings_of_others_are_left_alone(objects):
-    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002 - what the library sets
-    with bioimageio_ready():
-        core.test_model(objects[1], devices=["cpu"])
-    assert torch.equal(torch.get_rng_state(), before[0])
-    np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
-    assert not torch.are_deterministic_algorithms_enabled()

@@ -21,6 +21,8 @@ from napari_celltrain.widgets.controller import RunController
 from napari_celltrain.widgets.main import TrainWidget
 from napari_celltrain.widgets.preferences import Preferences
 
+pytestmark = pytest.mark.usefixtures("plain_plots")
+
 
 @pytest.fixture
 def balls(tmp_path: Path) -> tuple[Path, Path]:

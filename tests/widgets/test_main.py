@@ -115,7 +115,7 @@ def test_start_says_all_that_is_wrong_once_and_turns_to_it(qtbot, viewer, contro
 
 
 def test_from_the_form_to_a_model_and_a_segmented_layer(
-    qtbot, viewer, controller, wishes, balls: tuple[Path, Path], tmp_path: Path
+    qtbot, viewer, controller, wishes, counts_costs, balls: tuple[Path, Path], tmp_path: Path
 ) -> None:
     viewer.add_image(make_pair(9)[0], name="mine", scale=(1, 0.5, 0.5), translate=(3, 0, 0))
     widget = dock(viewer, controller)
@@ -145,6 +145,7 @@ def test_from_the_form_to_a_model_and_a_segmented_layer(
     assert made.data.shape == (16, 32, 32)
 
 
+@pytest.mark.usefixtures("plain_plots")
 def test_layers_are_written_and_trained_on(qtbot, viewer, controller, wishes, tmp_path: Path) -> None:
     image, labels = make_pair(3, shape=(32, 48, 48), num_objects=30)
     viewer.add_image(image, name="cells", scale=(1, 0.5, 0.5))
@@ -165,6 +166,7 @@ def test_layers_are_written_and_trained_on(qtbot, viewer, controller, wishes, tm
     assert widget.data_tab.form.source() == "layers"
 
 
+@pytest.mark.usefixtures("plain_plots")
 def test_closed_while_training_it_goes_on_and_is_found_again(
     qtbot, viewer, controller, wishes, balls: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -204,6 +206,7 @@ def test_settings_are_saved_and_loaded_as_the_command_line_has_them(
     assert widget.value() == config
 
 
+@pytest.mark.usefixtures("plain_plots")
 def test_a_run_of_an_earlier_session_is_found(
     qtbot, viewer, controller, wishes, balls: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -44,7 +44,7 @@ def test_bytes_are_those_that_torch_keeps() -> None:
     assert network_costs(spec)["bytes_per_voxel"] == pytest.approx(total, rel=0.1)
 
 
-def test_the_finder_asks_and_lets_go(qtbot) -> None:
+def test_the_finder_asks_and_lets_go(qtbot, counts_costs) -> None:
     finder = CostFinder()
     finder.look(1, (2.0, 0.5, 0.5))
     process = finder._process
