@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
 from disks import UNREADABLE
 from napari_celltrain.data.arrays import damaged
@@ -47,7 +48,9 @@ def test_a_chunk_that_was_never_written_is_of_zeros(zarr_image: Path) -> None:
     assert not volume.read().any()
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+@pytest.mark.parametrize(
+    "number", [errno.EIO, errno.EACCES, errno.EHOSTUNREACH, errno.ECONNRESET, errno.ENOTDIR, errno.EMFILE]
+)
 def test_what_the_disk_says_is_no_fault_of_the_file(number: int) -> None:
     error = damaged("a.tif", OSError(number, os.strerror(number), "/mnt/a.tif"))
     assert str(error).startswith(f"a.tif: cannot be read ({os.strerror(number)}). Check the drive")
@@ -68,3 +71,25 @@ def test_a_file_that_nobody_may_read(tmp_path: Path) -> None:
     path.symlink_to(UNREADABLE)
     with pytest.raises(DataError, match=r"a\.tif: may not be read\. Ask for permission"):
         open_volume(path)
+
+
+def test_a_mapped_file_that_was_cut_off_meanwhile(tmp_path: Path) -> None:
+    """What is mapped beyond the end of its file ends the whole program when it is touched."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.ones((64, 64, 64), np.uint16), metadata={"axes": "ZYX"})
+    lazy = open_volume(path).lazy()
+    assert lazy is not None
+    with path.open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(DataError, match=r"a\.tif: cannot be decoded; it may be cut off"):
+        lazy[40:41, :, :]
+
+
+def test_a_mapped_file_that_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.ones((4, 8, 8), np.uint16), photometric="minisblack")
+    lazy = open_volume(path).lazy()
+    assert lazy is not None
+    path.unlink()
+    with pytest.raises(DataError, match=rf"a\.tif: cannot be read, since {re.escape(str(path))} is gone\."):
+        lazy[0:1, :, :]

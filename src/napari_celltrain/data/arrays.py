@@ -24,7 +24,11 @@ SLAB_VOXELS = 2**23
 
 _OF_THE_DISK = {
     getattr(errno, name)
-    for name in ("EIO", "EACCES", "EPERM", "ENODEV", "ENXIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN")
+    for name in (
+        *("EIO", "EACCES", "EPERM", "EBUSY", "EMFILE", "ENFILE", "ELOOP", "ENOKEY"),
+        *("ENODEV", "ENXIO", "ENOTDIR", "ENOMEDIUM", "ESTALE", "EREMOTEIO", "ENOLINK", "ENOTCONN", "ETIMEDOUT"),
+        *("EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ECONNRESET", "ECONNABORTED", "ESHUTDOWN"),
+    )
     if hasattr(errno, name)
 }
 """What a disk, a share or its permissions say, and never a file whose content is wrong."""

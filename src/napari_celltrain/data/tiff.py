@@ -117,7 +117,7 @@ class TiffVolume(Volume):
             mapped = np.memmap(self._file, header.stored_dtype, mode="r", offset=header.offset, shape=header.shape)
         except (OSError, ValueError) as error:
             raise DataError(f"{self.where}: cannot be read ({error}).") from error
-        return LazyView(self.where, mapped, self._layout, self.dtype)
+        return LazyView(self.where, _Present(mapped, self._file), self._layout, self.dtype)
 
     def _decode(self) -> NDArray[Any]:
         with _quietly(), tifffile.TiffFile(self._file) as tif:
@@ -125,6 +125,24 @@ class TiffVolume(Volume):
         if array.shape != self._header.shape:
             return array  # Volume.read refuses it, naming both shapes
         return self._layout.take(array)
+
+
+class _Present:
+    """A mapped file that is looked at before it is touched: where it has become shorter, the system ends the program.
+
+    What it gives is read at once, so that nothing that is handed on still hangs on the file.
+    """
+
+    def __init__(self, mapped: np.memmap[Any, Any], file: Path) -> None:
+        self._mapped = mapped
+        self._file = file
+        self._end = mapped.offset + mapped.nbytes
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        size = self._file.stat().st_size
+        if size < self._end:
+            raise ValueError(f"{size} bytes instead of {self._end} at least")
+        return np.array(self._mapped[key])
 
 
 def _read_header(path: Path) -> _Header:
