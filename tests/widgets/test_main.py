@@ -144,6 +144,16 @@ def test_from_the_form_to_a_model_and_a_segmented_layer(
     assert tuple(made.translate) == (3, 0, 0)
     assert made.data.shape == (16, 32, 32)
 
+    assert widget.panel.state.text().startswith("Stopped at epoch")
+    viewer.scene.camera.center = (0, -1e6, -1e6)
+    click(qtbot, widget.panel.find_button)
+    assert viewer.scene.camera.center[-1] > -1000
+
+    viewer.window.remove_dock_widget(widget)
+    again = dock(viewer, controller)
+    assert again.value() == config  # not lost when the widget is opened anew
+    qtbot.waitUntil(lambda: again.tabs.height() > again.splitter.height() // 4)
+
 
 @pytest.mark.usefixtures("plain_plots")
 def test_layers_are_written_and_trained_on(qtbot, viewer, controller, wishes, tmp_path: Path) -> None:
@@ -222,6 +232,7 @@ def test_a_run_of_an_earlier_session_is_found(
     assert other.folder.path == controller.folder.path
     other.stop()
     wait(qtbot, lambda: other.state == "finished" and controller.state == "finished")
+    wait(qtbot, lambda: not any(shown.panel.predictions.is_busy for shown in (widget, found)))
 
 
 def test_the_process_is_started_when_the_last_tab_is_first_seen(

@@ -97,6 +97,8 @@ def test_a_killed_run_is_resumed_by_its_button_and_its_model_segments_a_layer(
     assert controller.state == "finished", controller.message
     assert controller.folder.path == folder.path
     assert controller.history().finished.epoch == done + 1
+    assert [row.epoch for row in controller.history().rows] == list(range(1, done + 2))
+    assert panel.predictions.epochs[0] == 1
     assert controller.message == panel.message.text() == ""
     assert read_card(folder.path).training.epoch <= done + 1
 

@@ -110,6 +110,11 @@ class RunController(QObject):
         return self._message
 
     @property
+    def outcome(self) -> Finished | Failed | None:
+        """How the run ended; None while it goes on."""
+        return self._outcome
+
+    @property
     def events(self) -> Batch:
         """All that happened so far but single steps, for a widget that comes later."""
         return tuple(self._events)
@@ -134,7 +139,7 @@ class RunController(QObject):
     def start(self, config: RunConfig, own_process: bool = True) -> None:
         """Train as ``config`` says; all that goes wrong is told by events and :attr:`failed`."""
         self._refuse_if_training()
-        config = _with_a_core_left(config)
+        asked, config = config, _with_a_core_left(config)
         notice: Warned | None = None
         if own_process:
             try:
@@ -145,7 +150,7 @@ class RunController(QObject):
         if not own_process:
             self.dismiss()
             source = in_thread(config)
-        self._begin(source, config, watching=False)
+        self._begin(source, asked, watching=False)
         if notice is not None:
             show_warning(notice.message)
             self._receive((notice,))

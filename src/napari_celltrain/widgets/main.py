@@ -54,6 +54,7 @@ class TrainWidget(QWidget):
         self._window: QMainWindow | None = None
         self._steps_per_epoch = 0
         self._shown = (False, False)
+        self._has_room = False  # for the run
         self._worker: Any = None
 
         self.data_tab = DataTab(napari_viewer)
@@ -176,12 +177,15 @@ class TrainWidget(QWidget):
 
     def _make_room(self) -> None:
         """Half of the height for the run as soon as there is one, and more for all its buttons at the end."""
+        if not self.isVisible():
+            return  # there is no room yet; docking calls again
         height = self.splitter.height()
         if not self.panel.has_run:
             self.splitter.setSizes([height, 0])
             return
         wanted = min(self.panel.wanted_height(), height - _MIN_FORM)
-        panel = max(wanted, height // 2, self.panel.height())
+        panel = max(wanted, height // 2, self.panel.height() if self._has_room else 0)
+        self._has_room = True
         self.splitter.setSizes([height - panel, panel])
 
     def _show_config(self, config: RunConfig) -> None:
@@ -189,8 +193,7 @@ class TrainWidget(QWidget):
         if self.controller.watching or self.data_tab.form.source() == "folders":
             self.data_tab.setValue(config.data)
         self.augmentation_tab.setValue(config.augmentation)
-        if config.training.model_copy(update={"threads": None}) != self.training_tab.value():
-            self.training_tab.setValue(config.training)
+        self.training_tab.setValue(config.training)
 
     def _use_settings(self) -> None:
         if self.controller.config is not None:
@@ -207,10 +210,10 @@ class TrainWidget(QWidget):
 
     def _find_last_run(self) -> None:
         """A run of an earlier session of napari may still be going on; its folder may be on a slow disk."""
+        config = self.controller.config
+        if config is not None:  # of this session: it goes on, or has ended
+            self._show_config(config)
         if self.controller.is_busy:
-            config = self.controller.config
-            if config is not None:
-                self._show_config(config)
             return
         path = last_run()
         if path is not None and self.controller.state == "idle":
@@ -327,6 +330,7 @@ class TrainWidget(QWidget):
         if ancestor is not None and self._guard is None:
             self._window = ancestor
             self._guard = CloseGuard(ancestor, self.controller)
+            self._make_room()
 
     def _undock(self) -> None:
         if self._guard is None or self._window is None:

@@ -10,6 +10,7 @@ takes a processor that has no graphics card beside it up to a twentieth of a sec
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -23,7 +24,7 @@ import psutil
 
 from napari_celltrain.config import RunConfig
 from napari_celltrain.errors import CellTrainError
-from napari_celltrain.events import Event, Failed, Started
+from napari_celltrain.events import EpochDone, Event, Failed, Saved, Started, Validated
 from napari_celltrain.runs import process
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.widgets.batches import SUPERSEDED, Batch, Collected
@@ -33,6 +34,7 @@ FIRST_PAUSE = 1.0
 PAUSES = (0.25, 5.0)
 """Seconds between two batches, at least and at most."""
 _LOOK_SECONDS = 0.1
+_REACHED = (EpochDone, Validated, Saved)
 NOT_BEGUN = "Training was stopped before it had begun; nothing was trained."
 
 logger = logging.getLogger(__name__)
@@ -128,6 +130,8 @@ class ProcessRun(_QueuedSource):
             wanted = self._wanted
         if wanted is not None:
             child.request_stop(wanted)
+        if self.folder is not None:
+            yield from _past(self.folder)
         for event in child.events():
             self.folder = child.folder
             yield event
@@ -170,6 +174,8 @@ class ThreadRun(RunSource):
     def _guarded(self) -> Iterator[Event]:
         events: Iterator[Event] = iter(())
         try:
+            if self.folder is not None:
+                yield from _past(self.folder)
             events = self._begin()
             for event in events:
                 if isinstance(event, Started):
@@ -205,6 +211,14 @@ class WatchedRun(_QueuedSource):
 
     def _events(self) -> Iterator[Event]:
         return process.watch(self._watched, cancelled=self._left.is_set)
+
+
+def _past(folder: RunFolder) -> Iterator[Event]:
+    """What a run that is resumed has reached: its curves and predictions go on where they ended."""
+    with contextlib.suppress(CellTrainError, OSError):  # resuming itself will say so
+        for event in folder.read_events():
+            if isinstance(event, _REACHED):
+                yield event
 
 
 def in_process(config: RunConfig, waiting: process.WaitingChild | None) -> RunSource:
