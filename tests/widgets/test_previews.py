@@ -163,6 +163,34 @@ def test_predictions_rest_after_one_that_took_the_window_long(
     qtbot.waitUntil(lambda: layers.epoch == 3, timeout=10_000)
 
 
+def test_switched_off_and_on_again_no_rest_is_left(
+    qtbot, layers: PredictionLayers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SHARE", 1e-9)
+    monkeypatch.setattr(module, "LONGEST_REST", 3600.0)
+    folder = make_run(tmp_path)
+    for epoch in (1, 2):
+        show(qtbot, layers, folder, epoch)
+    layers.add_events((validated(3),), folder)
+    layers.set_enabled(False)
+    layers.set_enabled(True)
+    qtbot.waitUntil(lambda: layers.epoch == 3, timeout=10_000)
+
+
+def test_a_run_whose_predictions_cannot_be_read_does_not_spoil_the_next(
+    qtbot, layers: PredictionLayers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(module, "show_warning", told.append)
+    broken, whole = make_run(tmp_path, seed=0), make_run(tmp_path, seed=1)
+    (broken.path / "previews" / "epoch_0001.tif").unlink()
+    layers.add_events((validated(1),), broken)
+    layers.forget()  # the next one begins while that is being found out
+    layers.add_events((validated(2),), whole)
+    qtbot.waitUntil(lambda: layers.epoch == 2, timeout=10_000)
+    assert told == []
+
+
 @pytest.mark.parametrize("end", [Finished, Failed])
 def test_the_last_prediction_is_shown_when_the_run_ends(
     qtbot, layers: PredictionLayers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: type[Finished | Failed]

@@ -62,6 +62,12 @@ class _Loaded:
     preview: Preview
 
 
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    folder: RunFolder
+    message: str
+
+
 @dataclass(slots=True)
 class _Task:
     folder: RunFolder
@@ -125,6 +131,7 @@ class PredictionLayers(QObject):
 
     def set_enabled(self, enabled: bool) -> None:
         self._enabled = enabled
+        self._rest.stop()
         self._load()
 
     def add_events(self, events: tuple[Event, ...], folder: RunFolder | None) -> None:
@@ -171,13 +178,15 @@ class PredictionLayers(QObject):
         self._worker = None
         self._load()
 
-    def _show(self, loaded: _Loaded | str) -> None:
-        if isinstance(loaded, str):
-            self._failed = True  # once is enough: the next validation would say the same
-            if self._folder is not None and self._folder.path.is_dir():  # where all is gone, the run itself tells
-                show_warning(f"The live prediction cannot be shown. {loaded}")
-        elif self._folder is not None and loaded.folder.path == self._folder.path:
+    def _show(self, loaded: _Loaded | _Unread) -> None:
+        if self._folder is None or loaded.folder.path != self._folder.path:
+            return  # another run is shown by now
+        if isinstance(loaded, _Loaded):
             self._put(loaded)
+            return
+        self._failed = True  # once is enough: the next validation would say the same
+        if self._folder.path.is_dir():  # where all is gone, the run itself tells
+            show_warning(f"The live prediction cannot be shown. {loaded.message}")
 
     # --- layers, in the thread of the window -----------------------------------------------------------------
 
@@ -243,7 +252,7 @@ class PredictionLayers(QObject):
         return show_layer(self._viewer, kind, name, data, **self._where, **looks)
 
 
-def _read(task: _Task) -> _Loaded | str:
+def _read(task: _Task) -> _Loaded | _Unread:
     """What is to be shown, or what went wrong (an exception as a result would be raised by napari's worker)."""
     volume, task.volume = task.volume, None
     try:
@@ -253,7 +262,7 @@ def _read(task: _Task) -> _Loaded | str:
         _warm_up(volume.labels.dtype, preview.labels.dtype)
         return _Loaded(task.folder, volume, preview)
     except Exception as error:
-        return failure(error, "Reading the prediction").message
+        return _Unread(task.folder, failure(error, "Reading the prediction").message)
 
 
 def _warm_up(*dtypes: np.dtype[Any]) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from qtpy.QtCore import QCoreApplication, QEvent, QObject, Qt, QTimer
-from qtpy.QtWidgets import QWidget
+from qtpy.QtWidgets import QDockWidget, QWidget
 
 SHARE = 0.005
 """Of the time: what one thing that renews by itself may take of the window's.
@@ -47,6 +47,9 @@ def hold_redraws(widget: QWidget) -> None:
 def _release(window: QWidget) -> None:
     with contextlib.suppress(RuntimeError):  # it was closed meanwhile
         window.setUpdatesEnabled(True)
+        for dock in window.findChildren(QDockWidget):
+            if dock.isWindow():  # undocked meanwhile: a window of its own, which the line above passes over
+                dock.setUpdatesEnabled(True)
 
 
 class RedrawMeter(QObject):
