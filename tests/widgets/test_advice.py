@@ -105,7 +105,7 @@ def test_awkward_patches_are_told() -> None:
     assert patch_warning(facts_of(3), (64, 64, 64), divisor) == ""
     assert patch_warning(facts_of(3), None, divisor) == ""
     assert "multiple of 16 × 16 × 16" in patch_warning(None, (60, 64, 64), divisor)
-    assert "mirror" in patch_warning(facts_of(3), (64, 64, 128), divisor)
+    assert "along x: there their mirror" in patch_warning(facts_of(3), (64, 64, 128), divisor)
     assert "spans 80 × 12 × 12" in patch_warning(facts_of(3, (80.0, 12.0, 12.0)), (64, 64, 64), divisor)
 
 

@@ -10,7 +10,17 @@ from napari.components import ViewerModel
 from qtpy.QtCore import Qt
 
 from napari_celltrain.config import RunConfig
-from napari_celltrain.events import EpochDone, Event, Failed, Finished, Prepared, Started, StepDone, Validated
+from napari_celltrain.events import (
+    EpochDone,
+    Event,
+    Failed,
+    Finished,
+    Prepared,
+    Started,
+    StepDone,
+    StopRequested,
+    Validated,
+)
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.widgets.controller import RunController
 from napari_celltrain.widgets.run_log import RunLog
@@ -123,7 +133,7 @@ def test_a_run_that_ended_can_be_watched_resumed_and_repeated(qtbot, panel: RunP
     panel.watch(make_run(tmp_path, STARTED, VALIDATED, FINISHED).path)
     qtbot.waitUntil(lambda: panel._controller.state == "finished", timeout=10_000)
     assert panel.button.text() == "Start"
-    assert panel.state.text() == "Watching: finished"
+    assert panel.state.text() == "Watching: stopped at epoch 2"
     assert "Best: Dice 0.7500" in panel.progress.numbers.text()
     assert "stopped as asked" in panel.log.text.toPlainText()
     assert panel.end_row.isVisible()
@@ -188,6 +198,10 @@ def test_a_run_that_has_ended_has_no_time_left(qtbot) -> None:
     assert "left" in progress.numbers.text()
     progress.end()
     assert "left" not in progress.numbers.text()
+    progress.begin()
+    progress.addEvents([STARTED, done, StopRequested(now=False), done])  # when it ends is no longer as planned
+    assert "left" not in progress.numbers.text()
+    progress.end()
 
 
 def test_a_folder_that_is_no_run_is_refused_in_a_sentence(

@@ -19,3 +19,8 @@ def test_buttons_take_the_place_of_commands(message: str, button: str) -> None:
     assert button in shown
     assert "celltrain" not in shown
     assert shown.split(";")[0] == message.split(";")[0]
+
+
+def test_fields_take_the_place_of_options() -> None:
+    assert in_the_window("Take more patches (--samples-per-volume 8).") == "Take more patches (Samples per volume 8)."
+    assert in_the_window("pip install --upgrade torch") == "pip install --upgrade torch"

@@ -152,10 +152,11 @@ def patch_warning(facts: DataFacts | None, patch_size: ZYX | None, divisor: ZYX)
         warnings.append(_object_words(patch_size, extent))
     if any(patch % step for patch, step in zip(patch_size, divisor, strict=True)):
         warnings.append(f"Not a multiple of {sizes(divisor)}: the network pads it, which costs some time.")
-    if facts is not None and all(
-        any(size < patch for size, patch in zip(shape, patch_size, strict=True)) for shape in facts.training
-    ):
-        warnings.append("Larger than every volume, which is then continued by its mirror image.")
+    if facts is not None:
+        longest = [max(sizes) for sizes in zip(*facts.training, strict=True)]
+        wide = [axis for axis, size, patch in zip("zyx", longest, patch_size, strict=True) if size < patch]
+        if wide:
+            warnings.append(f"Larger than the volumes along {' and '.join(wide)}: there their mirror image goes on.")
     return " ".join(warnings)
 
 

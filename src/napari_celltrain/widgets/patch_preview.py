@@ -17,7 +17,7 @@ from napari_celltrain.config import ZYX, RunConfig, Spacing
 from napari_celltrain.decoding import Target
 from napari_celltrain.errors import CellTrainError
 from napari_celltrain.widgets.layer_source import LayerSource
-from napari_celltrain.widgets.own_layers import beside_the_others, show_layer, sized, undisturbed
+from napari_celltrain.widgets.own_layers import beside_the_others, find_layer, show_layer, sized, undisturbed
 from napari_celltrain.widgets.parcel import Parcel
 from napari_celltrain.widgets.quiet_import import import_engine
 from napari_celltrain.widgets.switching import quick_switching
@@ -98,7 +98,10 @@ class PatchPreview(QObject):
             show_error(drawn)
         else:
             self._ready = drawn.ready if drawn.ready.num_bytes <= MAX_KEPT_BYTES else None
+            is_new = find_layer(self._viewer, IMAGE_LAYER) is None
             show_patches(self._viewer, drawn)
+            if is_new:  # they lie beside what was in view, and were asked for
+                self._viewer.reset_view()
         self._end()
 
     def _end(self, *_: Any) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from qtpy.QtCore import QEvent, Qt
 from qtpy.QtGui import QTextCharFormat, QTextCursor
 from qtpy.QtWidgets import QFrame, QPlainTextEdit, QSizePolicy, QWidget
 
+from napari_celltrain.config import DataConfig
 from napari_celltrain.errors import Problem
 from napari_celltrain.widgets.colors import theme_color
+from napari_celltrain.widgets.wording import label_of
 
 MAX_SHOWN = 200
 _MARKS = {"error": "✗", "warning": "!"}
@@ -55,7 +58,9 @@ class ProblemList(QPlainTextEdit):
         self.clear()
         cursor = self.textCursor()
         for index, problem in enumerate(self._problems[:MAX_SHOWN]):
-            self._write_line(cursor, index, _MARKS[problem.severity], str(problem), problem.severity)
+            is_field = problem.where in DataConfig.model_fields
+            shown = replace(problem, where=label_of(f"data.{problem.where}")) if is_field else problem
+            self._write_line(cursor, index, _MARKS[problem.severity], str(shown), problem.severity)
         left = len(self._problems) - MAX_SHOWN
         if left > 0:
             self._write_line(cursor, MAX_SHOWN, "…", f"and {left} more; `celltrain check` lists them all.", "warning")

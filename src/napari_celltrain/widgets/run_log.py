@@ -13,6 +13,7 @@ from napari_celltrain.events import Event, StepDone
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.runs.wording import describe
 from napari_celltrain.widgets.focus_frame import FocusRing
+from napari_celltrain.widgets.wording import in_the_window
 
 MAX_LINES = 5000
 """What is older is in ``training.log``."""
@@ -70,7 +71,7 @@ class RunLog(QWidget):
 
     def addEvents(self, events: Iterable[Event]) -> None:
         lines = [describe(event) for event in events if not isinstance(event, StepDone)]
-        shown = [line for line in lines if line is not None][-MAX_LINES:]
+        shown = [in_the_window(line) for line in lines if line is not None][-MAX_LINES:]
         if not shown:
             return
         before = self._bar.value()

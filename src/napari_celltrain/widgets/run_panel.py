@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_celltrain.errors import CellTrainError
-from napari_celltrain.events import Event
+from napari_celltrain.events import Event, Finished
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.widgets.controller import RunController
 from napari_celltrain.widgets.end_row import EndRow
@@ -63,6 +63,7 @@ class RunPanel(QWidget):
 
     def __init__(self, viewer: Viewer, controller: RunController, parent: QWidget | None = None) -> None:
         super().__init__(parent)
+        self._viewer = viewer
         self._controller = controller
         self._is_checking = False
         self.button = QPushButton("Start")
@@ -87,6 +88,8 @@ class RunPanel(QWidget):
         self.slider = QSlider(Qt.Orientation.Horizontal)
         self.slider.setAccessibleName("Epoch of the prediction shown")
         self.epoch_label = QLabel()
+        self.find_button = QPushButton("Go there")
+        self.find_button.setToolTip(tooltip("Move the view so that all layers are seen, the predictions among them"))
         self._lay_out()
         self._connect()
         self._renew_slider()
@@ -154,6 +157,7 @@ class RunPanel(QWidget):
         previews.addWidget(FocusFrame.around(self.show_predictions))
         previews.addWidget(FocusFrame.around(self.slider), 1)
         previews.addWidget(self.epoch_label)
+        previews.addWidget(FocusFrame.around(self.find_button))
         self.scroll_area = self._scrolling(
             self.progress, self.message, self.end_row, self.segment_row, self.previews, self.log
         )
@@ -186,6 +190,7 @@ class RunPanel(QWidget):
         self.end_row.openRequested.connect(self._open_folder)
         self.end_row.resumeRequested.connect(self._resume)
         self.end_row.settingsRequested.connect(self.settingsRequested)
+        self.find_button.clicked.connect(self._go_there)
         self.show_predictions.toggled.connect(self._toggle_predictions)
         self.slider.valueChanged.connect(self._go_to_epoch)
         self.predictions.epochsChanged.connect(self._renew_slider)
@@ -228,6 +233,9 @@ class RunPanel(QWidget):
         if self._is_checking:
             return "Checking …"
         text = _STATES[controller.state]
+        outcome = controller.outcome
+        if controller.state == "finished" and isinstance(outcome, Finished) and outcome.reason.startswith("stopped"):
+            text = f"Stopped at epoch {outcome.epoch}"
         if controller.stop_request == "stop-now" and controller.is_busy:
             text = "Stopping now …"
         if controller.watching and controller.state != "idle":
@@ -279,6 +287,9 @@ class RunPanel(QWidget):
             show_error(str(error))
 
     # --- the way back through the epochs ----------------------------------------------------------------------------
+
+    def _go_there(self) -> None:
+        self._viewer.reset_view()
 
     def _toggle_predictions(self, on: bool) -> None:
         self.predictions.set_enabled(on)

@@ -14,6 +14,7 @@ from napari_celltrain.events import (
     Prepared,
     Started,
     StepDone,
+    StopRequested,
     Validated,
     ValidationProgressed,
 )
@@ -47,6 +48,7 @@ class RunProgress(QWidget):
         self._latest: Validated | None = None
         self._best: Validated | None = None
         self._end_time: float | None = None
+        self._is_stopping = False
         self._finished: Finished | None = None
         for bar in (self.epochs, self.steps):
             _show(bar, 0, 1, "")
@@ -81,6 +83,7 @@ class RunProgress(QWidget):
                 _show(self.steps, event.done, event.total, _stage(event.stage))
             case Started():
                 self._finished = None
+                self._is_stopping = False
                 self._stage_only = False
                 self.steps.show()
                 self._steps_per_epoch = event.steps_per_epoch
@@ -99,6 +102,8 @@ class RunProgress(QWidget):
             case Validated():
                 self._latest = event
                 self._best = event if event.is_best else self._best
+            case StopRequested():
+                self._is_stopping = True  # what is left is no longer what was planned
             case Finished():
                 self._finished = event
                 self.steps.hide()
@@ -119,7 +124,7 @@ class RunProgress(QWidget):
         if self._finished is not None:
             best = self._finished
             return f"Best: {scores(best.best_dice, best.best_f1)}, at epoch {best.best_epoch}"
-        left = None if self._end_time is None else self._end_time - time.time()
+        left = None if self._end_time is None or self._is_stopping else self._end_time - time.time()
         parts = (
             f"loss {self._loss:.4f}" if self._loss is not None else "",
             scores(self._latest.dice, self._latest.f1) if self._latest is not None else "",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from napari_celltrain.config import RunConfig
+
 # By the path of the field, or by its name where it is called so everywhere.
 _LABELS = {
     "data.memory_budget_gb": "Memory for volumes",
@@ -73,9 +75,19 @@ def choice_label(key: str) -> str:
 
 
 def in_the_window(message: str) -> str:
-    """``message`` with the window's buttons in the place of commands."""
+    """``message`` with the window's buttons and fields in the place of commands and their options."""
     message = re.sub(r"continue with `celltrain resume [^`]*`", "continue with Resume, below", message)
-    return re.sub(r"start it again with `celltrain train [^`]*`", "start it again with Start", message)
+    message = re.sub(r"start it again with `celltrain train [^`]*`", "start it again with Start", message)
+    return re.sub(r"`?--([a-z][a-z-]+)`?(?=[ ,.)])", _field_of, message)
+
+
+def _field_of(option: re.Match[str]) -> str:
+    """The label of the field that an option of the command line sets; other options stay as they are."""
+    name = option[1].replace("-", "_")
+    for section in RunConfig.model_fields.values():
+        if isinstance(section.annotation, type) and name in getattr(section.annotation, "model_fields", {}):
+            return label_of(name)
+    return option[0]
 
 
 def count(number: int, noun: str) -> str:
