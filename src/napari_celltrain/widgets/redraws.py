@@ -14,9 +14,8 @@ from qtpy.QtWidgets import QDockWidget, QWidget
 SHARE = 0.005
 """Of the time: what one thing that renews by itself may take of the window's.
 
-A millisecond of drawing on a desktop with a graphics card, so that news may come ten times a second; fifty and more
-where the processor draws, as over a remote desktop: any change in a window that shows an OpenGL canvas has the whole
-window put together anew.
+Where the processor draws, as over a remote desktop, any change in a window that shows an OpenGL canvas has the whole
+window put together anew: 20 ms and more. A graphics card does that in far less, and news come as much more often.
 """
 _NUM_LEVELS = 12  # of layouts in layouts
 _HELD_MS = 8
