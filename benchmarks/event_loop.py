@@ -36,8 +36,8 @@ import tifffile
 from qtpy.QtCore import QEventLoop, QObject, QSettings, Qt, QTimer
 from scipy import ndimage
 
-from napari_celltrain.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
-from napari_celltrain.widgets.main import TrainWidget
+from napari_celltrain.values.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
+from napari_celltrain.widgets.train.widget import TrainWidget
 
 TICK_MS = 4
 NUM_LAYERS = 5

@@ -91,10 +91,10 @@ def make_model(folder: Path, steps: int = 60) -> Path:
     """A small network for objects that has learned a little, written as a run writes its model."""
     import torch
 
-    from napari_celltrain.decoding import ObjectDecoding
-    from napari_celltrain.parts.models import NetworkSpec, build_network
+    from napari_celltrain.nets.models import NetworkSpec, build_network
     from napari_celltrain.runs.folder import RunFolder
-    from napari_celltrain.runs.model_file import ModelCard, TrainingSummary, write_model
+    from napari_celltrain.runs.model import ModelCard, TrainingSummary, write_model
+    from napari_celltrain.values.decoding import ObjectDecoding
 
     if (folder / "run" / "model" / "model.yaml").exists():
         return folder / "run"
@@ -132,7 +132,7 @@ def make_model(folder: Path, steps: int = 60) -> Path:
 
 
 def make_volume(folder: Path, size: int) -> Path:
-    from napari_celltrain.data.ome_zarr_writer import replace_folder, write_ome_zarr
+    from napari_celltrain.io.zarr_writer import replace_folder, write_ome_zarr
 
     target = folder / f"volume_{size}.ome.zarr"
     if not target.exists():
@@ -180,8 +180,8 @@ def compare(model: Path, size: int, repeats: int, predicted: float) -> None:
 
     from napari_celltrain.engine.device import set_threads
     from napari_celltrain.engine.objects import quantize
-    from napari_celltrain.parts.normalization import measure, normalize
-    from napari_celltrain.runs.model_file import load_model
+    from napari_celltrain.nets.normalize import measure, normalize
+    from napari_celltrain.runs.model import load_model
 
     set_threads(None)
     predictor = load_model(model, torch.device("cpu")).predictor

@@ -46,10 +46,10 @@ def measure(which: str, size: int) -> tuple[float, float]:
     import torch
     from monai.inferers import sliding_window_inference
 
-    from napari_celltrain.engine.formats import NumericFormat
-    from napari_celltrain.engine.inference import Predictor
-    from napari_celltrain.parts.models import NetworkSpec, build_network
-    from napari_celltrain.parts.normalization import IntensityStatistics
+    from napari_celltrain.engine.precision import NumericFormat
+    from napari_celltrain.engine.predictor import Predictor
+    from napari_celltrain.nets.models import NetworkSpec, build_network
+    from napari_celltrain.nets.normalize import IntensityStatistics
 
     torch.manual_seed(0)
     network = build_network(NetworkSpec(key="unet", size="medium")).eval()

@@ -50,7 +50,7 @@ def measure(folder: Path, times: int, own_process: bool) -> None:
     import napari
     from qtpy.QtCore import QSettings
 
-    from napari_celltrain.widgets.main import TrainWidget
+    from napari_celltrain.widgets.train.widget import TrainWidget
 
     QSettings.setPath(QSettings.Format.IniFormat, QSettings.Scope.UserScope, str(folder))
     config = write_data(folder)
@@ -119,7 +119,7 @@ def write_data(folder: Path) -> Any:
     import numpy as np
     import tifffile
 
-    from napari_celltrain.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
+    from napari_celltrain.values.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
 
     rng = np.random.default_rng(0)
     for name in ("a_1", "b_1", "c_1"):

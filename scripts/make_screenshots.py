@@ -72,7 +72,7 @@ class Studio:
     def __init__(self, images: Path, width: int) -> None:
         import napari
 
-        from napari_celltrain.widgets.main import TrainWidget
+        from napari_celltrain.widgets.train.widget import TrainWidget
 
         self.images = images
         images.mkdir(parents=True, exist_ok=True)

@@ -47,14 +47,14 @@ class SegmentTour:
         self._refuse()
 
     def _open_image(self) -> Any:
-        from napari_celltrain.data.volumes import open_volume
+        from napari_celltrain.io.volumes import open_volume
 
         volume = open_volume(self._image)
         units = ("um",) * 3
         return self.viewer.add_image(volume.read(), name=volume.name, scale=volume.voxel_size, units=units)
 
     def _score(self) -> None:
-        from napari_celltrain.data.volumes import open_labels
+        from napari_celltrain.io.volumes import open_labels
 
         studio, scores, viewer = self.studio, self.widget.scores, self.viewer
         volume = open_labels(self._labels)

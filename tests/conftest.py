@@ -21,12 +21,12 @@ def pytest_collection_finish() -> None:
 @pytest.fixture
 def plain_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plots of runs are small files: drawing them takes longer than training on small volumes."""
-    from napari_celltrain.runs import recorder
+    from napari_celltrain.runs import record
 
     def save(history: object, path: Path) -> None:
         path.write_text("a plot", encoding="utf-8")
 
-    monkeypatch.setattr(recorder, "save_plot", save)
+    monkeypatch.setattr(record, "save_plot", save)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from napari_celltrain.config import ZYX, Spacing
 from napari_celltrain.data.labels import LabelScheme
-from napari_celltrain.data.pairing import Pair
+from napari_celltrain.data.pairs import Pair
 from napari_celltrain.data.report import DataReport, PairReport
+from napari_celltrain.values.config import ZYX, Spacing
 
 
 def report_of(

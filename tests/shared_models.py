@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from balls import make_pair
-from napari_celltrain.parts.models import NetworkSpec, build_network
+from napari_celltrain.nets.models import NetworkSpec, build_network
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.runs.model_file import read_card, write_model
-from napari_celltrain.runs.sharing.sheet import Sheet, parse_citation, parse_person
+from napari_celltrain.runs.model import read_card, write_model
+from napari_celltrain.share.metadata import Sheet, parse_citation, parse_person
 from tiny_models import write_tiny_model
 
 WINDOW = (16, 32, 32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,20 @@ import napari_celltrain
 PACKAGE = "napari_celltrain"
 ROOT = Path(napari_celltrain.__file__).parent
 
-LAYERS = ("values", "data", "parts", "engine", "runs", "face")
-VALUES = {"", "config", "decoding", "events", "errors", "registry"}  # "" is the package itself: its version
-FACE = {"__main__", "cli", "samples", "widgets"}
+LAYERS = ("values", "io", "data", "nets", "engine", "runs", "use", "face")
+ROOMS = {
+    "": "values",  # the package itself: its version
+    "registry": "values",
+    "predict": "use",
+    "evaluate": "use",
+    "share": "use",
+    "__main__": "face",
+    "cli": "face",
+    "samples": "face",
+    "widgets": "face",
+}
+MAX_FILES = 15
+MAX_LINES_OF_A_FUNCTION = 60
 
 HEAVY = {"torch", "monai"}
 GUI = {"qtpy", "napari", "magicgui", "superqt", "vispy", "PyQt6", "PySide6"}
@@ -44,12 +56,9 @@ MODULES = {module_name(path) for path in FILES}
 
 def layer_of(module: str) -> str:
     first = module.removeprefix(PACKAGE).lstrip(".").partition(".")[0]
-    if first in VALUES:
-        return "values"
-    if first in FACE:
-        return "face"
-    assert first in LAYERS, f"{module} belongs to no layer: add it to the table in docs/architecture.md and here"
-    return first
+    layer = ROOMS.get(first, first)
+    assert layer in LAYERS, f"{module} belongs to no layer: add it to the table in docs/architecture.md and here"
+    return layer
 
 
 def imports_of(tree: ast.AST, lazy: bool = False) -> Iterator[Import]:
@@ -91,6 +100,47 @@ def test_a_module_imports_only_from_its_layer_or_above() -> None:
     assert not from_below, "\n".join(from_below)
 
 
+def test_no_circle_of_imports() -> None:
+    """Imports inside functions and for annotations count as well: a circle is a circle for a reader."""
+    needs = {module: set[str]() for module in MODULES}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module is not None:
+                names = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES
+                needs[module_name(path)] |= names or {node.module} & MODULES
+    circles = [part for part in strong_components(needs) if len(part) > 1]
+    assert not circles, "\n".join(" <-> ".join(sorted(part)) for part in circles)
+
+
+def strong_components(needs: dict[str, set[str]]) -> list[set[str]]:
+    """Modules that reach each other (by the closure of ``needs``)."""
+    reached = {module: set(found) for module, found in needs.items()}
+    for middle in needs:
+        for module in needs:
+            if middle in reached[module]:
+                reached[module] |= reached[middle]
+    parts = {
+        frozenset({module, *(other for other in needs if other in reached[module] and module in reached[other])})
+        for module in needs
+    }
+    return [set(part) for part in parts]
+
+
+def test_rooms_and_functions_stay_small() -> None:
+    folders = Counter(path.parent for path in FILES)
+    crowded = [
+        f"{folder.relative_to(ROOT)}: {number} files" for folder, number in folders.items() if number > MAX_FILES
+    ]
+    assert not crowded, "\n".join(crowded)
+    long = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= MAX_LINES_OF_A_FUNCTION
+    ]
+    assert not long, "\n".join(long)
+
+
 def test_only_widgets_know_the_window() -> None:
     seen = [
         where(path, found)
@@ -103,7 +153,7 @@ def test_only_widgets_know_the_window() -> None:
 def may_need_torch(path: Path) -> bool:
     """The engine, and what the registries import when a network or an augmentation is built."""
     parts = path.relative_to(ROOT).parts
-    return parts[0] == "engine" or parts[:2] in (("parts", "networks"), ("parts", "transforms"))
+    return parts[0] == "engine" or parts in (("nets", "architectures.py"), ("nets", "transforms.py"))
 
 
 def test_torch_and_monai_are_imported_late() -> None:
@@ -128,8 +178,8 @@ def modules_loaded_by(code: str) -> set[str]:
     [
         "import napari_celltrain.cli",
         "import napari_celltrain.samples",
-        "from napari_celltrain.parts import augmentations, losses, models; list(models.MODELS), list(losses.LOSSES)",
-        "from napari_celltrain.config import RunConfig; RunConfig().model_dump_json()",
+        "from napari_celltrain.nets import augment, losses, models; list(models.MODELS), list(losses.LOSSES)",
+        "from napari_celltrain.values.config import RunConfig; RunConfig().model_dump_json()",
     ],
     ids=["command line", "samples", "registries", "configuration"],
 )

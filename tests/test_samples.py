@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_celltrain import samples
-from napari_celltrain.data.volumes import open_volume
-from napari_celltrain.errors import DataError
+from napari_celltrain.io.volumes import open_volume
+from napari_celltrain.values.errors import DataError
 
 SMALL = (16, 48, 48)
 

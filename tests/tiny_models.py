@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from napari_celltrain.config import RunConfig
-from napari_celltrain.decoding import OBJECT_MAPS, ObjectDecoding
-from napari_celltrain.parts.models import NetworkSpec, build_network
+from napari_celltrain.nets.models import NetworkSpec, build_network
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.runs.model_file import ModelCard, TrainingSummary, write_model
+from napari_celltrain.runs.model import ModelCard, TrainingSummary, write_model
+from napari_celltrain.values.config import RunConfig
+from napari_celltrain.values.decoding import OBJECT_MAPS, ObjectDecoding
 
 VOXEL_SIZE = (1.0, 0.5, 0.5)
 LEARNED = ObjectDecoding(

@@ -11,8 +11,8 @@ import psutil
 from napari.utils.notifications import NotificationSeverity, notification_manager
 from qtpy.QtCore import Qt
 
-from napari_celltrain.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
-from napari_celltrain.widgets.main import TrainWidget
+from napari_celltrain.values.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
+from napari_celltrain.widgets.train.widget import TrainWidget
 
 
 def config_of(balls: tuple[Path, Path], results: Path, **data: object) -> RunConfig:

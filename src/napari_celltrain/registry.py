@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from napari_celltrain.errors import ConfigError
+from napari_celltrain.values.errors import ConfigError
 
 B = TypeVar("B", bound=Callable[..., Any])
 

@@ -17,8 +17,8 @@ import tifffile
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_celltrain.data.volumes import write_volume
-from napari_celltrain.errors import DataError
+from napari_celltrain.io.volumes import write_volume
+from napari_celltrain.values.errors import DataError
 
 Float = NDArray[np.float32]
 UInt16 = NDArray[np.uint16]

@@ -1,5 +1,6 @@
 """The commands beside training."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -13,13 +14,13 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from napari_celltrain.cli import demo as demo_module
-from napari_celltrain.cli.app import app
-from napari_celltrain.cli.slurm import slurm_script
-from napari_celltrain.config import DataConfig, RunConfig
-from napari_celltrain.errors import CellTrainError, ConfigError, DataError, Problem, RunFolderError
-from napari_celltrain.events import Event, Finished, Logged, Started
+from napari_celltrain.cli.config import slurm_script
+from napari_celltrain.cli.main import app
 from napari_celltrain.runs.config_file import load_config
 from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.values.config import DataConfig, RunConfig
+from napari_celltrain.values.errors import CellTrainError, ConfigError, DataError, Problem, RunFolderError
+from napari_celltrain.values.events import Event, Finished, Logged, Started
 from tiny_models import LEARNED, write_tiny_model
 
 FINISHED = Finished(
@@ -48,7 +49,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, package: str, name: str, **content
     module = types.ModuleType(f"{package}.{name}")
     module.__dict__.update(contents)
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(sys.modules[package], name, module, raising=False)
+    monkeypatch.setattr(importlib.import_module(package), name, module, raising=False)
 
 
 @pytest.fixture
@@ -238,7 +239,7 @@ def test_predict_passes_everything_on(monkeypatch, tmp_path):
         seen.extend([arguments, options])
         yield Logged(message="segmenting")
 
-    stand_in(monkeypatch, "napari_celltrain.runs", "prediction", predict=predict)
+    stand_in(monkeypatch, "napari_celltrain.predict", "volumes", predict=predict)
     options = ["--probabilities", "--voxel-size", "1,2,2", "--threshold", "0.4", "--blocks", "2/8", "--format", "zarr"]
     result = invoke(
         "predict", "run", "a.tif", "b.tif", "--output", "out", "--resample", "--dask", "tcp://h:1", *options
@@ -268,7 +269,7 @@ def test_options_of_objects_change_the_decoding_of_the_model(monkeypatch, tmp_pa
         yield Logged(message="segmenting")
 
     run = write_tiny_model(tmp_path)
-    stand_in(monkeypatch, "napari_celltrain.runs", "prediction", predict=predict)
+    stand_in(monkeypatch, "napari_celltrain.predict", "volumes", predict=predict)
     result = invoke("predict", str(run), "a.tif", "-o", "out", "--min-size", "12", "--method", "watershed")
     assert result.exit_code == 0
     assert seen["decoding"] == LEARNED.model_copy(update={"min_size_um3": 12.0, "method": "watershed"})

@@ -7,11 +7,11 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from napari_celltrain.cli.app import app
-from napari_celltrain.errors import CellTrainError, ConfigError
-from napari_celltrain.events import Saved
-from napari_celltrain.runs.sharing import export as sharing
-from napari_celltrain.runs.sharing.sheet import Sheet
+from napari_celltrain.cli.main import app
+from napari_celltrain.share import export as sharing
+from napari_celltrain.share.metadata import Sheet
+from napari_celltrain.values.errors import CellTrainError, ConfigError
+from napari_celltrain.values.events import Saved
 from tiny_models import write_tiny_model
 
 

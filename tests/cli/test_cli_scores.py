@@ -12,9 +12,9 @@ import tifffile
 from typer.testing import CliRunner, Result
 
 from balls import VOXEL_SIZE, write_pairs
-from napari_celltrain.cli.app import app
-from napari_celltrain.data.volumes import write_volume
-from napari_celltrain.errors import CellTrainError, ConfigError, DataError, RunFolderError
+from napari_celltrain.cli.main import app
+from napari_celltrain.io.volumes import write_volume
+from napari_celltrain.values.errors import CellTrainError, ConfigError, DataError, RunFolderError
 
 
 def invoke(*arguments: object) -> Result:

@@ -13,11 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 from napari_celltrain.cli import follow as follow_module
-from napari_celltrain.cli.app import app
-from napari_celltrain.cli.main import main
-from napari_celltrain.config import RunConfig
-from napari_celltrain.errors import DataError
-from napari_celltrain.events import (
+from napari_celltrain.cli.main import app, main
+from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.values.config import RunConfig
+from napari_celltrain.values.errors import DataError
+from napari_celltrain.values.events import (
     EpochDone,
     Event,
     Failed,
@@ -29,7 +29,6 @@ from napari_celltrain.events import (
     Validated,
     from_json,
 )
-from napari_celltrain.runs.folder import RunFolder
 
 FINISHED = Finished(
     reason="epochs",
@@ -336,7 +335,7 @@ class TestResume:
 def test_the_live_display_draws_all_events(session, tmp_path):
     from rich.console import Console
 
-    from napari_celltrain.cli.live import LiveDisplay
+    from napari_celltrain.cli.display import LiveDisplay
 
     console = Console(force_terminal=True, width=100, file=open(os.devnull, "w"), record=True)  # noqa: SIM115
     settings = RunConfig(run_name="[red]run")
@@ -358,7 +357,7 @@ def test_the_live_display_draws_all_events(session, tmp_path):
 def test_the_live_numbers_are_one_line(width):
     from rich.console import Console
 
-    from napari_celltrain.cli.live import LiveDisplay
+    from napari_celltrain.cli.display import LiveDisplay
 
     console = Console(force_terminal=True, width=width, file=open(os.devnull, "w"))  # noqa: SIM115
     display = LiveDisplay(console)
@@ -379,7 +378,7 @@ def test_only_whole_epochs_count_as_done(session, tmp_path, steps, done):
     """An epoch that a stop cuts short ends, too."""
     from rich.console import Console
 
-    from napari_celltrain.cli.live import LiveDisplay
+    from napari_celltrain.cli.display import LiveDisplay
 
     console = Console(force_terminal=True, width=80, file=open(os.devnull, "w"))  # noqa: SIM115
     display = LiveDisplay(console)

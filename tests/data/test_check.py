@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_celltrain.config import DataConfig
 from napari_celltrain.data.alignment import find_misfit
 from napari_celltrain.data.check import check_data
 from napari_celltrain.data.labels import LabelScheme
-from napari_celltrain.data.store import VolumeStore
-from napari_celltrain.data.volumes import open_volume, write_volume
-from napari_celltrain.errors import DataError
+from napari_celltrain.io.volumes import VolumeStore, open_volume, write_volume
+from napari_celltrain.values.config import DataConfig
+from napari_celltrain.values.errors import DataError
 
 SHAPE = (32, 64, 64)
 

@@ -16,7 +16,7 @@ from napari_celltrain.data.differences import (
 )
 from napari_celltrain.data.labels import IGNORE
 from napari_celltrain.data.overlaps import find_overlaps
-from napari_celltrain.engine.metrics import count_objects
+from napari_celltrain.engine.scores import count_objects
 
 
 def kinds(differences: np.ndarray) -> list[Difference]:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from balls import write_pairs
-from napari_celltrain.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
 from napari_celltrain.data.check import check_data
-from napari_celltrain.data.division import can_be_divided, divide
-from napari_celltrain.data.pairing import open_pair
-from napari_celltrain.runs.preparation import Preparation, prepare
+from napari_celltrain.data.pairs import open_pair
+from napari_celltrain.data.report import can_be_divided, divide
+from napari_celltrain.runs.prepare import Preparation, prepare
+from napari_celltrain.values.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
 
 
 def prepared(config: RunConfig) -> Preparation:

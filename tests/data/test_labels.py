@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from napari_celltrain.config import DataConfig
 from napari_celltrain.data.labels import IGNORE, LabelScheme, object_labels, scheme_for, summarize, to_target
-from napari_celltrain.errors import DataError
+from napari_celltrain.values.config import DataConfig
+from napari_celltrain.values.errors import DataError
 
 OBJECTS = LabelScheme("objects")
 
@@ -90,7 +90,7 @@ def test_huge_ids_need_no_huge_tables(ids):
 
 def test_objects_across_slabs_are_counted_once(monkeypatch):
     whole = summarize(two_objects(), OBJECTS)
-    monkeypatch.setattr("napari_celltrain.data.arrays.SLAB_VOXELS", 2 * 600)
+    monkeypatch.setattr("napari_celltrain.io.volume.SLAB_VOXELS", 2 * 600)
     parts = summarize(two_objects(), OBJECTS)
     assert parts.object_sizes.tolist() == whole.object_sizes.tolist()
     assert parts.object_extents.tolist() == whole.object_extents.tolist()

@@ -12,10 +12,10 @@ import pytest
 import tifffile
 
 from disks import UNREADABLE
-from napari_celltrain.data.arrays import damaged
-from napari_celltrain.data.ome_zarr_writer import write_ome_zarr
-from napari_celltrain.data.volumes import open_volume, write_volume
-from napari_celltrain.errors import DataError
+from napari_celltrain.io.volume import damaged
+from napari_celltrain.io.volumes import open_volume, write_volume
+from napari_celltrain.io.zarr_writer import write_ome_zarr
+from napari_celltrain.values.errors import DataError
 
 
 @pytest.fixture

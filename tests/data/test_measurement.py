@@ -9,7 +9,7 @@ import pytest
 from skimage.measure import regionprops
 
 from label_pairs import random_pair
-from napari_celltrain.data.measurement import measure_objects, measuring
+from napari_celltrain.data.measure import measure_objects, measuring
 
 SIZE = (2.0, 0.5, 0.5)
 

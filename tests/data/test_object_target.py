@@ -1,8 +1,15 @@
 import numpy as np
 import pytest
 
-from napari_celltrain.data.labels import IGNORE, LabelScheme, to_target
-from napari_celltrain.data.object_target import ObjectTarget, decode_target, encode_objects, readable_target
+from napari_celltrain.data.labels import (
+    IGNORE,
+    LabelScheme,
+    ObjectTarget,
+    decode_target,
+    encode_objects,
+    readable_target,
+    to_target,
+)
 
 SCHEME = LabelScheme("objects")
 SPACING = (1.0, 1.0, 1.0)

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import zarr
 
-from napari_celltrain.data import ome_zarr_writer
-from napari_celltrain.data.ome_zarr_writer import plan_levels, refuse_foreign, replace_folder, write_ome_zarr
-from napari_celltrain.data.volumes import open_volume
-from napari_celltrain.errors import DataError
+from napari_celltrain.io import zarr_writer
+from napari_celltrain.io.volumes import open_volume
+from napari_celltrain.io.zarr_writer import plan_levels, refuse_foreign, replace_folder, write_ome_zarr
+from napari_celltrain.values.errors import DataError
 
 
 @pytest.fixture
 def labels(monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     """Labels of several chunks and levels."""
-    monkeypatch.setattr(ome_zarr_writer, "CHUNK", (8, 8, 8))
-    monkeypatch.setattr(ome_zarr_writer, "_AT_ONCE", (1, 2, 2))
-    monkeypatch.setattr(ome_zarr_writer, "_SMALLEST", 10)
+    monkeypatch.setattr(zarr_writer, "CHUNK", (8, 8, 8))
+    monkeypatch.setattr(zarr_writer, "_AT_ONCE", (1, 2, 2))
+    monkeypatch.setattr(zarr_writer, "_SMALLEST", 10)
     return np.random.default_rng(0).integers(0, 60_000, (11, 37, 25)).astype(np.uint16)
 
 

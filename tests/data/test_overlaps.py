@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from label_pairs import random_pair
-from napari_celltrain.data import arrays
 from napari_celltrain.data.overlaps import Overlaps, find_objects, find_overlaps
+from napari_celltrain.io import volume
 
 
 def as_tuples(overlaps: Overlaps) -> set[tuple[int, int, int]]:
@@ -26,14 +26,14 @@ def by_hand(truth: np.ndarray, predicted: np.ndarray) -> set[tuple[int, int, int
 @pytest.mark.parametrize("planes", [1, 3, 100])
 def test_shared_voxels_of_every_pair(monkeypatch: pytest.MonkeyPatch, seed: int, planes: int) -> None:
     truth, predicted = random_pair(seed)
-    monkeypatch.setattr(arrays, "SLAB_VOXELS", planes * truth[0].size)
+    monkeypatch.setattr(volume, "SLAB_VOXELS", planes * truth[0].size)
     assert as_tuples(find_overlaps(truth, predicted)) == by_hand(truth, predicted)
 
 
 @pytest.mark.parametrize("planes", [1, 100])
 def test_sizes_boxes_and_centres(monkeypatch: pytest.MonkeyPatch, planes: int) -> None:
     labels, _ = random_pair(5)
-    monkeypatch.setattr(arrays, "SLAB_VOXELS", planes * labels[0].size)
+    monkeypatch.setattr(volume, "SLAB_VOXELS", planes * labels[0].size)
     table = find_objects(labels)
     assert table.labels.tolist() == sorted(set(np.unique(labels)) - {0})
     for index, label in enumerate(table.labels):

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_celltrain.config import DataConfig
-from napari_celltrain.data.pairing import open_pair, pair_files
-from napari_celltrain.errors import DataError
+from napari_celltrain.data.pairs import open_pair, pair_files
+from napari_celltrain.values.config import DataConfig
+from napari_celltrain.values.errors import DataError
 
 
 def make(root, *names):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from skimage.transform import resize
 
-from napari_celltrain.data import resampling
-from napari_celltrain.data.resampling import labels_back, maps_back, resampled, resampled_shape
+from napari_celltrain.data import resample
+from napari_celltrain.data.resample import labels_back, maps_back, resampled, resampled_shape
 
 RNG = np.random.default_rng(0)
 
@@ -69,7 +69,7 @@ def test_any_part_is_the_part_of_the_whole():
 
 
 def test_only_the_planes_that_are_needed_are_read(monkeypatch):
-    monkeypatch.setattr(resampling, "SLAB_VOXELS", 4 * 64)
+    monkeypatch.setattr(resample, "SLAB_VOXELS", 4 * 64)
     source = Counted(RNG.normal(size=(100, 8, 8)))
     resampled(source, (1, 1, 1), (0.5, 1, 1))[:]
     assert source.most <= 4

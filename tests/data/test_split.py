@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from napari_celltrain.data.labels import LabelScheme
-from napari_celltrain.data.pairing import Pair
+from napari_celltrain.data.pairs import Pair
 from napari_celltrain.data.split import GAP, group_names, split_cases
-from napari_celltrain.errors import DataError
+from napari_celltrain.values.errors import DataError
 
 
 def pairs(*names, folder="i"):

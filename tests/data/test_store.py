@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_celltrain.config import DataConfig
-from napari_celltrain.data.store import VolumeStore
-from napari_celltrain.data.volumes import ArrayVolume, open_volume
-from napari_celltrain.errors import DataError
+from napari_celltrain.io.volumes import ArrayVolume, VolumeStore, open_volume
+from napari_celltrain.values.config import DataConfig
+from napari_celltrain.values.errors import DataError
 
 SIZE = 10 * 20 * 30
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from napari_celltrain.data.suggest import MAX_VOXELS, TARGET_VOXELS, affordable_voxels, suggest_patch_size
+from napari_celltrain.nets.geometry import MAX_VOXELS, TARGET_VOXELS, affordable_voxels, suggest_patch_size
 
 ISOTROPIC = [(256, 256, 256)]
 DIVISOR = (16, 16, 16)

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 import zarr
 
-from napari_celltrain.data.volumes import (
+from napari_celltrain.io.volumes import (
     ArrayVolume,
     find_volumes,
     fingerprint,
@@ -19,7 +19,7 @@ from napari_celltrain.data.volumes import (
     stem_of,
     write_volume,
 )
-from napari_celltrain.errors import DataError
+from napari_celltrain.values.errors import DataError
 
 SHAPE = (12, 20, 24)
 

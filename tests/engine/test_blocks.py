@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from napari_celltrain.engine.formats import NumericFormat
-from napari_celltrain.engine.inference import Predictor
+from napari_celltrain.engine.precision import NumericFormat
+from napari_celltrain.engine.predictor import Predictor
 from napari_celltrain.engine.windows import BlockGrid, WindowGrid
-from napari_celltrain.parts.normalization import IntensityStatistics
+from napari_celltrain.nets.normalize import IntensityStatistics
 
 PLAIN = IntensityStatistics(kind="zscore", offset=0.0, scale=1.0)
 WINDOW = (8, 8, 8)

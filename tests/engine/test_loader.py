@@ -8,9 +8,7 @@ import time
 import pytest
 import torch
 
-from napari_celltrain.engine.dataset import Batch
-from napari_celltrain.engine.loader import Prefetcher
-from napari_celltrain.engine.sampler import PatchRequest
+from napari_celltrain.engine.patches import Batch, PatchRequest, Prefetcher
 
 
 def numbered(requests: list[PatchRequest]) -> Batch:
@@ -43,12 +41,12 @@ def test_an_error_is_raised_where_its_batch_would_have_come():
 def test_leaving_it_early_ends_its_threads_and_asks_for_no_more():
     asked = []
 
-    def counted():
+    def count():
         for number in range(1000):
             asked.append(number)
             yield [PatchRequest(0, number)]
 
-    with Prefetcher(numbered, counted(), num_threads=2, ahead=3) as batches:
+    with Prefetcher(numbered, count(), num_threads=2, ahead=3) as batches:
         next(batches)
     assert len(asked) <= 5
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("celltrain-loader")]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from napari_celltrain.data.labels import IGNORE
-from napari_celltrain.engine.metrics import (
+from napari_celltrain.engine.scores import (
     ObjectCounts,
     VoxelCounts,
     connected_components,

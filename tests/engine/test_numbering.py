@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from napari_celltrain.decoding import ObjectDecoding
-from napari_celltrain.engine.numbering import BlockObjects, number_objects
 from napari_celltrain.engine.objects import decode, decode_block, halo
 from napari_celltrain.engine.windows import BlockGrid
+from napari_celltrain.predict.blockwise import BlockObjects, number_objects
+from napari_celltrain.values.decoding import ObjectDecoding
 
 SPACING = (1.0, 0.5, 0.5)
 COMPONENTS = ObjectDecoding(method="components")

@@ -12,8 +12,7 @@ import tifffile
 
 from label_pairs import line, random_pair
 from napari_celltrain.data.overlaps import find_overlaps
-from napari_celltrain.engine.metrics import count_objects
-from napari_celltrain.engine.object_scores import THRESHOLDS, ObjectScores, score_objects
+from napari_celltrain.engine.scores import THRESHOLDS, ObjectScores, count_objects, score_objects
 
 SEEDS = range(12)
 EMPTY = np.zeros((10, 28, 28), np.uint16)

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from napari_celltrain.decoding import ObjectDecoding
 from napari_celltrain.engine.objects import decode, decode_block, foreground_of, halo, quantize
+from napari_celltrain.values.decoding import ObjectDecoding
 from touching import SPACING, touching_balls
 
 PLAIN = ObjectDecoding(method="components", context_um=10)

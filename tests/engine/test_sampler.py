@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from napari_celltrain.data.labels import LabelScheme
-from napari_celltrain.engine.distributed import Ranks
-from napari_celltrain.engine.sampler import index_foreground, place_patch, plan_batches, plan_epoch
+from napari_celltrain.engine.device import Ranks
+from napari_celltrain.engine.patches import index_foreground, place_patch, plan_batches, plan_epoch
 
 
 def test_an_epoch_takes_every_volume_as_often_as_asked():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from napari_celltrain.config import TrainingConfig
-from napari_celltrain.engine.schedule import FLOOR, Schedule
+from napari_celltrain.engine.learner import FLOOR, Schedule
+from napari_celltrain.values.config import TrainingConfig
 
 
 def test_cosine_rises_to_the_largest_rate_and_falls_to_the_floor():

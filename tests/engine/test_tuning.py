@@ -1,9 +1,9 @@
 import numpy as np
 
 from napari_celltrain.data.labels import IGNORE
-from napari_celltrain.decoding import ObjectDecoding
 from napari_celltrain.engine.objects import decode
 from napari_celltrain.engine.tuning import Setting, Tuner, TuningVolume, _best_size, evaluate, limited
+from napari_celltrain.values.decoding import ObjectDecoding
 from touching import SPACING, touching_balls
 
 FIRST = Setting(0.5, ObjectDecoding(method="learned", smoothing_um=0.5, seed_distance_um=2, context_um=14))

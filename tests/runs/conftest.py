@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from balls import write_pairs
-from napari_celltrain.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
+from napari_celltrain.values.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
 
 
 @pytest.fixture(scope="session")

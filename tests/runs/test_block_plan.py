@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_celltrain.data.volumes import open_volume, write_volume
 from napari_celltrain.engine.objects import halo
 from napari_celltrain.engine.windows import WindowGrid
-from napari_celltrain.parts.normalization import IntensityStatistics
-from napari_celltrain.runs import block_plan
-from napari_celltrain.runs.block_plan import fingerprint, fits_memory, make_plan
-from napari_celltrain.runs.blockwise import share_of
-from napari_celltrain.runs.model_file import read_card
+from napari_celltrain.io.volumes import open_volume, write_volume
+from napari_celltrain.nets.normalize import IntensityStatistics
+from napari_celltrain.predict import blocks
+from napari_celltrain.predict.blocks import fingerprint, fits_memory, make_plan
+from napari_celltrain.predict.blockwise import share_of
+from napari_celltrain.runs.model import read_card
 from tiny_models import VOXEL_SIZE, write_tiny_model
 
 STATISTICS = IntensityStatistics(kind="percentile", offset=0.0, scale=1.0)
@@ -38,10 +38,10 @@ def test_blocks_are_whole_chunks_and_fit_the_memory(shape, card):
     for block in (plan.map_block, plan.object_block):
         for size, chunk, length in zip(block, plan.chunk, shape, strict=True):
             assert size % chunk == 0 or size >= length
-    assert WindowGrid(shape, card.window).memory(plan.map_block[1:], 3, 2) <= block_plan.COLUMN_BYTES
+    assert WindowGrid(shape, card.window).memory(plan.map_block[1:], 3, 2) <= blocks.COLUMN_BYTES
     around = halo(card.decoding, VOXEL_SIZE)
     whole = np.prod([size + 2 * width for size, width in zip(plan.object_block, around, strict=True)])
-    assert whole <= block_plan.OBJECT_VOXELS
+    assert whole <= blocks.OBJECT_VOXELS
 
 
 def test_a_plane_that_fits_the_memory_is_not_cut(card):

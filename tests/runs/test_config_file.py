@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from napari_celltrain.config import AugmentationConfig, DataConfig, Elastic, Flip, RunConfig, TrainingConfig
-from napari_celltrain.errors import ConfigError
-from napari_celltrain.runs.config_fields import all_fields
 from napari_celltrain.runs.config_file import dump_config, load_config, override, parse_config
+from napari_celltrain.values.config import AugmentationConfig, DataConfig, Elastic, Flip, RunConfig, TrainingConfig
+from napari_celltrain.values.errors import ConfigError
+from napari_celltrain.values.fields import all_fields
 
 UNUSUAL = RunConfig(
     run_name="2026-11-22",

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from napari_celltrain.events import Finished, StepDone
 from napari_celltrain.runs import session
 from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.values.events import Finished, StepDone
 
 
 def losses(folder: RunFolder) -> list[float]:

@@ -12,13 +12,13 @@ import tifffile
 from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
 
 from label_pairs import line, random_pair
-from napari_celltrain.config import DataConfig, RunConfig
-from napari_celltrain.data import arrays
 from napari_celltrain.data.differences import Difference
-from napari_celltrain.data.volumes import fingerprint, open_labels, write_volume
-from napari_celltrain.errors import DataError, RunFolderError
-from napari_celltrain.runs.evaluation import evaluate, evaluate_arrays, evaluate_run, write_evaluation
+from napari_celltrain.evaluate.evaluation import evaluate, evaluate_arrays, evaluate_run, write_evaluation
+from napari_celltrain.io import volume
+from napari_celltrain.io.volumes import fingerprint, open_labels, write_volume
 from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.values.config import DataConfig, RunConfig
+from napari_celltrain.values.errors import DataError, RunFolderError
 
 VOXELS = ("dice", "iou", "precision", "recall")
 
@@ -47,7 +47,7 @@ class TestArrays:
     @pytest.mark.parametrize("planes", [1, 4, 100])
     def test_voxel_scores_are_those_of_scikit_learn(self, monkeypatch: pytest.MonkeyPatch, planes: int) -> None:
         truth, predicted = random_pair(3)
-        monkeypatch.setattr(arrays, "SLAB_VOXELS", planes * truth[0].size)
+        monkeypatch.setattr(volume, "SLAB_VOXELS", planes * truth[0].size)
         found = evaluate_arrays(truth, predicted, label_kind="foreground")
         assert [getattr(found.voxels, name) for name in VOXELS] == pytest.approx(of_sklearn(truth > 0, predicted > 0))
         assert found.objects is None

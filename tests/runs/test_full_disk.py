@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from disks import MakeDisk, mounted_disks
-from napari_celltrain.errors import RunFolderError
-from napari_celltrain.events import Event, Finished, Saved, Validated
+from napari_celltrain.io.tensors import read_tensors
 from napari_celltrain.runs import session
 from napari_celltrain.runs.checkpoint import LAST, read_last
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.runs.tensor_file import read_tensors
+from napari_celltrain.values.errors import RunFolderError
+from napari_celltrain.values.events import Event, Finished, Saved, Validated
 
 
 @pytest.fixture

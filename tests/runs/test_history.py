@@ -1,5 +1,5 @@
-from napari_celltrain.events import EpochDone, Event, Failed, Finished, Saved, Started, StepDone, Validated
 from napari_celltrain.runs.history import history
+from napari_celltrain.values.events import EpochDone, Event, Failed, Finished, Saved, Started, StepDone, Validated
 
 
 def started(first_epoch: int = 1) -> Started:

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_celltrain.events import Finished, Validated
+from napari_celltrain.io.tensors import read_tensors
 from napari_celltrain.runs.config_file import dump_config
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.runs.tensor_file import read_tensors
+from napari_celltrain.values.events import Finished, Validated
 
 # Two runs of one process, and without their plots: to load torch takes longer than to train, and to draw as long.
 TRAIN_EACH = """

@@ -14,15 +14,15 @@ import zarr
 from torch import nn
 
 from balls import make_pair
-from napari_celltrain.data.volumes import open_volume, write_volume
-from napari_celltrain.decoding import ObjectDecoding
-from napari_celltrain.engine.formats import NumericFormat
-from napari_celltrain.engine.inference import Predictor
-from napari_celltrain.errors import CellTrainError, ConfigError, DataError
-from napari_celltrain.events import Event, Logged, Prepared, Saved, Warned
-from napari_celltrain.runs import block_plan, block_store, prediction
-from napari_celltrain.runs.model_file import Model, read_card
-from napari_celltrain.runs.prediction import predict
+from napari_celltrain.engine.precision import NumericFormat
+from napari_celltrain.engine.predictor import Predictor
+from napari_celltrain.io.volumes import open_volume, write_volume
+from napari_celltrain.predict import blocks, volumes
+from napari_celltrain.predict.volumes import predict
+from napari_celltrain.runs.model import Model, read_card
+from napari_celltrain.values.decoding import ObjectDecoding
+from napari_celltrain.values.errors import CellTrainError, ConfigError, DataError
+from napari_celltrain.values.events import Event, Logged, Prepared, Saved, Warned
 from tiny_models import LEARNED, VOXEL_SIZE, write_tiny_model
 
 SHAPE = (40, 50, 60)
@@ -70,23 +70,23 @@ def network(monkeypatch: pytest.MonkeyPatch) -> list[Bright]:
         outputs, target = card.network.out_channels, card.target
         return Model(card, Predictor(used[-1], outputs, (16, 16, 16), device, NumericFormat(), 2, target))
 
-    monkeypatch.setattr(prediction, "load_model", load)
+    monkeypatch.setattr(volumes, "load_model", load)
     return used
 
 
 @pytest.fixture
 def some_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything is too large for the memory; there are some blocks."""
-    monkeypatch.setattr(block_plan, "WHOLE_BYTES", 0)
-    monkeypatch.setattr(block_plan, "COLUMN_BYTES", 0)
-    monkeypatch.setattr(block_plan, "OBJECT_VOXELS", 0)
-    monkeypatch.setattr(block_plan, "CHUNK", (16, 32, 32))
+    monkeypatch.setattr(blocks, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(blocks, "COLUMN_BYTES", 0)
+    monkeypatch.setattr(blocks, "OBJECT_VOXELS", 0)
+    monkeypatch.setattr(blocks, "CHUNK", (16, 32, 32))
 
 
 @pytest.fixture
 def small_blocks(some_blocks: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many blocks, smaller than what is looked at around them: for what compares them with the whole."""
-    monkeypatch.setattr(block_plan, "CHUNK", (8, 32, 24))
+    monkeypatch.setattr(blocks, "CHUNK", (8, 32, 24))
 
 
 def messages(events: list[Event], kind: type = Logged) -> str:
@@ -115,7 +115,7 @@ def test_by_blocks_the_file_is_the_same(kind, tmp_path, volume, network, request
 def test_probabilities_by_blocks_are_the_same(tmp_path, volume, network, small_blocks, monkeypatch):
     model = write_tiny_model(tmp_path)
     list(predict(model, [volume], tmp_path / "blocks", probabilities=True))
-    monkeypatch.setattr(block_plan, "WHOLE_BYTES", 2**30)
+    monkeypatch.setattr(blocks, "WHOLE_BYTES", 2**30)
     list(predict(model, [volume], tmp_path / "at once", probabilities=True))
     names = sorted(file.name for file in (tmp_path / "blocks").iterdir())
     assert names == ["large.tif", "large_boundary.tif", "large_distance.tif", "large_probability.tif"]
@@ -202,7 +202,7 @@ def test_shares_in_any_order_make_one_result(order, tmp_path, volume, network, s
 def test_a_plain_call_does_what_shares_have_left(tmp_path, volume, network, some_blocks, monkeypatch):
     model = write_tiny_model(tmp_path)
     list(predict(model, [volume], tmp_path / "out", blocks=(2, 3)))
-    monkeypatch.setattr(block_plan, "WHOLE_BYTES", 2**30)  # also where the volume would fit the memory
+    monkeypatch.setattr(blocks, "WHOLE_BYTES", 2**30)  # also where the volume would fit the memory
     events = list(predict(model, [volume], tmp_path / "out"))
     assert "going on with what is there" in messages(events)
     assert (tmp_path / "out" / "large.tif").exists()
@@ -249,7 +249,7 @@ def test_ome_zarr_gives_ome_zarr_by_either_path(zarr_format, tmp_path, volume, n
     image = make_zarr(tmp_path / "v.zarr", tifffile.imread(volume), zarr_format)
     list(predict(model, [image], tmp_path / "at once"))
     list(predict(model, [volume], tmp_path / "tiff"))
-    monkeypatch.setattr(block_plan, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(blocks, "WHOLE_BYTES", 0)
     list(predict(model, [image], tmp_path / "blocks"))
     expected = tifffile.imread(tmp_path / "tiff" / "large.tif")
     for folder in ("at once", "blocks"):
@@ -320,7 +320,7 @@ def test_other_values_for_objects_are_used(tmp_path, volume, network):
 @pytest.mark.parametrize("by_blocks", [False, True])
 def test_resampled_the_labels_come_back_on_the_grid_of_the_image(by_blocks, tmp_path, volume, network, monkeypatch):
     if by_blocks:
-        monkeypatch.setattr(block_plan, "WHOLE_BYTES", 0)
+        monkeypatch.setattr(blocks, "WHOLE_BYTES", 0)
     model = write_tiny_model(tmp_path, voxel_size=(2.0, 1.0, 1.0))
     with pytest.raises(CellTrainError, match="--resample"):
         list(predict(model, [volume], tmp_path / "out"))
@@ -356,19 +356,19 @@ def test_two_dask_workers_give_the_labels_of_one_process(cluster, tmp_path, volu
 
 @pytest.mark.slow
 def test_what_a_worker_refuses_is_said(cluster, tmp_path, volume, some_blocks, monkeypatch):
-    def vanish(path: Path, *arguments: object) -> block_store.BlockStore:
-        store = block_store.create_store(path, *arguments)
+    def vanish(path: Path, *arguments: object) -> blocks.BlockStore:
+        store = blocks.create_store(path, *arguments)
         (path / "plan.json").write_text("{")
         return store
 
-    monkeypatch.setattr("napari_celltrain.runs.large_volumes.create_store", vanish)
+    monkeypatch.setattr("napari_celltrain.predict.large_volumes.create_store", vanish)
     with pytest.raises(DataError, match="is damaged"):
         list(predict(write_tiny_model(tmp_path), [volume], tmp_path / "out", dask=cluster))
 
 
 def test_no_scheduler_is_one_sentence(tmp_path, volume, monkeypatch):
     pytest.importorskip("distributed")
-    monkeypatch.setattr("napari_celltrain.runs.cluster._SECONDS_TO_CONNECT", 0.2)
+    monkeypatch.setattr("napari_celltrain.predict.cluster._SECONDS_TO_CONNECT", 0.2)
     with pytest.raises(CellTrainError, match=r"No dask scheduler answers at tcp://127.0.0.1:9"):
         list(predict(write_tiny_model(tmp_path), [volume], tmp_path / "out", dask="tcp://127.0.0.1:9"))
 

@@ -10,11 +10,11 @@ import torch
 import yaml
 from safetensors import SafetensorError
 
-from napari_celltrain.errors import ModelFileError, RunFolderError
-from napari_celltrain.parts.models import NetworkSpec, build_network
+from napari_celltrain.io.tensors import read_tensors, write_tensors
+from napari_celltrain.nets.models import NetworkSpec, build_network
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.runs.model_file import ModelCard, TrainingSummary, load_model, read_card, write_model
-from napari_celltrain.runs.tensor_file import read_tensors, write_tensors
+from napari_celltrain.runs.model import ModelCard, TrainingSummary, load_model, read_card, write_model
+from napari_celltrain.values.errors import ModelFileError, RunFolderError
 
 SUMMARY = TrainingSummary(
     run="r", epoch=1, validation_dice=0.5, num_training=1, num_validation=1, loss="dice", package_version="0"

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from napari_celltrain.errors import ModelFileError
 from napari_celltrain.runs import model_package
-from napari_celltrain.runs.model_file import load_model, model_folder, read_card, read_weights
+from napari_celltrain.runs.model import load_model, model_folder, read_card, read_weights
 from napari_celltrain.runs.model_package import CARD, PACKED_CARD, WEIGHTS
+from napari_celltrain.values.errors import ModelFileError
 from tiny_models import write_tiny_model
 
 

@@ -7,14 +7,14 @@ import pytest
 import tifffile
 import yaml
 
-from napari_celltrain.decoding import ObjectDecoding
-from napari_celltrain.errors import ConfigError
-from napari_celltrain.events import Finished, Logged, Started
+from napari_celltrain.evaluate.evaluation import evaluate_run
+from napari_celltrain.predict.volumes import predict
 from napari_celltrain.runs import session
-from napari_celltrain.runs.evaluation import evaluate_run
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.runs.model_file import read_card
-from napari_celltrain.runs.prediction import predict
+from napari_celltrain.runs.model import read_card
+from napari_celltrain.values.decoding import ObjectDecoding
+from napari_celltrain.values.errors import ConfigError
+from napari_celltrain.values.events import Finished, Logged, Started
 
 pytestmark = pytest.mark.usefixtures("plain_plots")
 
@@ -27,7 +27,7 @@ def run(config):
 
 @pytest.fixture(scope="module")
 def objects_run(tmp_path_factory, balls):
-    from napari_celltrain.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
+    from napari_celltrain.values.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
 
     results = tmp_path_factory.mktemp("objects")
     config = RunConfig(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from napari_celltrain.runs.priority import NICENESS, SESSION_NICENESS, step_back
+from napari_celltrain.runs.process import NICENESS, SESSION_NICENESS, step_back
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks for what Linux tells of threads")
 

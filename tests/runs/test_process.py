@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from napari_celltrain.config import DataConfig, RunConfig
-from napari_celltrain.errors import RunFolderError
-from napari_celltrain.events import Event, Failed, Finished, Logged, Started, StopRequested, Warned
 from napari_celltrain.runs import process
 from napari_celltrain.runs.checkpoint import LAST
 from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.values.config import DataConfig, RunConfig
+from napari_celltrain.values.errors import RunFolderError
+from napari_celltrain.values.events import Event, Failed, Finished, Logged, Started, StopRequested, Warned
 
 # A stand-in for `celltrain train - --json`: the same protocol, without the seconds that torch takes to load.
 CHILD = """
 import os, signal, sys, time
 from pathlib import Path
-from napari_celltrain.events import Finished, Logged, Started, StopRequested, to_json
+from napari_celltrain.values.events import Finished, Logged, Started, StopRequested, to_json
 from napari_celltrain.runs.config_file import parse_config
 from napari_celltrain.runs.folder import RunFolder
 

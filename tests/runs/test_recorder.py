@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from napari_celltrain.errors import RunFolderError
-from napari_celltrain.events import (
+from napari_celltrain.runs import record as recorder_module
+from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.runs.record import METRICS_HEADER, Recorder
+from napari_celltrain.values.errors import RunFolderError
+from napari_celltrain.values.events import (
     EpochDone,
     Event,
     Failed,
@@ -17,9 +20,6 @@ from napari_celltrain.events import (
     Validated,
     Warned,
 )
-from napari_celltrain.runs import recorder as recorder_module
-from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.runs.recorder import METRICS_HEADER, Recorder
 
 
 @pytest.fixture

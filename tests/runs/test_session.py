@@ -13,13 +13,13 @@ import yaml
 from scipy import ndimage
 
 from balls import VOXEL_SIZE, make_pair, write_pairs
-from napari_celltrain.data.volumes import open_volume, write_volume
-from napari_celltrain.errors import CellTrainError, ConfigError, DataError, ModelFileError, RunFolderError
-from napari_celltrain.events import EpochDone, Finished, Logged, Saved, Started, StepDone, Validated, Warned
+from napari_celltrain.io.tensors import read_tensors
+from napari_celltrain.io.volumes import open_volume, write_volume
+from napari_celltrain.predict.volumes import predict
 from napari_celltrain.runs import session
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.runs.prediction import predict
-from napari_celltrain.runs.tensor_file import read_tensors
+from napari_celltrain.values.errors import CellTrainError, ConfigError, DataError, ModelFileError, RunFolderError
+from napari_celltrain.values.events import EpochDone, Finished, Logged, Saved, Started, StepDone, Validated, Warned
 
 pytestmark = pytest.mark.usefixtures("plain_plots")  # not for the run that is shared: what is shared is made before
 
@@ -55,7 +55,7 @@ def assert_same_tensors(a, b):
 def learned(tmp_path_factory):
     """A run long enough to learn the balls, with all its plots and the numeric format of its choice; shared by the
     tests that only look at it."""
-    from napari_celltrain.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
+    from napari_celltrain.values.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
 
     base = tmp_path_factory.mktemp("learned")
     images, labels = write_pairs(base, ["a_1", "b_1", "c_1", "d_1"])

@@ -10,18 +10,17 @@ import pytest
 import torch
 import yaml
 
-from napari_celltrain.data.volumes import write_volume
-from napari_celltrain.errors import ConfigError, ModelFileError
-from napari_celltrain.events import Saved
-from napari_celltrain.parts.models import MODELS
-from napari_celltrain.runs.model_file import read_card
-from napari_celltrain.runs.sharing import needs, original
-from napari_celltrain.runs.sharing import torchscript as torchscript_module
-from napari_celltrain.runs.sharing.example import cut_from, made_up
-from napari_celltrain.runs.sharing.export import export
-from napari_celltrain.runs.sharing.original import load_original
-from napari_celltrain.runs.sharing.readme import PAPERS, readme
-from napari_celltrain.runs.sharing.sheet import Sheet, default_name, parse_citation, parse_person
+from napari_celltrain.io.volumes import write_volume
+from napari_celltrain.nets.models import MODELS
+from napari_celltrain.runs.model import read_card
+from napari_celltrain.share import network_files as torchscript_module
+from napari_celltrain.share import source_model
+from napari_celltrain.share.export import export
+from napari_celltrain.share.metadata import Sheet, default_name, parse_citation, parse_person
+from napari_celltrain.share.readme import PAPERS, readme
+from napari_celltrain.share.source_model import cut_from, load_original, made_up
+from napari_celltrain.values.errors import ConfigError, ModelFileError
+from napari_celltrain.values.events import Saved
 from shared_models import SHEET, WINDOW, camera_image, write_network
 from tiny_models import write_tiny_model
 
@@ -131,7 +130,7 @@ class TestTargets:
             list(export(run, "bioimageio", tmp_path / "x.zip", Sheet(name="a")))
 
     def test_missing_packages_are_named_with_the_way_to_get_them(self, run, tmp_path, monkeypatch):
-        monkeypatch.setattr(needs, "_is_installed", lambda module: False)
+        monkeypatch.setattr(source_model, "_is_installed", lambda module: False)
         for kind, ending in (("onnx", "onnx"), ("bioimageio", "zip")):
             with pytest.raises(ConfigError, match=r"share"):
                 list(export(run, kind, tmp_path / f"x.{ending}", Sheet()))
@@ -162,7 +161,7 @@ class TestTorchScript:
     def test_does_not_tell_where_it_was_made(self, written):
         with zipfile.ZipFile(written) as archive:
             content = b"".join(archive.read(name) for name in archive.namelist())
-        assert str(original.__file__).rpartition("napari_celltrain")[0].encode() not in content
+        assert str(source_model.__file__).rpartition("napari_celltrain")[0].encode() not in content
 
     def test_another_size_is_taken_where_no_layer_normalizes_over_the_window(self, tmp_path):
         run = write_network(tmp_path, "trailmap")
@@ -173,7 +172,7 @@ class TestTorchScript:
         np.testing.assert_allclose(traced(torch.from_numpy(image)).detach(), model.logits(image), atol=1e-4)
 
     def test_one_that_computes_something_else_is_not_kept(self, run, tmp_path, monkeypatch):
-        monkeypatch.setattr(original, "TOLERANCE", -1.0)
+        monkeypatch.setattr(source_model, "TOLERANCE", -1.0)
         with pytest.raises(ModelFileError, match="differs from the original"):
             list(export(run, "torchscript", tmp_path / "x.pt", Sheet()))
         assert not list(tmp_path.iterdir())
@@ -218,12 +217,12 @@ class TestAgreement:
         model = load_original(run)
         examples = np.concatenate([model.normalized(camera_image(seed)) for seed in (0, 1)])
         with pytest.raises(ModelFileError, match="No file was written"):
-            original.check_agreement(model, lambda batch: wrong(model.logits(batch)), examples)
+            source_model.check_agreement(model, lambda batch: wrong(model.logits(batch)), examples)
 
     def test_rounding_is_not(self, run):
         model = load_original(run)
         examples = np.concatenate([model.normalized(camera_image(seed)) for seed in (0, 1)])
-        assert original.check_agreement(model, lambda batch: model.logits(batch) + 1e-6, examples) < 1e-5
+        assert source_model.check_agreement(model, lambda batch: model.logits(batch) + 1e-6, examples) < 1e-5
 
 
 class TestExample:

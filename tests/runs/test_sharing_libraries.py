@@ -11,17 +11,16 @@ import torch
 import yaml
 
 from balls import make_pair
-from napari_celltrain.data.volumes import open_volume, write_volume
-from napari_celltrain.errors import ConfigError, ModelFileError
-from napari_celltrain.events import Warned
-from napari_celltrain.runs.model_file import load_model, read_card
-from napari_celltrain.runs.prediction import predict
-from napari_celltrain.runs.sharing import bioimageio as package_module
-from napari_celltrain.runs.sharing.bioimageio import run_package
-from napari_celltrain.runs.sharing.export import export
-from napari_celltrain.runs.sharing.libraries import bioimageio_ready
-from napari_celltrain.runs.sharing.original import load_original
-from napari_celltrain.runs.sharing.sheet import Sheet
+from napari_celltrain.io.volumes import open_volume, write_volume
+from napari_celltrain.predict.volumes import predict
+from napari_celltrain.runs.model import load_model, read_card
+from napari_celltrain.share import bioimageio as package_module
+from napari_celltrain.share.bioimageio import bioimageio_ready, run_package
+from napari_celltrain.share.export import export
+from napari_celltrain.share.metadata import Sheet
+from napari_celltrain.share.source_model import load_original
+from napari_celltrain.values.errors import ConfigError, ModelFileError
+from napari_celltrain.values.events import Warned
 from shared_models import SHEET, WINDOW, camera_image, write_network
 from tiny_models import VOXEL_SIZE, write_tiny_model
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from napari_celltrain.events import Finished, Started
-from napari_celltrain.runs.wording import counted, describe, duration
+from napari_celltrain.values.events import Finished, Started
+from napari_celltrain.values.text import count, describe, duration
 
 STARTED = Started(
     run="run",
@@ -35,7 +35,7 @@ FINISHED = Finished(
 
 @pytest.mark.parametrize(("number", "expected"), [(0, "0 pairs"), (1, "1 pair"), (2, "2 pairs")])
 def test_counted(number, expected):
-    assert counted(number, "pair") == expected
+    assert count(number, "pair") == expected
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import pytest
 from qtpy.QtCore import QSettings
 
-from napari_celltrain.widgets import controller, cost_finder, curves, main, prediction_layers, run_sources
+from napari_celltrain.widgets import costs
+from napari_celltrain.widgets.run import controller, curves, prediction_layers, sources
+from napari_celltrain.widgets.train import widget as widget_module
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -22,22 +24,22 @@ def little_garbage() -> None:
 def counts_costs() -> Iterator[None]:
     """For the tests that want the process that looks for devices and counts what networks cost."""
     yield
-    cost_finder.shared_finder().stop()
+    costs.shared_finder().stop()
 
 
 @pytest.fixture(autouse=True)
 def no_costs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """That process computes for half a minute, and every window starts one."""
     if "counts_costs" not in request.fixturenames:
-        monkeypatch.setattr(cost_finder.CostFinder, "look", lambda *_: None)
+        monkeypatch.setattr(costs.CostFinder, "look", lambda *_: None)
 
 
 @pytest.fixture(autouse=True)
 def impatient_window(monkeypatch: pytest.MonkeyPatch) -> None:
     """News of a run come at once: no test has to wait for the next second."""
-    for module in (run_sources, controller):
+    for module in (sources, controller):
         monkeypatch.setattr(module, "FIRST_PAUSE", 0.05)
-    for module in (run_sources, main, curves):
+    for module in (sources, widget_module, curves):
         monkeypatch.setattr(module, "PAUSES", (0.05, 0.1))
     monkeypatch.setattr(prediction_layers, "LONGEST_REST", 0.1)
 

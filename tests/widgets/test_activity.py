@@ -9,7 +9,7 @@ from napari.resources import LOADING_GIF_PATH
 from qtpy.QtGui import QMovie
 from qtpy.QtWidgets import QLabel, QMainWindow
 
-from napari_celltrain.widgets.activity import Activity
+from napari_celltrain.widgets.run.progress import Activity
 
 
 @pytest.fixture

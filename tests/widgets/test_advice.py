@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from napari_celltrain.config import AugmentationConfig, DataConfig, Spacing, TrainingConfig
 from napari_celltrain.data.report import DataReport, PairReport
-from napari_celltrain.data.suggest import suggest_patch_size
-from napari_celltrain.errors import Problem
-from napari_celltrain.parts.models import MODELS
-from napari_celltrain.widgets import advice, costs
-from napari_celltrain.widgets.advice import DataFacts, augmentation_advice, data_facts, network_divisor, patch_warning
+from napari_celltrain.nets.geometry import suggest_patch_size
+from napari_celltrain.nets.models import MODELS
+from napari_celltrain.values.config import AugmentationConfig, DataConfig, Spacing, TrainingConfig
+from napari_celltrain.values.errors import Problem
+from napari_celltrain.widgets import costs
+from napari_celltrain.widgets.train import advice
+from napari_celltrain.widgets.train.advice import (
+    DataFacts,
+    augmentation_advice,
+    data_facts,
+    network_divisor,
+    patch_warning,
+)
 from reports import report_of
 
 CUBIC: Spacing = (1.0, 1.0, 1.0)
@@ -23,7 +30,7 @@ def facts_of(num_training: int, extent: Spacing | None = (10.0, 12.0, 12.0)) -> 
 @pytest.mark.parametrize("voxel_size", [None, (1.75, 0.8, 0.8), (5.0, 1.0, 1.0), (0.3, 0.3, 0.9)])
 @pytest.mark.parametrize("key", MODELS.keys())
 def test_divisors_are_those_of_the_networks(key: str, voxel_size: Spacing | None) -> None:
-    from napari_celltrain.parts.models import NetworkSpec, build_network
+    from napari_celltrain.nets.models import NetworkSpec, build_network
 
     network = build_network(NetworkSpec(key=key, size="small", voxel_size=voxel_size))
     assert network_divisor(key, voxel_size) == network.divisor
@@ -111,7 +118,7 @@ def test_awkward_patches_are_told() -> None:
 
 @pytest.mark.parametrize(("volumes", "samples", "batch"), [(7, 4, 3), (1, 1, 8), (5, 2, 5), (3, 10_000, 1024)])
 def test_steps_are_those_of_the_sampler(volumes: int, samples: int, batch: int) -> None:
-    from napari_celltrain.engine.sampler import plan_batches
+    from napari_celltrain.engine.patches import plan_batches
 
     plan = costs.plan(
         facts_of(volumes),

@@ -10,7 +10,8 @@ import pytest
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtWidgets import QAbstractButton, QWidget
 
-from napari_celltrain.config import (
+from napari_celltrain.nets.augment import AUGMENTATIONS
+from napari_celltrain.values.config import (
     DEFAULT_AUGMENTATIONS,
     Affine,
     AugmentationConfig,
@@ -20,9 +21,8 @@ from napari_celltrain.config import (
     Noise,
     TrainingConfig,
 )
-from napari_celltrain.parts.augmentations import AUGMENTATIONS
-from napari_celltrain.widgets import advice
-from napari_celltrain.widgets.augmentation_tab import AugmentationTab
+from napari_celltrain.widgets.train import advice
+from napari_celltrain.widgets.train.augmentation_tab import AugmentationTab
 from reports import report_of
 
 CONFIGS = [
@@ -218,8 +218,8 @@ def test_opening_the_tabs_imports_neither_torch_nor_monai() -> None:
         "import sys\n"
         "from qtpy.QtWidgets import QApplication\n"
         "app = QApplication([])\n"
-        "from napari_celltrain.widgets.augmentation_tab import AugmentationTab\n"
-        "from napari_celltrain.widgets.training_tab import TrainingTab\n"
+        "from napari_celltrain.widgets.train.augmentation_tab import AugmentationTab\n"
+        "from napari_celltrain.widgets.train.training_tab import TrainingTab\n"
         "a, t = AugmentationTab(), TrainingTab()\n"
         "a.value(), t.value()\n"
         "assert not {'torch', 'monai'} & set(sys.modules)\n"

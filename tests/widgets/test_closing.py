@@ -6,9 +6,9 @@ import pytest
 from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QApplication, QLabel, QMainWindow, QMessageBox, QPushButton, QVBoxLayout, QWidget
 
-from napari_celltrain.widgets import closing
-from napari_celltrain.widgets.closing import CloseGuard, ask_after_undocking
 from napari_celltrain.widgets.preferences import Preferences
+from napari_celltrain.widgets.run import closing
+from napari_celltrain.widgets.run.closing import CloseGuard, ask_after_undocking
 
 
 class StandIn(QObject):

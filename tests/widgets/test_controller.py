@@ -12,18 +12,18 @@ from pathlib import Path
 import pytest
 
 from balls import write_pairs
-from napari_celltrain.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
-from napari_celltrain.events import Event, Started, Validated, Warned
 from napari_celltrain.runs import process
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.widgets import controller as controller_module
-from napari_celltrain.widgets.controller import RunController
+from napari_celltrain.values.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
+from napari_celltrain.values.events import Event, Started, Validated, Warned
 from napari_celltrain.widgets.preferences import last_run
+from napari_celltrain.widgets.run import controller as controller_module
+from napari_celltrain.widgets.run.controller import RunController
 
 # The protocol of `celltrain train - --json`, without the seconds that torch takes to load.
 CHILD = """
 import sys, time
-from napari_celltrain.events import *
+from napari_celltrain.values.events import *
 from napari_celltrain.runs.config_file import parse_config
 from napari_celltrain.runs.folder import RunFolder
 

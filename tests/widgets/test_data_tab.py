@@ -15,15 +15,15 @@ from qtpy.QtCore import QEvent, Qt
 from qtpy.QtTest import QSignalSpy
 
 from balls import VOXEL_SIZE, make_pair, write_pairs
-from napari_celltrain.config import DataConfig
 from napari_celltrain.data import check
 from napari_celltrain.data.check import check_data
-from napari_celltrain.data.volumes import write_volume
-from napari_celltrain.errors import Problem
-from napari_celltrain.widgets import data_check
-from napari_celltrain.widgets.data_tab import DataTab
-from napari_celltrain.widgets.layer_source import OWN_LAYER
-from napari_celltrain.widgets.pair_table import SIDE
+from napari_celltrain.io.volumes import write_volume
+from napari_celltrain.values.config import DataConfig
+from napari_celltrain.values.errors import Problem
+from napari_celltrain.widgets.layers import OWN_LAYER
+from napari_celltrain.widgets.train import data_check
+from napari_celltrain.widgets.train.data_tab import DataTab
+from napari_celltrain.widgets.train.pair_table import SIDE
 
 NAMES = ["a", "b", "c", "d", "e"]
 
@@ -255,11 +255,11 @@ def test_a_change_leaves_the_check_that_is_out_of_date(
 def test_typing_asks_once(tab: DataTab, qtbot, folders, monkeypatch) -> None:
     seen: list[DataConfig] = []
 
-    def counted(config: DataConfig, **options: object):
+    def count(config: DataConfig, **options: object):
         seen.append(config)
         return check_data(config, **options)
 
-    monkeypatch.setattr(check, "check_data", counted)
+    monkeypatch.setattr(check, "check_data", count)
     for kind in ("foreground", "classes", "objects"):
         tab.setValue(config_of(folders, label_kind=kind))
     wait(qtbot, tab)

@@ -13,13 +13,14 @@ from napari.utils.notifications import NotificationSeverity, notification_manage
 from qtpy.QtCore import Qt
 
 from balls import make_pair, write_pairs
-from napari_celltrain.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
-from napari_celltrain.data.volumes import write_volume
+from napari_celltrain.io.volumes import write_volume
 from napari_celltrain.runs import process
-from napari_celltrain.widgets import closing, main
-from napari_celltrain.widgets.controller import RunController
-from napari_celltrain.widgets.main import TrainWidget
+from napari_celltrain.values.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
 from napari_celltrain.widgets.preferences import Preferences
+from napari_celltrain.widgets.run import closing
+from napari_celltrain.widgets.run.controller import RunController
+from napari_celltrain.widgets.train import widget as widget_module
+from napari_celltrain.widgets.train.widget import TrainWidget
 
 pytestmark = pytest.mark.usefixtures("plain_plots")
 
@@ -32,7 +33,7 @@ def balls(tmp_path: Path) -> tuple[Path, Path]:
 @pytest.fixture
 def widget(qtbot, make_napari_viewer, balls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrainWidget]:
     """Filled in, with training in napari's thread; a run takes as long as it is let."""
-    for module in (main, closing):
+    for module in (widget_module, closing):
         monkeypatch.setattr(module, "preferences", lambda: Preferences(runs_in="napari", on_close="stop"))
     viewer = make_napari_viewer(strict_qt=False)
     controller = RunController()

@@ -11,9 +11,9 @@ from qtpy.QtCore import QPoint, QRect, Qt
 from qtpy.QtGui import QImage
 from qtpy.QtWidgets import QApplication, QComboBox, QScrollArea, QWidget
 
-from napari_celltrain.widgets.controller import RunController
-from napari_celltrain.widgets.fold import Fold
-from napari_celltrain.widgets.main import TrainWidget
+from napari_celltrain.widgets.forms.rows import Fold
+from napari_celltrain.widgets.run.controller import RunController
+from napari_celltrain.widgets.train.widget import TrainWidget
 
 AROUND = 4
 """Pixels beside a control in which its frame is."""

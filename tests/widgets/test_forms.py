@@ -12,15 +12,13 @@ from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import QApplication, QVBoxLayout, QWidget
 
-from napari_celltrain.config import RunConfig
-from napari_celltrain.parts.losses import LOSSES
-from napari_celltrain.runs.config_fields import all_fields, augmentation_classes
+from napari_celltrain.nets.losses import LOSSES
 from napari_celltrain.runs.config_file import override
-from napari_celltrain.widgets.compound_editors import OptionalEditor, RangeEditor
-from napari_celltrain.widgets.editors import ChoiceEditor, NumberEditor
-from napari_celltrain.widgets.fold import Fold
-from napari_celltrain.widgets.forms import TUPLE_LIMITS, FieldRows, editor_for
-from napari_celltrain.widgets.inputs import LARGEST, by_magnitude, nice, one_two_five, shortest, steps_of
+from napari_celltrain.values.config import RunConfig
+from napari_celltrain.values.fields import all_fields, augmentation_classes
+from napari_celltrain.widgets.forms.editors import ChoiceEditor, NumberEditor, OptionalEditor, RangeEditor
+from napari_celltrain.widgets.forms.inputs import LARGEST, by_magnitude, nice, one_two_five, shortest, steps_of
+from napari_celltrain.widgets.forms.rows import TUPLE_LIMITS, FieldRows, Fold, editor_for
 
 PATHS = [
     path

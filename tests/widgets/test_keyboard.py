@@ -21,8 +21,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_celltrain.widgets.controller import RunController
-from napari_celltrain.widgets.main import TrainWidget
+from napari_celltrain.widgets.run.controller import RunController
+from napari_celltrain.widgets.train.widget import TrainWidget
 
 CONTROLS = (
     QAbstractButton,

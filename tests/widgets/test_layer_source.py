@@ -10,11 +10,11 @@ import zarr
 from napari.layers import Image, Labels
 
 from balls import make_pair
-from napari_celltrain.config import DataConfig
 from napari_celltrain.data.check import check_data
-from napari_celltrain.data.volumes import open_volume
-from napari_celltrain.errors import DataError
-from napari_celltrain.widgets.layer_source import file_name, take_layers, voxel_size_of
+from napari_celltrain.io.volumes import open_volume
+from napari_celltrain.values.config import DataConfig
+from napari_celltrain.values.errors import DataError
+from napari_celltrain.widgets.layers import file_name, take_layers, voxel_size_of
 
 SCALE = (2.0, 0.5, 0.25)
 

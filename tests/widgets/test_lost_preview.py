@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from balls import VOXEL_SIZE, make_pair
-from napari_celltrain.config import RunConfig
-from napari_celltrain.data.ome_zarr_writer import write_ome_zarr
-from napari_celltrain.data.volumes import write_volume
+from napari_celltrain.io.volumes import write_volume
+from napari_celltrain.io.zarr_writer import write_ome_zarr
 from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.values.config import RunConfig
 from napari_celltrain.widgets.previews import open_preview_volume
 
 RECORD = """{{"label_kind": "objects", "class_values": [], "pairs": [{{"name": "a", "side": "validation",

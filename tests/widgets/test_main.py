@@ -16,15 +16,17 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication
 
 from balls import make_pair, write_pairs
-from napari_celltrain.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
 from napari_celltrain.runs import process
 from napari_celltrain.runs.config_file import load_config
-from napari_celltrain.widgets import closing, main, settings_file
-from napari_celltrain.widgets.controller import RunController
-from napari_celltrain.widgets.main import TrainWidget
-from napari_celltrain.widgets.own_layers import find_layer
-from napari_celltrain.widgets.prediction_layers import ERRORS
+from napari_celltrain.values.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
+from napari_celltrain.widgets import preferences
+from napari_celltrain.widgets.layers import find_layer
 from napari_celltrain.widgets.preferences import Preferences
+from napari_celltrain.widgets.run import closing
+from napari_celltrain.widgets.run.controller import RunController
+from napari_celltrain.widgets.run.prediction_layers import ERRORS
+from napari_celltrain.widgets.train import widget as widget_module
+from napari_celltrain.widgets.train.widget import TrainWidget
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def wishes(monkeypatch: pytest.MonkeyPatch):
 
     def wish(**fields: str) -> None:
         wanted = Preferences(**({"runs_in": "napari"} | fields))  # type: ignore[arg-type]
-        for module in (main, closing):
+        for module in (widget_module, closing):
             monkeypatch.setattr(module, "preferences", lambda: wanted)
 
     wish()
@@ -95,7 +97,9 @@ def texts() -> list[str]:
 
 
 def test_opening_it_loads_neither_torch_nor_matplotlib() -> None:
-    code = "import napari_celltrain.widgets.main, sys; print({'torch', 'monai', 'matplotlib'} & set(sys.modules))"
+    code = (
+        "import napari_celltrain.widgets.train.widget, sys; print({'torch', 'monai', 'matplotlib'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -207,8 +211,8 @@ def test_settings_are_saved_and_loaded_as_the_command_line_has_them(
     widget = dock(viewer, controller)
     config = fill(widget, balls, tmp_path, loss="tversky", epochs=7)
     path = tmp_path / "mine.yaml"
-    monkeypatch.setattr(settings_file.QFileDialog, "getSaveFileName", lambda *_: (str(path), ""))
-    monkeypatch.setattr(settings_file.QFileDialog, "getOpenFileName", lambda *_: (str(path), ""))
+    monkeypatch.setattr(preferences.QFileDialog, "getSaveFileName", lambda *_: (str(path), ""))
+    monkeypatch.setattr(preferences.QFileDialog, "getOpenFileName", lambda *_: (str(path), ""))
     widget.save_settings()
     assert load_config(path) == config
     widget.setValue(RunConfig())
@@ -261,7 +265,7 @@ class _Waiting:
 def test_plotting_leaves_matplotlib_as_it_was(qtbot, viewer, controller, wishes) -> None:
     import matplotlib as mpl
 
-    from napari_celltrain.widgets.curves import CurvesPlot, import_matplotlib
+    from napari_celltrain.widgets.run.curves import CurvesPlot, import_matplotlib
 
     import_matplotlib()
     before = dict(mpl.rcParams)

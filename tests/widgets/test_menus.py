@@ -11,9 +11,9 @@ from npe2 import PluginManifest
 from qtpy.QtGui import QAction
 from qtpy.QtWidgets import QApplication, QComboBox, QLabel, QLineEdit, QWidget
 
-from napari_celltrain.widgets.main import TrainWidget
 from napari_celltrain.widgets.preferences import Preferences, preferences
 from napari_celltrain.widgets.segment.widget import SegmentWidget
+from napari_celltrain.widgets.train.widget import TrainWidget
 
 NAME = "napari-celltrain"
 TRAIN = "Train a segmentation model (CellTrain)"

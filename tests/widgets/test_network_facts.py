@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from napari_celltrain.config import Spacing
-from napari_celltrain.widgets.cost_finder import CostFinder
+from napari_celltrain.values.config import Spacing
+from napari_celltrain.widgets.costs import CostFinder
 
 
 @pytest.mark.parametrize(("key", "voxel_size"), [("unet", None), ("segresnet", (5.0, 1.0, 1.0)), ("swinunetr", None)])
 def test_costs_are_counted_without_computing(key: str, voxel_size: Spacing | None) -> None:
-    from napari_celltrain.parts.models import NetworkSpec, num_parameters
+    from napari_celltrain.nets.models import NetworkSpec, num_parameters
     from napari_celltrain.widgets.network_facts import network_costs
 
     spec = NetworkSpec(key=key, size="small", out_channels=3, voxel_size=voxel_size)
@@ -24,7 +24,7 @@ def test_bytes_are_those_that_torch_keeps() -> None:
     """Counted without contents as with them, but for a copy that a kernel may make on the way."""
     import torch
 
-    from napari_celltrain.parts.models import NetworkSpec, build_network
+    from napari_celltrain.nets.models import NetworkSpec, build_network
     from napari_celltrain.widgets.network_facts import network_costs
 
     spec = NetworkSpec(key="unet", size="small")

@@ -8,13 +8,23 @@ import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QSignalSpy
 
-from napari_celltrain.data.pairing import Pair
+from napari_celltrain.data.pairs import Pair
 from napari_celltrain.data.report import PairReport
 from napari_celltrain.data.split import Case, Split
-from napari_celltrain.errors import Problem
-from napari_celltrain.widgets.colors import theme_color
-from napari_celltrain.widgets.pair_table import NAME, OBJECTS, SHAPE, SIDE, SIZE, STATE, PairTable, rows_of
-from napari_celltrain.widgets.problem_list import MAX_SHOWN, ProblemList
+from napari_celltrain.values.errors import Problem
+from napari_celltrain.widgets.theme import theme_color
+from napari_celltrain.widgets.train.pair_table import (
+    MAX_SHOWN,
+    NAME,
+    OBJECTS,
+    SHAPE,
+    SIDE,
+    SIZE,
+    STATE,
+    PairTable,
+    ProblemList,
+    rows_of,
+)
 
 ERROR = Problem("shape-mismatch", "b.tif", "The labels have another shape.", "Export them again.")
 WARNING = Problem("few-objects", "c.tif", "There are few objects.", "Label more.", "warning")

@@ -13,12 +13,12 @@ from napari.components import ViewerModel
 from napari.qt.threading import create_worker
 
 from balls import VOXEL_SIZE, make_pair
-from napari_celltrain.config import AugmentationConfig, DataConfig, RunConfig
-from napari_celltrain.widgets import data_check, patch_preview
-from napari_celltrain.widgets.data_check import DataChecker, Question
-from napari_celltrain.widgets.layer_source import LayerSource, take_layers
-from napari_celltrain.widgets.parcel import Parcel
-from napari_celltrain.widgets.patch_preview import PatchPreview
+from napari_celltrain.values.config import AugmentationConfig, DataConfig, RunConfig
+from napari_celltrain.widgets.background import Parcel
+from napari_celltrain.widgets.layers import LayerSource, take_layers
+from napari_celltrain.widgets.train import data_check, patch_preview
+from napari_celltrain.widgets.train.data_check import DataChecker, Question
+from napari_celltrain.widgets.train.patch_preview import PatchPreview
 
 
 @pytest.fixture

@@ -13,11 +13,10 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 from balls import VOXEL_SIZE, make_pair, write_pairs
-from napari_celltrain.config import AugmentationConfig, DataConfig, RunConfig
-from napari_celltrain.widgets import patch_preview
-from napari_celltrain.widgets.layer_source import take_layers
-from napari_celltrain.widgets.own_layers import find_layer
-from napari_celltrain.widgets.patch_preview import IMAGE_LAYER, LABELS_LAYER, PatchPreview, draw_patches, mosaic
+from napari_celltrain.values.config import AugmentationConfig, DataConfig, RunConfig
+from napari_celltrain.widgets.layers import find_layer, take_layers
+from napari_celltrain.widgets.train import patch_preview
+from napari_celltrain.widgets.train.patch_preview import IMAGE_LAYER, LABELS_LAYER, PatchPreview, draw_patches, mosaic
 
 PATCH = (8, 16, 12)
 
@@ -52,9 +51,9 @@ def result_of(steps: Generator) -> Any:
 
 
 def test_patches_are_those_of_training(config: RunConfig) -> None:
-    from napari_celltrain.data.object_target import readable_target
-    from napari_celltrain.engine.sampler import plan_epoch
-    from napari_celltrain.runs.preparation import prepare
+    from napari_celltrain.data.labels import readable_target
+    from napari_celltrain.engine.patches import plan_epoch
+    from napari_celltrain.runs.prepare import prepare
 
     source = result_of(prepare(config)).source()
     for epoch in (1, 2):

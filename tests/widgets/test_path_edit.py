@@ -11,8 +11,8 @@ from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtTest import QSignalSpy
 from qtpy.QtWidgets import QApplication, QFileDialog
 
-from napari_celltrain.widgets import patient_paths
-from napari_celltrain.widgets.path_edit import NUM_RECENT, PathEdit
+from napari_celltrain.widgets.forms import path_edit
+from napari_celltrain.widgets.forms.path_edit import NUM_RECENT, PathEdit
 
 pytestmark = pytest.mark.usefixtures("qapp")
 
@@ -162,8 +162,8 @@ def test_a_drive_that_does_not_answer_holds_nobody_up(monkeypatch, tmp_path: Pat
     def hang(path: Path) -> bool:
         return answered.wait(60) if path.name == "gone" else True
 
-    monkeypatch.setattr(patient_paths, "PATIENCE", 0.05)
+    monkeypatch.setattr(path_edit, "PATIENCE", 0.05)
     try:
-        assert patient_paths.are_there([tmp_path / "gone", tmp_path / "here"], hang) == [False, True]
+        assert path_edit.are_there([tmp_path / "gone", tmp_path / "here"], hang) == [False, True]
     finally:
         answered.set()

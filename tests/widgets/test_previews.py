@@ -12,15 +12,15 @@ from napari.components import ViewerModel
 from napari.layers import Labels
 
 from balls import VOXEL_SIZE, make_pair
-from napari_celltrain.config import DataConfig, RunConfig
 from napari_celltrain.data.differences import Difference
-from napari_celltrain.data.volumes import write_volume
-from napari_celltrain.events import Failed, Finished, Validated
+from napari_celltrain.io.volumes import write_volume
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.widgets import prediction_layers as module
-from napari_celltrain.widgets.own_layers import find_layer
-from napari_celltrain.widgets.prediction_layers import ERRORS, IMAGE, LABELS, PREDICTION, PredictionLayers
+from napari_celltrain.values.config import DataConfig, RunConfig
+from napari_celltrain.values.events import Failed, Finished, Validated
+from napari_celltrain.widgets.layers import find_layer
 from napari_celltrain.widgets.previews import open_preview_volume, read_preview
+from napari_celltrain.widgets.run import prediction_layers as module
+from napari_celltrain.widgets.run.prediction_layers import ERRORS, IMAGE, LABELS, PREDICTION, PredictionLayers
 
 
 def validated(epoch: int) -> Validated:

@@ -15,13 +15,14 @@ from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtWidgets import QApplication, QMainWindow, QMessageBox, QPushButton
 
 from balls import write_pairs
-from napari_celltrain.events import Finished, Validated
+from napari_celltrain.io.tensors import read_tensors
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.runs.tensor_file import read_tensors
-from napari_celltrain.widgets import closing, main
-from napari_celltrain.widgets.controller import RunController
-from napari_celltrain.widgets.main import TrainWidget
+from napari_celltrain.values.events import Finished, Validated
 from napari_celltrain.widgets.preferences import OWN_PROCESS, Preferences
+from napari_celltrain.widgets.run import closing
+from napari_celltrain.widgets.run.controller import RunController
+from napari_celltrain.widgets.train import widget as widget_module
+from napari_celltrain.widgets.train.widget import TrainWidget
 from train_support import config_of, is_of_the_package, press, trains, wait
 
 
@@ -33,7 +34,7 @@ def balls(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture
 def runs_in(monkeypatch: pytest.MonkeyPatch):
     def runs_in(where: str) -> None:
-        for module in (main, closing):
+        for module in (widget_module, closing):
             monkeypatch.setattr(module, "preferences", lambda: Preferences(runs_in=where, on_close="ask"))
 
     return runs_in

@@ -11,16 +11,17 @@ from napari.utils.notifications import notification_manager
 
 from balls import VOXEL_SIZE, make_pair, write_pairs
 from disks import UNREADABLE, MakeDisk, mounted_disks
-from napari_celltrain.data.ome_zarr_writer import write_ome_zarr
-from napari_celltrain.data.volumes import write_volume
+from napari_celltrain.io.tensors import read_tensors
+from napari_celltrain.io.volumes import write_volume
+from napari_celltrain.io.zarr_writer import write_ome_zarr
 from napari_celltrain.runs.checkpoint import BEST, read_last
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.runs.model_file import read_card
-from napari_celltrain.runs.tensor_file import read_tensors
-from napari_celltrain.widgets import closing, main
-from napari_celltrain.widgets.controller import RunController
-from napari_celltrain.widgets.main import TrainWidget
+from napari_celltrain.runs.model import read_card
 from napari_celltrain.widgets.preferences import Preferences
+from napari_celltrain.widgets.run import closing
+from napari_celltrain.widgets.run.controller import RunController
+from napari_celltrain.widgets.train import widget as widget_module
+from napari_celltrain.widgets.train.widget import TrainWidget
 from train_support import config_of, fails, press, stops, the_error, trains, wait
 
 
@@ -39,7 +40,7 @@ def make_disk(tmp_path: Path) -> Iterator[MakeDisk]:
 def wish(monkeypatch: pytest.MonkeyPatch):
     def wish(runs_in: str) -> None:
         wanted = Preferences(runs_in=runs_in, on_close="stop")  # type: ignore[arg-type]
-        for module in (main, closing):
+        for module in (widget_module, closing):
             monkeypatch.setattr(module, "preferences", lambda: wanted)
 
     wish("napari")

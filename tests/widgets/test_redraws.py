@@ -9,9 +9,9 @@ from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtGui import QPaintEvent
 from qtpy.QtWidgets import QDockWidget, QMainWindow, QVBoxLayout, QWidget
 
-from napari_celltrain.events import EpochDone, StepDone
-from napari_celltrain.widgets.redraws import RedrawMeter, drawn_once, hold_redraws
-from napari_celltrain.widgets.run_progress import RunProgress
+from napari_celltrain.values.events import EpochDone, StepDone
+from napari_celltrain.widgets.responsive import RedrawMeter, drawn_once, hold_redraws
+from napari_celltrain.widgets.run.progress import RunProgress
 
 SECONDS = 0.03
 SHORTEST, LONGEST = 0.25, 5.0

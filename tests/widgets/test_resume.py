@@ -14,14 +14,15 @@ from napari.utils.notifications import notification_manager
 from qtpy.QtCore import Qt
 
 from balls import write_pairs
-from napari_celltrain.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
-from napari_celltrain.events import Saved
-from napari_celltrain.runs.model_file import read_card
-from napari_celltrain.widgets import closing, main
-from napari_celltrain.widgets.controller import RunController
-from napari_celltrain.widgets.main import TrainWidget
+from napari_celltrain.runs.model import read_card
+from napari_celltrain.values.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
+from napari_celltrain.values.events import Saved
 from napari_celltrain.widgets.preferences import Preferences
+from napari_celltrain.widgets.run import closing
+from napari_celltrain.widgets.run.controller import RunController
 from napari_celltrain.widgets.segment import work
+from napari_celltrain.widgets.train import widget as widget_module
+from napari_celltrain.widgets.train.widget import TrainWidget
 from train_support import is_of_the_package
 
 
@@ -32,7 +33,7 @@ def balls(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def widget(qtbot, make_napari_viewer, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrainWidget]:
-    for module in (main, closing):
+    for module in (widget_module, closing):
         monkeypatch.setattr(module, "preferences", lambda: Preferences(on_close="stop"))
     viewer = make_napari_viewer(strict_qt=False)
     controller = RunController()

@@ -9,8 +9,9 @@ import pytest
 from napari.components import ViewerModel
 from qtpy.QtCore import Qt
 
-from napari_celltrain.config import RunConfig
-from napari_celltrain.events import (
+from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.values.config import RunConfig
+from napari_celltrain.values.events import (
     EpochDone,
     Event,
     Failed,
@@ -21,11 +22,9 @@ from napari_celltrain.events import (
     StopRequested,
     Validated,
 )
-from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.widgets.controller import RunController
-from napari_celltrain.widgets.run_log import RunLog
-from napari_celltrain.widgets.run_panel import RunPanel
-from napari_celltrain.widgets.run_progress import RunProgress
+from napari_celltrain.widgets.run.controller import RunController
+from napari_celltrain.widgets.run.panel import RunPanel
+from napari_celltrain.widgets.run.progress import RunLog, RunProgress
 
 STARTED = Started(
     run="run",
@@ -208,7 +207,7 @@ def test_a_folder_that_is_no_run_is_refused_in_a_sentence(
     qtbot, panel: RunPanel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr("napari_celltrain.widgets.run_panel.show_error", told.append)
+    monkeypatch.setattr("napari_celltrain.widgets.run.panel.show_error", told.append)
     panel.watch(tmp_path)
     assert len(told) == 1
     assert "is not a run folder" in told[0]

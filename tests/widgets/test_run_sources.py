@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from napari_celltrain.errors import DataError
-from napari_celltrain.events import EpochDone, Event, Failed, Finished, Logged, Started, StepDone
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.widgets.batches import MAX_BATCH
-from napari_celltrain.widgets.run_sources import NOT_BEGUN, ThreadRun, WatchedRun
+from napari_celltrain.values.errors import DataError
+from napari_celltrain.values.events import EpochDone, Event, Failed, Finished, Logged, Started, StepDone
+from napari_celltrain.widgets.run.sources import MAX_BATCH, NOT_BEGUN, ThreadRun, WatchedRun
 
 
 def started(run: str = "run", epochs: int = 3) -> Started:

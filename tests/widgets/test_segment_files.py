@@ -15,12 +15,12 @@ from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDropEvent
 
 from balls import write_pairs
-from napari_celltrain.data.volumes import open_labels
-from napari_celltrain.decoding import ObjectDecoding
-from napari_celltrain.errors import CellTrainError
-from napari_celltrain.runs.predict_process import PredictRequest
-from napari_celltrain.widgets.segment import file_work
-from napari_celltrain.widgets.segment.background import Job
+from napari_celltrain.io.volumes import open_labels
+from napari_celltrain.predict.process import PredictRequest
+from napari_celltrain.values.decoding import ObjectDecoding
+from napari_celltrain.values.errors import CellTrainError
+from napari_celltrain.widgets.background import Job
+from napari_celltrain.widgets.segment import files
 from napari_celltrain.widgets.segment.widget import SegmentWidget
 from segment_support import choose_model, click, open_widget, run, wait
 from tiny_models import LEARNED, write_tiny_model
@@ -124,7 +124,7 @@ def test_a_process_that_was_killed_is_told(model: Path, images: Path, tmp_path: 
     job = Killing(lambda job: None, "Segmenting")
     request = PredictRequest(model, (images,), tmp_path / "out", device="cpu")
     with pytest.raises(CellTrainError, match="SIGKILL"):
-        file_work.segment_files(job, request)
+        files.segment_files(job, request)
 
 
 def test_a_process_that_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,11 +140,11 @@ def test_a_process_that_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatc
         def kill(self) -> None:
             self.killed = True
 
-    monkeypatch.setattr(file_work, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(files, "_PATIENCE_SECONDS", 0.0)
     job, child = Job(lambda job: None, ""), Deaf()
     job.cancel()
     started = time.monotonic()
-    file_work._end_with(job, child)  # type: ignore[arg-type]
+    files._end_with(job, child)  # type: ignore[arg-type]
     assert child.killed
     assert time.monotonic() >= started
 

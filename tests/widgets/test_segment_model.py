@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from qtpy.QtCore import Qt
 
-from napari_celltrain.config import RunConfig
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.widgets.path_edit import remember_path
+from napari_celltrain.values.config import RunConfig
+from napari_celltrain.widgets.forms.path_edit import remember_path
 from napari_celltrain.widgets.preferences import Preferences
-from napari_celltrain.widgets.segment import recent_models
+from napari_celltrain.widgets.segment import model_panel
 from napari_celltrain.widgets.segment.model_panel import ModelPanel
 from segment_support import wait
 from tiny_models import write_tiny_model
@@ -20,7 +20,7 @@ from tiny_models import write_tiny_model
 
 @pytest.fixture
 def panel(qtbot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelPanel:
-    monkeypatch.setattr(recent_models, "preferences", lambda: Preferences(results=str(tmp_path / "results")))
+    monkeypatch.setattr(model_panel, "preferences", lambda: Preferences(results=str(tmp_path / "results")))
     panel = ModelPanel()
     qtbot.addWidget(panel)
     return panel

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 
-from napari_celltrain.widgets import segment_row
+from napari_celltrain.widgets.run import segment_row
+from napari_celltrain.widgets.run.segment_row import SegmentRow
 from napari_celltrain.widgets.segment import work
-from napari_celltrain.widgets.segment_row import SegmentRow
 from segment_support import add_image, click, wait
 from tiny_models import VOXEL_SIZE, write_tiny_model
 

@@ -12,9 +12,9 @@ from qtpy.QtCore import Qt
 
 from balls import make_pair
 from napari_celltrain.data.differences import Difference
-from napari_celltrain.runs.evaluation import evaluate_arrays
-from napari_celltrain.widgets.own_layers import find_layer
-from napari_celltrain.widgets.segment.jump import jump_to
+from napari_celltrain.evaluate.evaluation import evaluate_arrays
+from napari_celltrain.widgets.layers import find_layer
+from napari_celltrain.widgets.segment.layers import jump_to
 from napari_celltrain.widgets.segment.measure_panel import MeasurePanel
 from napari_celltrain.widgets.segment.object_table import ObjectTable
 from napari_celltrain.widgets.segment.scores_panel import ERRORS, ScoresPanel

@@ -19,12 +19,12 @@ from qtpy.QtCore import QPoint, Qt
 from qtpy.QtWidgets import QApplication, QWidget
 
 from balls import make_pair
-from napari_celltrain.data.resampling import labels_back, resampled
-from napari_celltrain.decoding import ObjectDecoding
-from napari_celltrain.parts.normalization import measure
-from napari_celltrain.runs.model_file import load_model
-from napari_celltrain.runs.segmentation import segment
-from napari_celltrain.widgets.segment import background, work
+from napari_celltrain.data.resample import labels_back, resampled
+from napari_celltrain.nets.normalize import measure
+from napari_celltrain.runs.model import load_model, segment
+from napari_celltrain.values.decoding import ObjectDecoding
+from napari_celltrain.widgets import background
+from napari_celltrain.widgets.segment import work
 from napari_celltrain.widgets.segment.widget import SegmentWidget
 from segment_support import UNITS, add_image, choose_model, click, open_widget, run, wait
 from tiny_models import VOXEL_SIZE, write_tiny_model

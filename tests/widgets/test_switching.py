@@ -5,26 +5,26 @@ from __future__ import annotations
 import gc
 import sys
 
-from napari_celltrain.widgets import switching
+from napari_celltrain.widgets import responsive
 
 
 def test_the_interval_is_short_as_long_as_anybody_works_and_then_as_before() -> None:
     before = sys.getswitchinterval()
-    switching.begin()
+    responsive.begin()
     assert sys.getswitchinterval() < before
-    with switching.quick_switching():
-        switching.end()
+    with responsive.quick_switching():
+        responsive.end()
         assert sys.getswitchinterval() < before
     assert sys.getswitchinterval() == before
 
 
 def test_full_collections_are_put_off_until_something_large_is_given_away() -> None:
     before = gc.get_threshold()
-    with switching.quick_switching():
+    with responsive.quick_switching():
         assert gc.get_threshold()[2] > before[2]
         assert gc.get_threshold()[:2] == before[:2]
-        switching.collect_as_usual()
+        responsive.collect_as_usual()
         assert gc.get_threshold() == before
     assert gc.get_threshold() == before
-    switching.collect_as_usual()
+    responsive.collect_as_usual()
     assert gc.get_threshold() == before

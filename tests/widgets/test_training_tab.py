@@ -10,10 +10,9 @@ import pytest
 from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import QApplication, QLabel
 
-from napari_celltrain.config import AugmentationConfig, Spacing, TrainingConfig
-from napari_celltrain.widgets.cost_finder import CostFinder, Devices, Gpu
-from napari_celltrain.widgets.costs import DeviceSpeed, NetworkCosts
-from napari_celltrain.widgets.training_tab import TrainingTab
+from napari_celltrain.values.config import AugmentationConfig, Spacing, TrainingConfig
+from napari_celltrain.widgets.costs import CostFinder, Devices, DeviceSpeed, Gpu, NetworkCosts
+from napari_celltrain.widgets.train.training_tab import TrainingTab
 from reports import report_of
 
 GPU = Gpu("NVIDIA <b>H100</b>", 75 * 10**9, 80 * 10**9)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from napari_celltrain.widgets.wording import in_the_window
+from napari_celltrain.widgets.field_labels import in_the_window
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from napari_celltrain.cli.exit_codes import ExitCode
-from napari_celltrain.cli.settings import (
+from napari_celltrain.cli.options import (
     AXES,
     CHANNEL,
     IGNORE_VALUE,
@@ -23,11 +22,11 @@ from napari_celltrain.cli.settings import (
     absolute,
     with_settings,
 )
-from napari_celltrain.cli.terminal import console, text, write_line
-from napari_celltrain.config import RunConfig
-from napari_celltrain.errors import Problem
+from napari_celltrain.cli.terminal import ExitCode, console, text, write_line
 from napari_celltrain.runs.config_file import override
-from napari_celltrain.runs.wording import counted
+from napari_celltrain.values.config import RunConfig
+from napari_celltrain.values.errors import Problem
+from napari_celltrain.values.text import count
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -97,11 +96,11 @@ def _print(report: DataReport, problems: list[Problem]) -> None:
         line = text("✗ " if error else "! ", "bold red" if error else "bold yellow")
         line += text(f"{problem.where}: ", "bold") + text(problem.message) + text(f" {problem.remedy}", "cyan")
         output.print(line, soft_wrap=True)
-    pairs, them = counted(len(report.pairs), "pair"), "it" if len(report.pairs) == 1 else "them"
+    pairs, them = count(len(report.pairs), "pair"), "it" if len(report.pairs) == 1 else "them"
     if not problems:
         output.print(text(f"✓ {pairs}, and nothing is wrong with {them}.", "bold green"))
     else:
-        output.print(text(f"{pairs}, {counted(len(problems), 'problem')}.", "bold"))
+        output.print(text(f"{pairs}, {count(len(problems), 'problem')}.", "bold"))
 
 
 _TITLES = ("Pair", "Shape (z, y, x)", "Type", "Labels", "Voxel (µm)", "Objects", "Foreground", "Intensities")

@@ -9,13 +9,13 @@ import typer
 
 from napari_celltrain.cli.display import make_display
 from napari_celltrain.cli.follow import follow
-from napari_celltrain.cli.next_steps import predict_line, print_steps
-from napari_celltrain.cli.settings import absolute
+from napari_celltrain.cli.options import absolute
 from napari_celltrain.cli.terminal import console, text
-from napari_celltrain.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
-from napari_celltrain.events import Finished
+from napari_celltrain.cli.train import predict_line, print_steps
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.runs.wording import scores
+from napari_celltrain.values.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
+from napari_celltrain.values.events import Finished
+from napari_celltrain.values.text import scores
 
 # On two processor cores either demo takes about two minutes; a slower computer ends then too.
 NUM_EPOCHS = 7
@@ -54,13 +54,14 @@ def demo(
 ) -> None:
     """Train on sample volumes for a minute or two, and say how well it went and what to do next."""
     from napari_celltrain import samples
-    from napari_celltrain.runs import atomic, session
+    from napari_celltrain.runs import session
+    from napari_celltrain.values import files
 
     sample = results / ("real-sample" if real else "sample")
     try:
         images, labels = (samples.write_real if real else samples.write_demo)(sample)
     except OSError as error:
-        raise atomic.refusal(sample, error) from error
+        raise files.refusal(sample, error) from error
     training = TrainingConfig(
         epochs=epochs or (REAL_NUM_EPOCHS if real else NUM_EPOCHS),
         max_minutes=MAX_MINUTES if epochs is None else None,

@@ -1,4 +1,7 @@
-"""How events are shown: as a live picture on a terminal, as lines in a file, or as JSON for a program."""
+"""Training as a live picture on a terminal: two bars, the latest numbers, and above them what is worth keeping.
+
+How events are shown: as a live picture on a terminal, as lines in a file, or as JSON for a program.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,138 @@ import time
 from types import TracebackType
 from typing import Protocol
 
-from napari_celltrain.cli.terminal import console, is_main_process, tell_at_once, write_line
-from napari_celltrain.events import Event, StepDone, to_json
-from napari_celltrain.runs.wording import describe, printable
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from napari_celltrain.cli.terminal import console, is_main_process, tell_at_once, text, write_line
+from napari_celltrain.values.events import (
+    EpochDone,
+    Event,
+    Failed,
+    Finished,
+    Prepared,
+    Started,
+    StepDone,
+    Validated,
+    ValidationProgressed,
+    Warned,
+    to_json,
+)
+from napari_celltrain.values.text import describe, duration, printable, scores
+
+# Few enough that drawing takes no noticeable time from training.
+_REFRESHES_PER_SECOND = 4
+_STYLES: dict[type, str] = {Warned: "yellow", Failed: "bold red", Finished: "bold green", Started: "bold"}
+_SILENT = (StepDone, EpochDone, Prepared)  # they move the bars instead
+
+
+class LiveDisplay:
+    """Draws at its own pace, whatever the pace of the events."""
+
+    for_programs = False
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description:<11}", markup=False),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            console=console,
+        )
+        self._epochs: TaskID | None = None
+        self._steps = self._bars.add_task("preparing", total=None)
+        self._steps_per_epoch: int | None = None
+        self._latest: Validated | None = None
+        self._best: Validated | None = None
+        self._loss: float | None = None
+        self._step_in_epoch = 0
+        self._end: float | None = None
+        self._notice = ""
+        self._live = Live(
+            get_renderable=self._picture,
+            console=console,
+            refresh_per_second=_REFRESHES_PER_SECOND,
+            transient=True,
+            redirect_stderr=False,
+        )
+
+    def __enter__(self) -> LiveDisplay:
+        self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._live.stop()
+
+    def show(self, event: Event) -> None:
+        self._move(event)
+        line = None if isinstance(event, _SILENT) else describe(event)
+        if line is not None:
+            self._console.print(text(line, _STYLES.get(type(event), "")))
+
+    def notice(self, message: str) -> None:
+        self._notice = message  # drawn by the display's own thread a moment later
+
+    def _move(self, event: Event) -> None:
+        match event:
+            case Prepared():
+                self._bars.update(
+                    self._steps,
+                    description=printable(event.stage)[:36],
+                    completed=event.done,
+                    total=event.total or None,
+                )
+            case Started():
+                self._start(event)
+            case StepDone():
+                self._loss = event.loss
+                self._step_in_epoch = event.step_in_epoch
+                total = self._steps_per_epoch
+                self._bars.update(self._steps, description="step", completed=event.step_in_epoch, total=total)
+            case EpochDone():
+                self._end = (event.time or time.time()) + event.remaining_seconds
+                cut_short = self._step_in_epoch != self._steps_per_epoch
+                if self._epochs is not None and not cut_short:
+                    self._bars.update(self._epochs, completed=event.epoch)
+            case ValidationProgressed():
+                self._bars.update(self._steps, description="validation", completed=event.done, total=event.total)
+            case Validated():
+                self._latest = event
+                self._best = event if event.is_best else self._best
+
+    def _start(self, started: Started) -> None:
+        """A run that is resumed while it is watched starts more than once."""
+        self._steps_per_epoch = started.steps_per_epoch
+        if self._epochs is None:
+            self._bars.remove_task(self._steps)
+            self._epochs = self._bars.add_task("epoch", total=started.epochs)
+            self._steps = self._bars.add_task("step", total=started.steps_per_epoch)
+        self._bars.update(self._epochs, completed=started.first_epoch - 1, total=started.epochs)
+
+    def _picture(self) -> RenderableType:
+        parts: list[RenderableType] = [self._bars.get_renderable(), self._numbers()]
+        if self._notice:
+            parts.append(text(self._notice, "bold yellow"))
+        return Group(*parts)
+
+    def _numbers(self) -> Text:
+        """Loss, Dice, best and remaining time, as far as they are known and fit one line."""
+        latest, best = self._latest, self._best
+        loss = f"loss {self._loss:.4f}" if self._loss is not None else ""
+        score = scores(latest.dice, latest.f1) if latest is not None else ""
+        highest = f"best {best.dice:.4f} (epoch {best.epoch})" if best is not None else ""
+        left = f"{duration(max(0.0, self._end - time.time()))} left" if self._end is not None else ""
+        line = Text()
+        for items in ((loss, score, highest, left), (score, highest, left), (score, left)):
+            line = text("  ".join(filter(None, items)), "cyan")
+            if line.cell_len <= self._console.width:
+                break
+        line.no_wrap, line.overflow = True, "ellipsis"
+        return line
+
+
+# --- display ---------------------------------------------------------------------------------------------
 
 
 class Display(Protocol):
@@ -77,7 +209,5 @@ def make_display(json: bool) -> Display:
         return JsonDisplay()
     output = console()
     if output.is_terminal and not output.is_dumb_terminal:
-        from napari_celltrain.cli.live import LiveDisplay
-
         return LiveDisplay(output)
     return PlainDisplay()

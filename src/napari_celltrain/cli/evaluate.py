@@ -1,25 +1,29 @@
-"""``celltrain evaluate``: how good predictions are, compared with labels."""
+"""``celltrain evaluate``: how good predictions are, compared with labels.
+
+``celltrain measure``: a table of all objects of labelled volumes.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from napari_celltrain.cli.settings import IGNORE_VALUE, LABEL_KIND, Overrides, with_settings
+from napari_celltrain.cli.options import AXES, IGNORE_VALUE, LABEL_KIND, VOXEL_SIZE, Overrides, with_settings
 from napari_celltrain.cli.terminal import console, tell_warning, text, write_line
-from napari_celltrain.config import LabelKind, RunConfig
-from napari_celltrain.errors import ConfigError
 from napari_celltrain.runs.config_file import override
-from napari_celltrain.runs.wording import counted
+from napari_celltrain.values.config import LabelKind, RunConfig
+from napari_celltrain.values.errors import ConfigError
+from napari_celltrain.values.text import count
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from napari_celltrain.runs.evaluation import Evaluation, Progress, VolumeScores
+    from napari_celltrain.evaluate.evaluation import Evaluation, Progress, VolumeScores
 
 
 @with_settings(LABEL_KIND, IGNORE_VALUE)
@@ -56,7 +60,7 @@ def evaluate(
             "A run folder knows itself what its labels mean. Leave out the options on data, or give LABELS."
         )
     data = override(RunConfig(), overrides).data
-    from napari_celltrain.runs import evaluation, score_files
+    from napari_celltrain.evaluate import evaluation
 
     with Console(stderr=True, quiet=not sys.stderr.isatty()).status("Reading the volumes …") as status:
 
@@ -68,7 +72,7 @@ def evaluate(
     for problem in found.problems:
         tell_warning(str(problem))
     if json:
-        write_line(score_files.scores_json(found).rstrip())
+        write_line(evaluation.scores_json(found).rstrip())
         return
     console().print(score_table(found))
     for path in paths:
@@ -78,7 +82,7 @@ def evaluate(
 def _compare(
     predictions: Path, labels: Path | None, label_kind: LabelKind, ignore_value: int | None, progress: Progress
 ) -> Evaluation:
-    from napari_celltrain.runs import evaluation
+    from napari_celltrain.evaluate import evaluation
 
     if labels is None:
         return evaluation.evaluate_run(predictions, progress=progress)
@@ -102,7 +106,7 @@ def score_table(found: Evaluation) -> Table:
 
 
 def _title(found: Evaluation) -> str:
-    return f"{counted(len(found.volumes), 'volume')} compared as {found.label_kind}"
+    return f"{count(len(found.volumes), 'volume')} compared as {found.label_kind}"
 
 
 def _cells(scores: VolumeScores) -> dict[str, str]:
@@ -124,3 +128,53 @@ def _cells(scores: VolumeScores) -> dict[str, str]:
 
 def _score(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
+
+
+# --- measure ---------------------------------------------------------------------------------------------
+
+
+@with_settings(AXES, VOXEL_SIZE)
+def measure(
+    labels: Annotated[Path, typer.Argument(help="Folder of the labels, or one file.", show_default=False)],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE.csv",
+            help="The table, a row for each object; an earlier one is replaced.",
+            show_default=False,
+        ),
+    ],
+    image: Annotated[
+        Path | None,
+        typer.Option(
+            "--image",
+            metavar="PATH",
+            help="Images in which intensities are measured, all channels: a folder, paired with the labels by name, "
+            "or one file.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    overrides: Overrides,
+) -> None:
+    """Measure every object: position, volume, shape, and intensity where there are images."""
+    data = override(RunConfig(), overrides).data
+    from napari_celltrain.evaluate.measure import measure_files
+
+    with Console(stderr=True, quiet=not sys.stderr.isatty()).status("Reading the volumes …") as status:
+
+        def tell(name: str) -> Callable[[int, int], None]:
+            def progress(done: int, total: int) -> None:
+                if done % 50 == 0:
+                    status.update(text(f"Measuring {name} … {done} of {total} objects"))
+
+            return progress
+
+        found = measure_files(labels, output, image=image, axes=data.axes, voxel_size=data.voxel_size, progress=tell)
+    for problem in found.problems:
+        tell_warning(str(problem))
+    objects, volumes = count(found.num_objects, "object"), count(found.num_volumes, "volume")
+    console().print(text(f"Measured {objects} of {volumes}."))
+    console().print(text(f"Saved {output}"), soft_wrap=True)

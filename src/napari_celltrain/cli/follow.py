@@ -1,19 +1,76 @@
-"""Driving a generator of events from the command line, to its end or to the user's."""
+"""Ctrl-C as the Stop button: once ends training after its next validation, twice at once, a third time by force.
+
+Driving a generator of events from the command line, to its end or to the user's.
+"""
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
 
 import typer
 
-from napari_celltrain.cli.crash import UnexpectedError, write_report
 from napari_celltrain.cli.display import Display
-from napari_celltrain.cli.exit_codes import ExitCode
-from napari_celltrain.cli.interrupts import StopSignals
-from napari_celltrain.errors import CellTrainError
-from napari_celltrain.events import Event, Failed, Finished, Started
+from napari_celltrain.cli.terminal import ExitCode, UnexpectedError, is_main_process, write_report
 from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.values.errors import CellTrainError, RunFolderError
+from napari_celltrain.values.events import Event, Failed, Finished, Started
+
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
+
+
+class StopSignals:
+    """While in ``with``, signals become stop requests in ``folder``; before it is known they end the program."""
+
+    def __init__(self, display: Display) -> None:
+        self.folder: RunFolder | None = None
+        self.exit_code = ExitCode.DONE
+        self._display = display
+        self._received = 0
+        self._previous: dict[Any, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        terminate = number == signal.SIGTERM
+        ended = ExitCode.TERMINATED if terminate else ExitCode.INTERRUPTED
+        if self.folder is None or self._received >= 2:
+            self.exit_code = ended
+            raise KeyboardInterrupt
+        # Whoever terminates a process kills it soon after: there may be no time for another epoch.
+        self._received = 2 if terminate else self._received + 1
+        now = self._received == 2
+        if now:
+            self.exit_code = ended
+        if is_main_process():  # the others hear of it from the first
+            self._request(self.folder, now)
+
+    def _request(self, folder: RunFolder, now: bool) -> None:
+        try:
+            folder.request_stop(now)
+        except RunFolderError as error:
+            self._display.notice(str(error))
+            return
+        self._display.notice(
+            "Stopping after the current batch, with a validation. Ctrl-C again ends at once, without it."
+            if now
+            else "Stopping after the next validation, so that the latest model is kept if it is better "
+            "(Ctrl-C again: end after this batch)."
+        )
+
+
+# --- follow ----------------------------------------------------------------------------------------------
 
 
 def follow(

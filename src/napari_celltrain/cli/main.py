@@ -1,9 +1,65 @@
-"""The entry point: sets up the process, runs the command, and turns exceptions into messages and exit codes."""
+"""The commands and their help.
+
+The entry point: sets up the process, runs the command, and turns exceptions into messages and exit codes.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from napari_celltrain import __version__
+from napari_celltrain.cli.check import check
+from napari_celltrain.cli.config import config, list_choices
+from napari_celltrain.cli.demo import demo
+from napari_celltrain.cli.evaluate import evaluate, measure
+from napari_celltrain.cli.export import export
+from napari_celltrain.cli.predict import predict
+from napari_celltrain.cli.terminal import MEANINGS
+from napari_celltrain.cli.train import resume, stop, train, watch
+
+app = typer.Typer(
+    name="celltrain",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: " + "; ".join(f"{code.value} {meaning}" for code, meaning in MEANINGS.items()) + ".",
+)
+
+_PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Training": (train, resume, demo),
+    "Runs": (watch, stop, predict, export),
+    "Results": (evaluate, measure),
+    "Before training": (check, config),
+}
+for _panel, _commands in _PANELS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_panel)(_command)
+app.command("list", rich_help_panel="Before training")(list_choices)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def celltrain(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Train 3D cell segmentation networks, watch them learn, and use them."""
+
+
+# --- main ------------------------------------------------------------------------------------------------
 
 
 def main() -> None:
@@ -17,11 +73,8 @@ def main() -> None:
 def _main() -> None:
     # Only counts before torch is loaded: libgomp's threads would spin while they wait, and starve each other.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from napari_celltrain.cli.app import app
-    from napari_celltrain.cli.crash import UnexpectedError, write_report
-    from napari_celltrain.cli.exit_codes import ExitCode, exit_code_of
-    from napari_celltrain.cli.terminal import tell_error
-    from napari_celltrain.errors import CellTrainError
+    from napari_celltrain.cli.terminal import ExitCode, UnexpectedError, exit_code_of, tell_error, write_report
+    from napari_celltrain.values.errors import CellTrainError
 
     try:
         app(prog_name="celltrain")

@@ -1,19 +1,43 @@
-"""``celltrain train`` and ``celltrain resume``."""
+"""What can be done with a run that has ended.
+
+``celltrain train`` and ``celltrain resume``.
+
+``celltrain watch`` and ``celltrain stop``: runs that another process trains.
+"""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from napari_celltrain.cli.display import Display, make_display
 from napari_celltrain.cli.follow import follow, refusals_told
-from napari_celltrain.cli.next_steps import predict_line, print_steps
-from napari_celltrain.cli.settings import TRAINING_OPTIONS, Overrides, read_settings, with_settings
+from napari_celltrain.cli.options import TRAINING_OPTIONS, Overrides, read_settings, with_settings
 from napari_celltrain.cli.terminal import console, is_main_process, text
-from napari_celltrain.events import Finished
+from napari_celltrain.runs import process
 from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.values.errors import RunFolderError
+from napari_celltrain.values.events import Finished
+
+
+def print_steps(steps: Mapping[str, str]) -> None:
+    """A line for each: its title, then what to open or to type."""
+    output = console()
+    for title, content in steps.items():
+        output.print(Text(f"  {title + ':':<20}", style="bold") + text(content), soft_wrap=True)
+
+
+def predict_line(folder: RunFolder, volumes: str, output: str) -> str:
+    """The command that segments ``volumes`` by the model of ``folder``, quoted for a shell."""
+    return shlex.join(["celltrain", "predict", str(folder.path), volumes, "--output", output])
+
+
+# --- train -----------------------------------------------------------------------------------------------
 
 Json = Annotated[bool, typer.Option("--json", help="Print events for programs, one JSON object a line.")]
 
@@ -96,3 +120,33 @@ def _say_next(finished: Finished | None, folder: RunFolder | None, display: Disp
             "Segment volumes": predict_line(folder, "NEW_VOLUMES", "DIR"),
         }
     )
+
+
+# --- watch -----------------------------------------------------------------------------------------------
+
+Run = Annotated[Path, typer.Argument(help="The run folder.", show_default=False)]
+
+
+def watch(run: Run, json: Json = False) -> None:
+    """Show a run, finished or going on, here or on another computer, as if it had been started in this terminal.
+
+    Ctrl-C ends the watching only.
+    """
+    with make_display(json) as display:
+        for event in process.watch(RunFolder.open(run)):
+            display.show(event)
+
+
+def stop(
+    run: Run,
+    now: Annotated[
+        bool, typer.Option("--now", help="Stop after the current batch instead of at the next validation.")
+    ] = False,
+) -> None:
+    """Stop a run as the Stop button does: after its next validation. Its folder stays complete."""
+    folder = RunFolder.open(run)
+    if not folder.is_running():
+        raise RunFolderError(f"Nothing is training in {folder.path}, so there is nothing to stop.")
+    folder.request_stop(now)
+    when = "the current batch, with a validation" if now else "the next validation"
+    console().print(text(f"{folder.name} will stop after {when}."), soft_wrap=True)

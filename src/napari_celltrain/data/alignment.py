@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_celltrain.data.arrays import LazyArray, slabs
 from napari_celltrain.data.labels import IGNORE, LabelScheme, to_target
+from napari_celltrain.io.volume import LazyArray, slabs
 
 _CELLS = 48
 """Cells along the longest axis of the coarse copies."""

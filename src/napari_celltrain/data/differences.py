@@ -10,10 +10,10 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_celltrain.config import ZYX
-from napari_celltrain.data.arrays import LazyArray, slabs
 from napari_celltrain.data.labels import IGNORE, whole_numbers
 from napari_celltrain.data.overlaps import OverlapCounter, Overlaps, without_ignored
+from napari_celltrain.io.volume import LazyArray, slabs
+from napari_celltrain.values.config import ZYX
 
 _Number = TypeVar("_Number", int, float)
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_celltrain.data.arrays import LazyArray, slabs
 from napari_celltrain.data.labels import whole_numbers
+from napari_celltrain.io.volume import LazyArray, slabs
 
 # Label values up to here are renumbered by a table, larger ones by sorting, which is slower.
 _MAX_TABLE = 2**24
-# Pairs of objects that a slab may hold for them to be counted by a table, not by sorting.
+# Pairs of objects that a slab may hold for them to be count by a table, not by sorting.
 _MAX_PAIR_TABLE = 2**22
 
 

@@ -12,12 +12,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_celltrain.config import ZYX
-from napari_celltrain.data.arrays import LazyArray, slabs
 from napari_celltrain.data.labels import IGNORE, LabelScheme, to_target
-from napari_celltrain.data.pairing import Pair
-from napari_celltrain.data.volumes import stem_of
-from napari_celltrain.errors import DataError
+from napari_celltrain.data.pairs import Pair
+from napari_celltrain.io.volume import LazyArray, slabs
+from napari_celltrain.io.volumes import stem_of
+from napari_celltrain.values.config import ZYX
+from napari_celltrain.values.errors import DataError
 
 Side = Literal["train", "validation"]
 Span = tuple[int, int]

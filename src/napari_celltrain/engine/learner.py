@@ -1,9 +1,13 @@
-"""What learns: the network with its optimizer and its averaged weights. One call is one training step."""
+"""The learning rate as a function of the step.
+
+What learns: the network with its optimizer and its averaged weights. One call is one training step.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,10 +15,43 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from napari_celltrain.config import TrainingConfig
-from napari_celltrain.engine.dataset import Batch
-from napari_celltrain.engine.distributed import Ranks
-from napari_celltrain.engine.formats import NumericFormat
+from napari_celltrain.engine.device import Ranks
+from napari_celltrain.engine.patches import Batch
+from napari_celltrain.engine.precision import NumericFormat
+from napari_celltrain.values.config import TrainingConfig
+
+FLOOR = 0.01
+"""The learning rate ends at this share of its largest value."""
+PLATEAU_PATIENCE = 5
+"""Validations without a better Dice after which ``plateau`` halves the learning rate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Linear warm-up, then the curve that the config names, over the steps that are planned.
+
+    It is a pure function of numbers that are saved with a run, so a resumed run goes on exactly. Cosine decay after
+    Loshchilov and Hutter, SGDR, ICLR 2017.
+    """
+
+    config: TrainingConfig
+
+    def at(self, step: int, planned_steps: int, halvings: int = 0) -> float:
+        """The learning rate of optimizer step number ``step``, count from 0, of ``planned_steps`` in all."""
+        largest = self.config.learning_rate
+        warmup = min(self.config.warmup_steps, planned_steps // 4)
+        rise = min(1.0, (step + 1) / (warmup + 1))
+        if self.config.schedule == "cosine":
+            progress = min(1.0, max(0.0, (step - warmup) / max(1, planned_steps - warmup)))
+            fall = FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * progress))
+        elif self.config.schedule == "plateau":
+            fall = max(FLOOR, 0.5**halvings)
+        else:
+            fall = 1.0
+        return largest * rise * fall
+
+
+# --- learner ---------------------------------------------------------------------------------------------
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -71,19 +108,19 @@ class Learner:
     def step(self, batch: Batch, learning_rate: float, num_items: int) -> float:
         """Forward, backward and optimizer step; returns the mean loss over the ``num_items`` patches of all processes.
 
-        ``batch`` is this process's part; it may be empty of counted items (``num_items`` smaller than the number of
+        ``batch`` is this process's part; it may be empty of count items (``num_items`` smaller than the number of
         processes), then its patch is computed with weight 0, since all processes must take part. Where loss or
         gradient are not finite, nothing is changed and the loss is returned as it is.
         """
         self.network.train()
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        counted = len(range(self._ranks.rank, num_items, self._ranks.world))
+        count = len(range(self._ranks.rank, num_items, self._ranks.world))
         with self.numeric_format.autocast(self.device):
             logits = self._forward(self.numeric_format.place(batch.image, self.device))
         loss = self._loss_function(logits, batch.target.to(self.device, non_blocking=True))
         # DistributedDataParallel averages gradients over processes; this weight makes it an average over patches
-        weighted = loss * (counted * self._ranks.world / num_items)
+        weighted = loss * (count * self._ranks.world / num_items)
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(weighted).backward()
         mean_loss = self._mean_loss(weighted)

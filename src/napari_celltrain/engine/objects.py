@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from napari_celltrain.config import ZYX, Spacing
-from napari_celltrain.decoding import ObjectDecoding
+from napari_celltrain.values.config import ZYX, Spacing
+from napari_celltrain.values.decoding import ObjectDecoding
 
 Maps = NDArray[np.uint8]
 Region = tuple[slice, slice, slice]

@@ -1,30 +1,28 @@
-"""The training loop: a generator of events that changes nothing but its own state and what it is given to keep."""
+"""Where training stands: all that must be saved beside the tensors to go on from there.
+
+The training loop: a generator of events that changes nothing but its own state and what it is given to keep.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from napari_celltrain.config import RunConfig
-from napari_celltrain.engine.dataset import Batch, PatchSource
-from napari_celltrain.engine.device import memory_errors_explained
-from napari_celltrain.engine.distributed import Ranks
-from napari_celltrain.engine.inference import Predictor
-from napari_celltrain.engine.learner import Learner
-from napari_celltrain.engine.loader import Prefetcher
-from napari_celltrain.engine.metrics import Score
-from napari_celltrain.engine.progress import Progress
-from napari_celltrain.engine.sampler import PatchRequest, plan_batches
-from napari_celltrain.engine.schedule import PLATEAU_PATIENCE, Schedule
+from napari_celltrain.engine.device import Ranks, memory_errors_explained
+from napari_celltrain.engine.learner import PLATEAU_PATIENCE, Learner, Schedule
+from napari_celltrain.engine.patches import Batch, PatchRequest, PatchSource, Prefetcher, plan_batches
+from napari_celltrain.engine.predictor import Predictor
+from napari_celltrain.engine.scores import Score
 from napari_celltrain.engine.validation import Validator
-from napari_celltrain.errors import DeviceError
-from napari_celltrain.events import (
+from napari_celltrain.values.config import RunConfig
+from napari_celltrain.values.errors import DeviceError
+from napari_celltrain.values.events import (
     EpochDone,
     Event,
     Logged,
@@ -37,6 +35,42 @@ from napari_celltrain.events import (
     VolumeScore,
     Warned,
 )
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where training stands; numbers only, so that it is saved beside the tensors."""
+
+    epoch: int = 1
+    """The epoch in progress, count from 1."""
+    step: int = 0
+    """Optimizer steps done."""
+    step_in_epoch: int = 0
+    loss_sum: float = 0.0
+    """Over the patches of the epoch in progress, with their number in ``loss_count``."""
+    loss_count: int = 0
+    epoch_seconds: float = 0.0
+    best_dice: float = -1.0
+    best_epoch: int = 0
+    validations_since_best: int = 0
+    halvings: int = 0
+    """Of the learning rate, under the plateau schedule."""
+    num_patches: int = 0
+    batch_size: int = 0
+    """Of the epoch in progress: what its steps mean."""
+    planned_steps: int = 0
+    """Steps over which the learning rate comes down."""
+    seconds: float = 0.0
+    """Of all sittings together."""
+    validation_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    """Spent in forward, backward and optimizer step."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+# --- trainer ---------------------------------------------------------------------------------------------
 
 MAX_BROKEN_STEPS = 20
 """Steps in a row whose loss or gradient is not finite, after which training gives up."""

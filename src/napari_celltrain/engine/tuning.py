@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_celltrain.config import Spacing
 from napari_celltrain.data.labels import IGNORE
 from napari_celltrain.data.overlaps import find_overlaps
-from napari_celltrain.decoding import FIRST_LEVEL, Method, ObjectDecoding, Target
 from napari_celltrain.engine.objects import Maps, decode
+from napari_celltrain.values.config import Spacing
+from napari_celltrain.values.decoding import FIRST_LEVEL, Method, ObjectDecoding, Target
 
 MAX_VOXELS = 2**24
 """Voxels that are decoded for each candidate: more would cost minutes and tell little more."""

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_celltrain.config import ZYX, Spacing
-from napari_celltrain.data.arrays import LazyArray
 from napari_celltrain.data.labels import LabelScheme, object_labels, to_target
-from napari_celltrain.decoding import ObjectDecoding, Target
-from napari_celltrain.engine.inference import Predictor, window_starts
-from napari_celltrain.engine.metrics import Score, score_volume
 from napari_celltrain.engine.objects import Maps, decode, foreground_of
+from napari_celltrain.engine.predictor import Predictor, window_starts
+from napari_celltrain.engine.scores import Score, score_volume
 from napari_celltrain.engine.tuning import MAX_VOXELS, TuningVolume, limited, num_candidates
-from napari_celltrain.parts.normalization import IntensityStatistics
+from napari_celltrain.io.volume import LazyArray
+from napari_celltrain.nets.normalize import IntensityStatistics
+from napari_celltrain.values.config import ZYX, Spacing
+from napari_celltrain.values.decoding import ObjectDecoding, Target
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_celltrain.config import ZYX
+from napari_celltrain.values.config import ZYX
 
 OVERLAP = 0.25
 """Share of a window that overlaps with the next: 0.5 takes twice as long for little."""

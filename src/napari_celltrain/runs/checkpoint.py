@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from napari_celltrain.config import Spacing
-from napari_celltrain.errors import ModelFileError, RunFolderError
+from napari_celltrain.io.tensors import read_tensors, write_tensors
 from napari_celltrain.runs.folder import RunFolder, StopRequest
-from napari_celltrain.runs.model_file import ModelCard, write_model
-from napari_celltrain.runs.tensor_file import read_tensors, write_tensors
+from napari_celltrain.runs.model import ModelCard, write_model
+from napari_celltrain.values.config import Spacing
+from napari_celltrain.values.errors import ModelFileError, RunFolderError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from napari_celltrain.engine.formats import NumericFormat
-    from napari_celltrain.engine.progress import Progress
+    from napari_celltrain.engine.precision import NumericFormat
+    from napari_celltrain.engine.trainer import Progress
 
 LAST = "checkpoints/last.safetensors"
 BEST = "checkpoints/best.safetensors"
@@ -94,8 +94,8 @@ class NoKeeper:
 
 def read_last(folder: RunFolder) -> Checkpoint:
     """The state to resume ``folder`` from. Raises :class:`RunFolderError`."""
-    from napari_celltrain.engine.formats import NumericFormat
-    from napari_celltrain.engine.progress import Progress
+    from napari_celltrain.engine.precision import NumericFormat
+    from napari_celltrain.engine.trainer import Progress
 
     if not os.path.isfile(folder.path / LAST):  # noqa: PTH113 - pathlib's raises where there is no permission
         raise RunFolderError(

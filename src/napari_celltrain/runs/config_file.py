@@ -1,19 +1,95 @@
-"""``config.yaml``: read it, write it, and change single settings of it."""
+"""Refusals of a configuration, in words about its fields rather than about its validation.
+
+``config.yaml``: read it, write it, and change single settings of it.
+
+What can be said of a configuration before any data is read.
+"""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from napari_celltrain.config import AugmentationSpec, RunConfig
-from napari_celltrain.errors import ConfigError, Problem
-from napari_celltrain.runs import safe_yaml
-from napari_celltrain.runs.config_errors import problems_of, raise_config_problems, unknown_field
-from napari_celltrain.runs.config_fields import AUGMENTATIONS_PATH, FieldFacts, all_fields, field_names
+from napari_celltrain.nets.augment import AUGMENTATIONS
+from napari_celltrain.nets.losses import LOSSES
+from napari_celltrain.nets.models import MODELS
+from napari_celltrain.values import files
+from napari_celltrain.values.config import SCHEMA_VERSION, AugmentationSpec, RunConfig
+from napari_celltrain.values.errors import ConfigError, Problem, raise_problems
+from napari_celltrain.values.fields import AUGMENTATIONS_PATH, FieldFacts, all_fields, augmentation_classes, field_names
+
+
+def problems_of(error: ValidationError, labels: Mapping[str, str] | None = None) -> list[Problem]:
+    """One problem for each field that is wrong; ``labels`` may name fields otherwise than by their path."""
+    problems: dict[str, Problem] = {}
+    for detail in error.errors():
+        # Positions within a tuple say nothing to a reader; an augmentation is told by its name, which follows.
+        path = ".".join(part for part in detail["loc"] if isinstance(part, str))
+        where = (labels or {}).get(path, path) or "the configuration"
+        problems.setdefault(path, Problem("config", where, *_explain(path, detail)))
+    return list(problems.values())
+
+
+def raise_config_problems(problems: Sequence[Problem], source: str | None = None) -> None:
+    """Raise one ``ConfigError`` that names ``source`` (a file) and lists all ``problems``, if there are any."""
+    if not problems:
+        return
+    if len(problems) == 1:
+        raise ConfigError(f"{source}, {problems[0]}" if source else str(problems[0]))
+    heading = f"{source} has {len(problems)} problems:" if source else f"{len(problems)} settings are not right:"
+    raise ConfigError("\n".join([heading, *(f"  - {problem}" for problem in problems)]))
+
+
+def unknown_field(path: str) -> str:
+    """The remedy for a setting that does not exist: the one that was probably meant."""
+    known = [name for name, facts in all_fields().items() if not facts.section]
+    leaf = path.rpartition(".")[2]
+    same_leaf = [name for name in known if name.rpartition(".")[2] == leaf]
+    close = get_close_matches(path, same_leaf, n=1, cutoff=0) or get_close_matches(path, known, n=1)
+    if not close:
+        leaves = {name.rpartition(".")[2]: name for name in known}
+        close = [leaves[match] for match in get_close_matches(leaf, list(leaves), n=1)]
+    return f"Did you mean {close[0]}?" if close else "See `celltrain config` for all settings."
+
+
+def _explain(path: str, detail: Any) -> tuple[str, str]:
+    """Message and remedy of one of pydantic's findings."""
+    kind, value = detail["type"], detail.get("input")
+    if path == "schema_version":
+        return (
+            f"this file has layout version {_shown(value)}, and this program reads version {SCHEMA_VERSION}.",
+            "Update napari-celltrain.",
+        )
+    if kind == "value_error":
+        return f"{detail['ctx']['error']}.", ""
+    if kind in ("extra_forbidden", "invalid_key"):
+        return "there is no such setting.", unknown_field(path)
+    if kind == "union_tag_invalid":
+        tag, names = str(detail["ctx"]["tag"]), list(augmentation_classes())
+        close = get_close_matches(tag, names, n=1)
+        remedy = f"Did you mean {close[0]}?" if close else f"The choices are: {', '.join(names)}."
+        return f"there is no augmentation called {_shown(tag)}.", remedy
+    if kind == "union_tag_not_found":
+        return "each augmentation needs its `name`, such as `name: flip`.", ""
+    facts = all_fields().get(path)
+    if facts is None:
+        return f"{detail['msg']}.", ""
+    return f"must be {facts.expectation}, and it is {_shown(value)}.", ""
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "empty"
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+# --- config file -----------------------------------------------------------------------------------------
 
 HEADER = """\
 # Configuration of a CellTrain run: celltrain train THIS_FILE
@@ -26,7 +102,7 @@ def load_config(path: Path) -> RunConfig:
     """Read a configuration. Raises ``ConfigError`` that names the file, and each field that is wrong."""
     try:
         with path.open("rb") as file:
-            content = file.read(safe_yaml.MAX_BYTES + 1)
+            content = file.read(files.MAX_YAML_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError(f"There is no configuration {path}. `celltrain config --output {path}` writes one.") from None
     except OSError as error:
@@ -40,7 +116,7 @@ def load_config(path: Path) -> RunConfig:
 def parse_config(text: str, source: str) -> RunConfig:
     """The configuration that ``text`` writes in YAML; ``source`` is what errors call it."""
     try:
-        content = safe_yaml.load(text)
+        content = files.load_yaml(text)
     except ValueError as error:
         raise ConfigError(f"{source} is not a configuration. {error}") from error
     if content is None:
@@ -122,7 +198,7 @@ def _block(model: BaseModel, content: dict[str, Any], prefix: str, commented: bo
             for spec, item in zip(value, content[name], strict=True):
                 lines += _list_item(spec, item, commented, depth + 1)
         else:
-            lines.append(f"{indent}{name}: {safe_yaml.dump_scalar(content[name])}")
+            lines.append(f"{indent}{name}: {files.yaml_scalar(content[name])}")
     return lines
 
 
@@ -160,7 +236,7 @@ def _value(facts: FieldFacts, text: str) -> Any:
     if get_origin(facts.type) is tuple and not facts.section and not text.startswith("["):
         text = f"[{text.strip('()')}]"
     try:
-        return safe_yaml.load(text)
+        return files.load_yaml(text)
     except ValueError:
         return text  # validation then says what was expected instead
 
@@ -190,3 +266,65 @@ def _assign_augmentation(section: Any, name: str, field: str, value: Any) -> Non
     position = names.index(name)
     specs[position] = {**specs[position], field: value}
     section["augmentations"] = specs
+
+
+# --- settings --------------------------------------------------------------------------------------------
+
+
+def setting_problems(config: RunConfig) -> list[Problem]:
+    """Everything that is wrong with the configuration by itself; ``where`` of each is its field's path."""
+    data, training = config.data, config.training
+    problems = []
+    for name, path in (("images", data.images), ("labels", data.labels)):
+        if path is None:
+            problems.append(
+                Problem(
+                    "missing-folder", f"data.{name}", f"No folder of {name} is given.", f"Give one: --{name} FOLDER."
+                )
+            )
+    for where, registry, key in (("model", MODELS, training.model), ("loss", LOSSES, training.loss)):
+        try:
+            registry[key]
+        except ConfigError as error:
+            problems.append(Problem(f"unknown-{where}", f"training.{where}", str(error), ""))
+    for augmentation in config.augmentation.augmentations:
+        assert augmentation.name in AUGMENTATIONS  # every class of the configuration has its builder
+    if training.precision == "float16" and training.device == "cpu":
+        problems.append(
+            Problem("float16-on-cpu", "training.precision", "float16 is slow and unsafe on a processor.", "Take auto.")
+        )
+    if training.target == "objects" and data.label_kind != "objects":
+        problems.append(
+            Problem(
+                "objects-without-objects",
+                "training.target",
+                f"Objects can only be learned from labels that number them, and label_kind is {data.label_kind}.",
+                "Take the target auto, or label_kind objects.",
+            )
+        )
+    if data.results.is_file():
+        problems.append(
+            Problem("results-is-file", "data.results", f"{data.results} is a file.", "Choose a folder for the results.")
+        )
+    return problems
+
+
+def check_settings(config: RunConfig) -> RunConfig:
+    """The configuration with absolute paths. Raises :class:`ConfigError` with all :func:`setting_problems`."""
+    raise_problems(setting_problems(config), ConfigError, "Some settings have to be changed first:")
+    data, training = config.data, config.training
+    return config.model_copy(
+        update={
+            "data": data.model_copy(
+                update={name: _absolute(getattr(data, name)) for name in _PATHS},
+            ),
+            "training": training.model_copy(update={"starting_weights": _absolute(training.starting_weights)}),
+        }
+    )
+
+
+_PATHS = ("images", "labels", "results", "validation_images", "validation_labels")
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.expanduser().absolute()

@@ -1,4 +1,7 @@
-"""The run folder: its files, how they are written, and the requests laid into it from outside."""
+"""Reading an ``events.jsonl`` that another process may be writing at this moment.
+
+The run folder: its files, how they are written, and the requests laid into it from outside.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,49 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from napari_celltrain.config import RunConfig, Spacing
-from napari_celltrain.data.volumes import write_volume
-from napari_celltrain.errors import DataError, RunFolderError
-from napari_celltrain.events import Event, to_json
-from napari_celltrain.runs import atomic
+from napari_celltrain.io.volumes import write_volume
 from napari_celltrain.runs.config_file import dump_config, load_config
 from napari_celltrain.runs.lock import RunLock, owner_of
-from napari_celltrain.runs.tail import EventTail
+from napari_celltrain.values import files
+from napari_celltrain.values.config import RunConfig, Spacing
+from napari_celltrain.values.errors import DataError, RunFolderError
+from napari_celltrain.values.events import Event, from_json, to_json
+
+
+class EventTail:
+    """The events of one file; each call of :meth:`read_new` gives those added since the last one.
+
+    Only whole lines count, so an event that is half written is left for the next call. Lines that are no
+    event that we know are passed over: they are from a newer version, or damage of a power cut.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def read_new(self) -> list[Event]:
+        """Raises ``RunFolderError`` where the file exists but cannot be read."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                content = file.read()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise RunFolderError(f"{self._path} cannot be read: {error.strerror or error}.") from error
+        whole = content[: content.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return [event for line in whole.splitlines() if (event := _parse(line)) is not None]
+
+
+def _parse(line: bytes) -> Event | None:
+    try:
+        return from_json(line)
+    except ValueError:
+        return None
+
+
+# --- folder ----------------------------------------------------------------------------------------------
 
 StopRequest = Literal["stop", "stop-now"]
 
@@ -48,7 +86,7 @@ class RunFolder:
             results.mkdir(parents=True, exist_ok=True)
             path = _make(results / name) if name is not None else _make_dated(results, model)
         except OSError as error:
-            raise atomic.refusal(results if name is None else results / name, error) from error
+            raise files.refusal(results if name is None else results / name, error) from error
         if path is None:
             raise _exists(results, name)
         try:
@@ -56,7 +94,7 @@ class RunFolder:
                 (path / subfolder).mkdir()
         except OSError as error:
             shutil.rmtree(path, ignore_errors=True)
-            raise atomic.refusal(path, error) from error
+            raise files.refusal(path, error) from error
         return cls(path)
 
     @staticmethod
@@ -137,9 +175,9 @@ class RunFolder:
         path = self.path / relative
         try:
             path.parent.mkdir(exist_ok=True)
-            atomic.write_with(path, writer)
+            files.write_with(path, writer)
         except OSError as error:
-            raise atomic.refusal(path, error) from error
+            raise files.refusal(path, error) from error
         return path
 
     def write_bytes(self, relative: str, content: bytes) -> Path:
@@ -175,7 +213,7 @@ class RunFolder:
                     os.fsync(file.fileno())
         except OSError as error:
             self._whole.discard(relative)  # a full disk may have taken half of the line
-            raise atomic.refusal(path, error) from error
+            raise files.refusal(path, error) from error
 
     def append_event(self, event: Event) -> None:
         self.append_line("events.jsonl", to_json(event), lasting=event.event in _LASTING)
@@ -211,7 +249,7 @@ class RunFolder:
     def clean(self) -> None:
         """Remove what a killed process left half written. Only for whoever holds the lock."""
         for folder in (self.path, *(self.path / name for name in _SUBFOLDERS)):
-            atomic.remove_leftovers(folder)
+            files.remove_leftovers(folder)
 
     def request_stop(self, now: bool) -> None:
         """Ask the training process to end after its next validation, or (``now``) after the current batch."""
@@ -220,7 +258,7 @@ class RunFolder:
         try:
             path.touch()
         except OSError as error:
-            raise atomic.refusal(path, error) from error
+            raise files.refusal(path, error) from error
 
     def stop_request(self) -> StopRequest | None:
         """The most urgent request that lies in the folder; cheap enough to ask at every step."""
@@ -239,7 +277,7 @@ class RunFolder:
         try:
             self.control.mkdir(exist_ok=True)
         except OSError as error:
-            raise atomic.refusal(self.control, error) from error
+            raise files.refusal(self.control, error) from error
 
 
 def _exists(results: Path, name: str | None) -> RunFolderError:

@@ -1,11 +1,23 @@
-"""What a run has come to, from its events: the one source of every table and curve."""
+"""What a run has come to, from its events: the one source of every table and curve.
+
+The picture of a run: training loss above, validation scores below, the same in the file and in the window.
+
+Only matplotlib's object interface is used: pyplot and its global state belong to whoever runs us.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from napari_celltrain.events import EpochDone, Event, Failed, Finished, Saved, Started, Validated
+from napari_celltrain.values.events import EpochDone, Event, Failed, Finished, Saved, Started, Validated
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +116,159 @@ class HistoryBuilder:
         if self._best is not None and self._best.epoch >= first:
             self._best = self._saved_best
         self._started, self._finished, self._failed = started, None, None
+
+
+# --- plot ------------------------------------------------------------------------------------------------
+
+MAX_POINTS = 1000
+"""Longer curves are thinned out: more points than a picture has columns only take time."""
+_FEW_POINTS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Palette:
+    """Colours of a picture, as matplotlib takes them."""
+
+    background: str
+    text: str
+    grid: str
+    loss: str
+    dice: str
+    f1: str
+
+
+# The curves: Okabe and Ito (2008), told apart by all kinds of colour vision, and by their lightness in print.
+ON_WHITE = Palette("white", "#333333", "#E4E4E4", "#0072B2", "#D55E00", "#009E73")
+
+
+def save_plot(history: History, path: Path) -> None:
+    """Draw to ``path`` in the format of its suffix (PNG or SVG)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 6.0), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    Curves(figure, ON_WHITE).show(history)
+    figure.savefig(path)
+
+
+class Curves:
+    """The curves in a figure: :meth:`show` moves them, which is much quicker than to draw them anew.
+
+    ``side_by_side`` puts the scores beside the loss, for a low and wide place.
+    """
+
+    def __init__(self, figure: Figure, palette: Palette, side_by_side: bool = False) -> None:
+        self._figure = figure
+        if side_by_side:
+            self._above, self._below = figure.subplots(1, 2)
+        else:
+            self._above, self._below = figure.subplots(2, 1, sharex=True)
+            figure.align_ylabels([self._above, self._below])
+        self._side_by_side = side_by_side
+        self._loss = _line(self._above, "-", "", "training loss")
+        self._dice = _line(self._below, "-", "o", "Dice")
+        self._f1 = _line(self._below, "--", "s", "F1 (IoU 0.5)")
+        self._best = _line(self._below, "", "o", "best")
+        self._best.set(markersize=10, fillstyle="none", markeredgewidth=1.6)
+        self._best_epoch = self._below.axvline(1, linewidth=0.8, linestyle=":")
+        self._title = figure.suptitle("", fontsize=10 if side_by_side else 12, fontweight="bold", parse_math=False)
+        self._subtitle = self._above.set_title("", fontsize=9, loc="left", parse_math=False)
+        self._above.set_ylabel("Training loss")
+        self._below.set_ylabel("Validation score")
+        self._below.set_ylim(-0.03, 1.03)
+        for axes in (self._above, self._below) if side_by_side else (self._below,):
+            axes.set_xlabel("Epoch")
+        for axes in (self._above, self._below):
+            _tidy(axes)
+        self._palette = palette
+        self._history = History()
+        self.recolor(palette)
+
+    def recolor(self, palette: Palette) -> None:
+        self._palette = palette
+        self._figure.set_facecolor(palette.background)
+        for text in (self._title, self._subtitle):
+            text.set_color(palette.text)
+        for axes in (self._above, self._below):
+            axes.set_facecolor(palette.background)
+            axes.tick_params(colors=palette.text)
+            axes.grid(True, color=palette.grid, linewidth=0.7)
+            for label in (axes.xaxis.label, axes.yaxis.label):
+                label.set_color(palette.text)
+            for spine in axes.spines.values():
+                spine.set_edgecolor(palette.text)
+        self._loss.set_color(palette.loss)
+        self._f1.set_color(palette.f1)
+        for line in (self._dice, self._best, self._best_epoch):
+            line.set_color(palette.dice)
+        self.show(self._history)
+
+    def show(self, history: History) -> None:
+        self._history = history
+        _move(self._loss, history.losses, "o", 3.5)
+        _move(self._dice, history.dices, "o", 4)
+        _move(self._f1, history.f1s, "s", 4)
+        self._mark_best(history)
+        self._fit(history)
+        started = history.started
+        self._title.set_text("" if started is None else started.run)
+        self._subtitle.set_text("" if started is None else f"{started.model}, {started.loss}, {started.device}")
+
+    def _mark_best(self, history: History) -> None:
+        best = history.best
+        for artist in (self._best, self._best_epoch):
+            artist.set_visible(best is not None)
+        if best is not None:
+            self._best.set_data([best.epoch], [best.dice])
+            self._best.set_label(f"best {best.dice:.3f} (epoch {best.epoch})")
+            self._best_epoch.set_xdata([best.epoch, best.epoch])
+        shown = [line for line in (self._dice, self._f1, self._best) if line.get_visible()]
+        if shown:
+            # above the axes: inside, it would lie over one curve or the other as they grow
+            self._below.legend(
+                handles=shown,
+                loc="lower left",
+                bbox_to_anchor=(0.0, 1.0),
+                borderaxespad=0.2,
+                ncols=len(shown),
+                columnspacing=1.2,
+                frameon=False,
+                fontsize=9,
+                labelcolor=self._palette.text,
+            )
+        elif (legend := self._below.get_legend()) is not None:
+            legend.remove()
+
+    def _fit(self, history: History) -> None:
+        last = max((row.epoch for row in history.rows), default=1)
+        first = 0.5 if not history.rows or history.rows[0].epoch > 0 else -0.5
+        for axes in (self._above, self._below):
+            axes.set_xlim(first, max(last, 2) + 0.5)
+        self._above.relim(visible_only=True)
+        self._above.autoscale_view(scalex=False)
+
+
+def _line(axes: Axes, style: str, marker: str, label: str) -> Line2D:
+    [line] = axes.plot([], [], linestyle=style, marker=marker, linewidth=1.6, label=label)
+    return line
+
+
+def _move(line: Line2D, points: list[tuple[int, float]], marker: str, size: float) -> None:
+    """Single points need a marker to be seen at all; hundreds of them would hide the curve."""
+    step = -(-len(points) // MAX_POINTS) if points else 1
+    thinned = points[::step] if step == 1 or (len(points) - 1) % step == 0 else [*points[::step], points[-1]]
+    line.set_data([epoch for epoch, _ in thinned], [value for _, value in thinned])
+    line.set_marker(marker if len(points) <= _FEW_POINTS else "")
+    line.set_markersize(size)
+    line.set_visible(bool(points))
+
+
+def _tidy(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=9)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

@@ -1,27 +1,97 @@
-"""A run that is ready to start: network, numeric format, learning rate and data brought together."""
+"""Choosing the numeric format of a run, once for all its processes.
+
+A run that is ready to start: network, numeric format, learning rate and data brought together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from napari_celltrain import __version__
-from napari_celltrain.config import RunConfig
-from napari_celltrain.errors import RunFolderError
-from napari_celltrain.events import Event, Logged, Warned
 from napari_celltrain.runs.checkpoint import Checkpoint, NoKeeper
-from napari_celltrain.runs.model_file import ModelCard, TrainingSummary
-from napari_celltrain.runs.preparation import Preparation
+from napari_celltrain.runs.model import ModelCard, TrainingSummary
+from napari_celltrain.runs.prepare import Preparation
+from napari_celltrain.values.config import RunConfig
+from napari_celltrain.values.errors import RunFolderError
+from napari_celltrain.values.events import Event, Logged, Prepared, Warned
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor, nn
 
-    from napari_celltrain.engine.distributed import Ranks
-    from napari_celltrain.engine.formats import NumericFormat
+    from napari_celltrain.engine.device import Ranks
     from napari_celltrain.engine.learner import Learner
+    from napari_celltrain.engine.patches import PatchSource
+    from napari_celltrain.engine.precision import NumericFormat, Probe
     from napari_celltrain.engine.trainer import Trainer
 
+
+def choose_format(
+    preparation: Preparation,
+    network: nn.Module,
+    loss_function: Callable[[Tensor, Tensor], Tensor],
+    source: PatchSource,
+    device: torch.device,
+    ranks: Ranks,
+) -> Generator[Event, None, tuple[NumericFormat, float | None]]:
+    """Time the formats, or remember what an equal run found here; gives the format and its seconds per step, if
+    known."""
+    from napari_celltrain.engine.precision import usual_format
+
+    training = preparation.config.training
+    if training.deterministic:
+        return usual_format(training, device), None
+    yield Prepared(stage="timing numeric formats")
+    found: tuple[Probe, bool] | None = None
+    if ranks.is_first:
+        found = _probe(preparation, network, loss_function, source, device, ranks.world)
+    answer = ranks.broadcast(found)
+    assert answer is not None  # the first process has looked
+    probe, is_remembered = answer
+    if probe.trials:
+        origin = " (found at an earlier run on this computer)" if is_remembered else ""
+        yield Logged(message=f"Numeric format: {probe.chosen}{origin}\n{probe.table()}")
+    return probe.chosen, probe.seconds_per_step
+
+
+def _probe(
+    preparation: Preparation,
+    network: nn.Module,
+    loss_function: Callable[[Tensor, Tensor], Tensor],
+    source: PatchSource,
+    device: torch.device,
+    num_processes: int,
+) -> tuple[Probe, bool]:
+    import torch
+
+    from napari_celltrain.engine.device import describe
+    from napari_celltrain.engine.patches import plan_epoch
+    from napari_celltrain.engine.precision import load_probe, probe_formats, probe_key, save_probe
+
+    training, augmentation = preparation.config.training, preparation.config.augmentation
+    count = max(1, training.batch_size // num_processes)
+    samples = augmentation.samples_per_volume if augmentation.patches else 1
+    batch = source.batch(plan_epoch(len(source.volumes), samples, training.seed, 1)[:count])
+    key = probe_key(
+        describe(device),
+        threads=torch.get_num_threads(),
+        network=preparation.network.model_dump_json(),
+        loss=training.loss,
+        batch=tuple(batch.image.shape),
+        precision=training.precision,
+        layout=training.memory_layout,
+    )
+    remembered = load_probe(key)
+    if remembered is not None:
+        return remembered, True
+    probe = probe_formats(network, loss_function, batch.image, batch.target, training, device)
+    save_probe(key, probe)
+    return probe, False
+
+
+# --- job -------------------------------------------------------------------------------------------------
 
 FEW_STEPS = 1000
 """Fewer training steps than this in all are warned of."""
@@ -55,14 +125,12 @@ def set_up(
     import torch
 
     from napari_celltrain.engine.device import describe, memory_errors_explained
-    from napari_celltrain.engine.inference import Predictor
     from napari_celltrain.engine.learner import Learner
-    from napari_celltrain.engine.progress import Progress
-    from napari_celltrain.engine.trainer import Trainer
-    from napari_celltrain.parts.losses import build_loss
-    from napari_celltrain.parts.models import build_network, load_weights
-    from napari_celltrain.runs.model_file import read_weights
-    from napari_celltrain.runs.probing import choose_format
+    from napari_celltrain.engine.predictor import Predictor
+    from napari_celltrain.engine.trainer import Progress, Trainer
+    from napari_celltrain.nets.losses import build_loss
+    from napari_celltrain.nets.models import build_network, load_weights
+    from napari_celltrain.runs.model import read_weights
 
     config = preparation.config
     training = config.training

@@ -19,8 +19,8 @@ from types import TracebackType
 
 import psutil
 
-from napari_celltrain.errors import RunFolderError
-from napari_celltrain.runs import atomic
+from napari_celltrain.values import files
+from napari_celltrain.values.errors import RunFolderError
 
 RENEWAL_SECONDS = 20.0
 # Several renewals may be missed, and clocks of two computers differ a little.
@@ -60,9 +60,9 @@ class RunLock:
             if owner is not None:
                 raise RunFolderError(_held_by(owner, self._path))
             try:
-                atomic.write_text(self._path, json.dumps(asdict(Owner.this_process())))
+                files.write_text(self._path, json.dumps(asdict(Owner.this_process())))
             except OSError as error:
-                raise atomic.refusal(self._path, error) from error
+                raise files.refusal(self._path, error) from error
         threading.Thread(target=self._renew, name="celltrain-lock", daemon=True).start()
         return self
 
@@ -90,7 +90,7 @@ def _alone(guard: Path) -> Iterator[None]:
                 if abs(time.time() - guard.stat().st_mtime) > _GUARD_SECONDS:
                     guard.rmdir()
         except OSError as error:
-            raise atomic.refusal(guard, error) from error
+            raise files.refusal(guard, error) from error
         if time.monotonic() > deadline:
             raise RunFolderError(f"{guard.parent.parent} is being opened by another process. Try again.")
         time.sleep(0.01)

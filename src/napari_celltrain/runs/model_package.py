@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from napari_celltrain.errors import ModelFileError
-from napari_celltrain.runs.safe_yaml import MAX_BYTES as MAX_CARD_BYTES
-from napari_celltrain.runs.tensor_file import parse_tensors
+from napari_celltrain.io.tensors import parse_tensors
+from napari_celltrain.values.errors import ModelFileError
+from napari_celltrain.values.files import MAX_YAML_BYTES as MAX_CARD_BYTES
 
 if TYPE_CHECKING:
     from torch import Tensor

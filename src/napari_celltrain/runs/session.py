@@ -13,21 +13,20 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from napari_celltrain.config import RunConfig
-from napari_celltrain.errors import CellTrainError, ConfigError, RunFolderError
-from napari_celltrain.events import Event, Failed, Finished, Started, Warned
 from napari_celltrain.runs.checkpoint import Checkpoint, FolderKeeper, read_last
-from napari_celltrain.runs.environment import describe_environment
+from napari_celltrain.runs.config_file import check_settings
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.runs.job import Job, model_card, set_up
-from napari_celltrain.runs.preparation import Preparation, prepare
-from napari_celltrain.runs.recorder import Recorder
-from napari_celltrain.runs.settings import check_settings
+from napari_celltrain.runs.prepare import Preparation, prepare
+from napari_celltrain.runs.record import Recorder, describe_environment
+from napari_celltrain.values.config import RunConfig
+from napari_celltrain.values.errors import CellTrainError, ConfigError, RunFolderError
+from napari_celltrain.values.events import Event, Failed, Finished, Started, Warned
 
 if TYPE_CHECKING:
     import torch
 
-    from napari_celltrain.engine.distributed import Ranks
+    from napari_celltrain.engine.device import Ranks
 
 R = TypeVar("R")
 
@@ -76,8 +75,7 @@ def resume(path: Path, *, epochs: int | None = None, max_minutes: float | None =
 
 @contextlib.contextmanager
 def _processes(config: RunConfig) -> Iterator[tuple[torch.device, Ranks]]:
-    from napari_celltrain.engine.device import resolve_device, set_deterministic, set_threads
-    from napari_celltrain.engine.distributed import joined
+    from napari_celltrain.engine.device import joined, resolve_device, set_deterministic, set_threads
 
     device = resolve_device(config.training.device)
     if device.type == "cpu" and config.training.precision == "float16":
@@ -199,7 +197,7 @@ def _recorded(recorder: Recorder, events: Iterator[Event]) -> Iterator[Event]:
 
 
 def _train_and_deliver(folder: RunFolder, job: Job) -> Iterator[Event]:
-    from napari_celltrain.runs.delivery import deliver
+    from napari_celltrain.runs.finalize import deliver
 
     trainer = job.trainer
     yield _started(folder, job)

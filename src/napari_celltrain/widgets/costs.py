@@ -1,16 +1,29 @@
 """What a run will cost, before it has begun: steps, memory and time.
 
 Pure functions, without Qt and without torch. What a network and a device are like is found out by ``cost_finder``.
+
+Asks a process of its own for devices and the costs of networks, so that the window never imports torch.
+
+The choice of the device, with its name and free memory once they are known.
 """
 
 from __future__ import annotations
 
+import atexit
+import json
 import math
+import sys
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from napari_celltrain.config import ZYX, AugmentationConfig, TrainingConfig
-from napari_celltrain.widgets.advice import DataFacts, suggestion
-from napari_celltrain.widgets.wording import count
+from qtpy.QtCore import QCoreApplication, QObject, QProcess, QProcessEnvironment, QTimer, Signal
+from qtpy.QtWidgets import QWidget
+
+from napari_celltrain.values.config import ZYX, AugmentationConfig, Spacing, TrainingConfig
+from napari_celltrain.values.text import count
+from napari_celltrain.widgets.forms.editors import Choice, ChoiceEditor
+from napari_celltrain.widgets.train.advice import DataFacts, suggestion
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,3 +181,194 @@ def gigabytes(num_bytes: float) -> str:
     if num_bytes < 0.95e9:
         return f"{max(1, round(num_bytes / 1e6)):,} MB"
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes < 9.95e9 else f"{num_bytes / 1e9:,.0f} GB"
+
+
+# --- cost finder -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    name: str
+    free: int
+    """Bytes."""
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """What this computer can train on."""
+
+    gpus: tuple[Gpu, ...]
+    mps: bool
+    threads: int
+    free: int
+    """Bytes of the computer's memory."""
+
+    def kind(self, device: str) -> str:
+        """``cpu``, ``cuda`` or ``mps``: what ``auto`` will become, else the device itself."""
+        if device == "auto":
+            return "cuda" if self.gpus else "mps" if self.mps else "cpu"
+        return device.partition(":")[0]
+
+    def gpu(self, device: str) -> Gpu | None:
+        index = int(device.partition(":")[2] or 0)
+        return self.gpus[index] if self.kind(device) == "cuda" and index < len(self.gpus) else None
+
+
+class CostFinder(QObject):
+    """What has been found out so far; ``found`` comes with each new fact."""
+
+    found = Signal()
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.devices: Devices | None = None
+        self._costs: dict[tuple[str, str], NetworkCosts] = {}
+        self._speeds: dict[str, DeviceSpeed] = {}
+        self._asked: tuple[str, ...] | None = None
+        self._process: QProcess | None = None
+        application = QCoreApplication.instance()
+        if application is not None:
+            application.aboutToQuit.connect(self.stop)
+
+    def costs(self, model: str, size: str) -> NetworkCosts | None:
+        return self._costs.get((model, size))
+
+    def speed(self, device_kind: str) -> DeviceSpeed | None:
+        return self._speeds.get(device_kind)
+
+    @property
+    def is_looking(self) -> bool:
+        return self._process is not None
+
+    def look(self, num_outputs: int, voxel_size: Spacing | None) -> None:
+        """Find out what there is to know about networks for such data, unless that is known or under way."""
+        arguments = (str(num_outputs), *(f"{size:.6g}" for size in voxel_size or ()))
+        if arguments == self._asked:
+            return
+        self.stop()
+        self._asked = arguments
+        self._costs.clear()
+        process = QProcess()
+        _running.add(process)  # Qt complains of a process that is destroyed before it has ended
+        self.destroyed.connect(process.kill)
+        process.finished.connect(partial(QTimer.singleShot, 0, partial(_running.discard, process)))
+        environment = QProcessEnvironment.systemEnvironment()
+        environment.insert("OMP_WAIT_POLICY", "PASSIVE")  # as in training: waiting threads must not spin
+        process.setProcessEnvironment(environment)
+        process.setStandardErrorFile(QProcess.nullDevice())
+        process.readyReadStandardOutput.connect(self._read)
+        process.finished.connect(self._end)
+        self._process = process
+        process.start(sys.executable, ["-P", "-m", "napari_celltrain.widgets.network_facts", *arguments])
+
+    def stop(self) -> None:
+        """End the process, as when training needs the computer; :meth:`look` begins anew."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        self._asked = None
+        process.readyReadStandardOutput.disconnect(self._read)
+        process.finished.disconnect(self._end)
+        process.kill()
+        process.waitForFinished(2000)
+
+    def _read(self) -> None:
+        process = self._process
+        while process is not None and process.canReadLine():
+            line = bytes(process.readLine().data())
+            try:
+                facts = json.loads(line)
+            except ValueError:
+                continue  # some library printed to standard output
+            if isinstance(facts, dict):
+                self._take(facts)
+        self.found.emit()
+
+    def _take(self, facts: dict[str, Any]) -> None:
+        kind = facts.pop("kind", None)
+        if kind == "devices":
+            self.devices = Devices(
+                tuple(Gpu(**gpu) for gpu in facts["gpus"]), facts["mps"], facts["threads"], facts["free"]
+            )
+        elif kind == "network":
+            key = facts.pop("key"), facts.pop("size")
+            self._costs[key] = NetworkCosts(**facts)
+        elif kind == "speed":
+            device = facts.pop("device")
+            self._speeds[device] = DeviceSpeed(**facts)
+
+    def _end(self) -> None:
+        self._process = None
+        self.found.emit()
+
+
+_running: set[QProcess] = set()
+_shared: CostFinder | None = None
+
+
+@atexit.register
+def _end_all() -> None:
+    for process in tuple(_running):
+        process.kill()
+        process.waitForFinished(2000)
+
+
+def shared_finder() -> CostFinder:
+    """One for all windows of this program: what it has found stays true when the widget is opened again."""
+    global _shared
+    if _shared is None:
+        _shared = CostFinder()
+    return _shared
+
+
+# --- device editor ---------------------------------------------------------------------------------------
+
+_LOOKING = "Looking for devices …"
+
+
+class DeviceEditor(ChoiceEditor):
+    """Edits ``training.device``."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        self._devices: Devices | None = None
+        super().__init__(_choices(None), parent)
+
+    def set_devices(self, devices: Devices) -> None:
+        """Name the devices that were found, and leave out those that were not."""
+        if devices != self._devices:
+            self._devices = devices
+            self.set_choices(_choices(devices))
+
+    def _choice_of(self, value: str) -> Choice:
+        missing = "" if self._devices is None else "Not found on this computer."
+        return Choice(value, value, missing)
+
+
+def _choices(devices: Devices | None) -> list[Choice]:
+    if devices is None:
+        choices = [Choice("auto", "automatic", _LOOKING), Choice("cpu", "processor (CPU)")]
+        gpus = [Choice("cuda", "GPU (CUDA)", _LOOKING)]
+        return choices + (gpus if sys.platform != "darwin" else [Choice("mps", "Apple GPU (MPS)", _LOOKING)])
+    processor = f"{count(devices.threads, 'core')}, {gigabytes(devices.free)} of memory free."
+    choices = [Choice("auto", "automatic", _automatic(devices)), Choice("cpu", "processor (CPU)", processor)]
+    if devices.gpus:
+        choices.append(Choice("cuda", "GPU (CUDA)", _describe(devices.gpus[0])))
+    if len(devices.gpus) > 1:
+        choices += [Choice(f"cuda:{n}", f"GPU {n}: {gpu.name}", _describe(gpu)) for n, gpu in enumerate(devices.gpus)]
+    if devices.mps:
+        choices.append(Choice("mps", "Apple GPU (MPS)", f"{gigabytes(devices.free)} of memory free, shared with it."))
+    return choices
+
+
+def _automatic(devices: Devices) -> str:
+    if devices.gpus:
+        return f"Will be the GPU: {_describe(devices.gpus[0])}"
+    processor = f"{count(devices.threads, 'core')}, {gigabytes(devices.free)} of memory free"
+    if devices.mps:
+        return f"Will be the Apple GPU; {gigabytes(devices.free)} of memory free."
+    return f"Will be the processor, as there is no GPU: {processor}."
+
+
+def _describe(gpu: Gpu) -> str:
+    return f"{gpu.name}, {gigabytes(gpu.free)} of {gigabytes(gpu.total)} free."

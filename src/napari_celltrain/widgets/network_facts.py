@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from napari_celltrain.config import Spacing
-from napari_celltrain.parts.models import MODELS, NetworkSpec, build_network
+from napari_celltrain.nets.models import MODELS, NetworkSpec, build_network
+from napari_celltrain.values.config import Spacing
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,7 @@ def found_devices() -> dict[str, Any]:
 
 
 def network_costs(spec: NetworkSpec) -> dict[str, float]:
-    """Parameters, and bytes and operations per voxel, counted on tensors without contents."""
+    """Parameters, and bytes and operations per voxel, count on tensors without contents."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

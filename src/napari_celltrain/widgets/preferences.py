@@ -1,4 +1,7 @@
-"""What the user has set in napari's preferences, and what the widget itself remembers between sessions."""
+"""What the user has set in napari's preferences, and what the widget itself remembers between sessions.
+
+Load settings… and Save settings…: the YAML of the command line.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
+from napari.utils.notifications import show_error
 from qtpy.QtCore import QSettings
+from qtpy.QtWidgets import QFileDialog, QWidget
+
+from napari_celltrain.runs.config_file import dump_config, load_config
+from napari_celltrain.values import files
+from napari_celltrain.values.config import RunConfig
+from napari_celltrain.values.errors import CellTrainError
 
 OnClose = Literal["ask", "keep training", "stop"]
 
@@ -61,3 +71,38 @@ def last_run() -> Path | None:
 
 def _memory() -> QSettings:
     return QSettings(QSettings.Format.IniFormat, QSettings.Scope.UserScope, PLUGIN, PLUGIN)
+
+
+# --- settings file ---------------------------------------------------------------------------------------
+
+_KINDS = "Settings (*.yaml *.yml)"
+
+
+def ask_and_load(parent: QWidget, folder: Path) -> RunConfig | None:
+    """The settings of a file that the user chooses; what is wrong with it is shown."""
+    name, _ = QFileDialog.getOpenFileName(parent, "Load settings", str(folder), _KINDS)
+    return load(Path(name)) if name else None
+
+
+def ask_and_save(parent: QWidget, folder: Path, config: RunConfig) -> None:
+    name, _ = QFileDialog.getSaveFileName(parent, "Save settings", str(folder / "settings.yaml"), _KINDS)
+    if name:
+        save(Path(name), config)
+
+
+def load(path: Path) -> RunConfig | None:
+    try:
+        return load_config(path)
+    except CellTrainError as error:
+        show_error(str(error))
+        return None
+
+
+def save(path: Path, config: RunConfig) -> None:
+    path = path if path.suffix else path.with_suffix(".yaml")
+    try:
+        files.write_text(path, dump_config(config, commented=True))
+    except CellTrainError as error:
+        show_error(str(error))
+    except OSError as error:
+        show_error(str(files.refusal(path, error)))

@@ -8,19 +8,16 @@ from typing import Any, Literal
 from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import QButtonGroup, QHBoxLayout, QLabel, QRadioButton, QSizePolicy, QVBoxLayout, QWidget
 
-from napari_celltrain.config import Spacing
-from napari_celltrain.data.arrays import ArrayVolume
-from napari_celltrain.errors import DataError
-from napari_celltrain.widgets.colors import theme_color
-from napari_celltrain.widgets.compound_editors import PathEditor
-from napari_celltrain.widgets.focus_frame import FocusFrame
-from napari_celltrain.widgets.fold import Fold
-from napari_celltrain.widgets.forms import FieldRows
-from napari_celltrain.widgets.inputs import ComboBox
-from napari_celltrain.widgets.plain_text import plain_label
-from napari_celltrain.widgets.segment.card_facts import um
-from napari_celltrain.widgets.segment.layer_box import LayerBox
-from napari_celltrain.widgets.segment.layer_input import Place, place_of, stack_of, volume_of
+from napari_celltrain.io.volume import ArrayVolume
+from napari_celltrain.values.config import Spacing
+from napari_celltrain.values.errors import DataError
+from napari_celltrain.widgets.forms.editors import PathEditor
+from napari_celltrain.widgets.forms.focus import FocusFrame
+from napari_celltrain.widgets.forms.inputs import ComboBox
+from napari_celltrain.widgets.forms.rows import FieldRows, Fold
+from napari_celltrain.widgets.segment.layers import LayerBox, Place, place_of, stack_of, volume_of
+from napari_celltrain.widgets.segment.model_panel import um
+from napari_celltrain.widgets.theme import plain_label, theme_color
 
 Source = Literal["layer", "files"]
 
@@ -65,7 +62,7 @@ class InputPanel(QWidget):
 
     @property
     def index(self) -> int:
-        """The channel, or time point, of the layer, counted from 0."""
+        """The channel, or time point, of the layer, count from 0."""
         return max(0, self.channel.currentIndex())
 
     def volume(self) -> ArrayVolume:

@@ -13,15 +13,14 @@ from typing import Any
 
 from qtpy.QtCore import QObject, Signal
 
-from napari_celltrain.errors import DataError
-from napari_celltrain.runs.model_file import ModelCard
-from napari_celltrain.widgets.layer_source import full_resolution
-from napari_celltrain.widgets.segment.background import Background
+from napari_celltrain.runs.model import ModelCard
+from napari_celltrain.values.errors import DataError
+from napari_celltrain.widgets.background import Background
+from napari_celltrain.widgets.layers import full_resolution
 from napari_celltrain.widgets.segment.input_panel import InputPanel
-from napari_celltrain.widgets.segment.kept_maps import KeptMaps
+from napari_celltrain.widgets.segment.layers import show_result
 from napari_celltrain.widgets.segment.options_panel import SegmentOptions
-from napari_celltrain.widgets.segment.result_layers import show_result
-from napari_celltrain.widgets.segment.work import Result, decode_again, segment_volume
+from napari_celltrain.widgets.segment.work import KeptMaps, Result, decode_again, segment_volume
 
 
 class LayerSegmenter(QObject):

@@ -12,18 +12,16 @@ from napari.utils.notifications import show_error, show_info
 from numpy.typing import NDArray
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
-from napari_celltrain.data.arrays import ArrayVolume
-from napari_celltrain.errors import CellTrainError, DataError
-from napari_celltrain.widgets.focus_frame import FocusFrame
-from napari_celltrain.widgets.forms import FieldRows
-from napari_celltrain.widgets.plain_text import tooltip
-from napari_celltrain.widgets.segment.background import Background, Job
-from napari_celltrain.widgets.segment.jump import jump_to
-from napari_celltrain.widgets.segment.layer_box import LayerBox
-from napari_celltrain.widgets.segment.layer_input import stack_of, volume_of
+from napari_celltrain.io.volume import ArrayVolume
+from napari_celltrain.values.errors import CellTrainError, DataError
+from napari_celltrain.values.text import count
+from napari_celltrain.widgets.background import Background, Job
+from napari_celltrain.widgets.forms.focus import FocusFrame
+from napari_celltrain.widgets.forms.rows import FieldRows
+from napari_celltrain.widgets.segment.layers import LayerBox, jump_to, stack_of, volume_of
 from napari_celltrain.widgets.segment.object_table import ObjectTable
 from napari_celltrain.widgets.segment.run_row import RunRow
-from napari_celltrain.widgets.wording import count
+from napari_celltrain.widgets.theme import tooltip
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -86,7 +84,7 @@ class MeasurePanel(QWidget):
             self.save_to(Path(chosen))
 
     def save_to(self, path: Path) -> None:
-        from napari_celltrain.runs.table_file import write_table
+        from napari_celltrain.values.files import write_table
 
         try:
             write_table(path, list(self.columns), zip(*self.columns.values(), strict=True))
@@ -149,7 +147,7 @@ class MeasurePanel(QWidget):
 
 def measure(job: Job, labels: ArrayVolume, images: list[ArrayVolume]) -> tuple[Columns, NDArray[np.float64]] | None:
     """The columns, and the middle of each object in voxels (z, y, x); in a worker thread."""
-    from napari_celltrain.data.measurement import measuring
+    from napari_celltrain.data.measure import measuring
     from napari_celltrain.data.overlaps import find_objects
 
     for image in images:

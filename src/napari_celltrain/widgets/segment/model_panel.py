@@ -1,7 +1,16 @@
-"""Which model to use: a recent one, or one that is browsed for; and what is known about it."""
+"""Models that were trained or used lately: what the list of recent ones is made of; for a worker thread.
+
+What is told of a model before it is used.
+
+Which model to use: a recent one, or one that is browsed for; and what is known about it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +27,132 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_celltrain.runs.model_file import ModelCard, read_card
-from napari_celltrain.widgets.colors import theme_color
-from napari_celltrain.widgets.focus_frame import FocusFrame
-from napari_celltrain.widgets.inputs import ComboBox
-from napari_celltrain.widgets.path_edit import PathEdit
-from napari_celltrain.widgets.plain_text import plain_label, tooltip
-from napari_celltrain.widgets.segment.background import Background
-from napari_celltrain.widgets.segment.card_facts import facts_of
-from napari_celltrain.widgets.segment.recent_models import (
-    HISTORY,
-    RecentModel,
-    find_models,
-    name_of,
-    places,
-    remember_model,
-)
+from napari_celltrain.nets.models import MODELS
+from napari_celltrain.runs.model import CARD, ModelCard, read_card
+from napari_celltrain.values.config import Spacing
+from napari_celltrain.values.errors import CellTrainError
+from napari_celltrain.values.text import count, scores
+from napari_celltrain.widgets.background import Background
+from napari_celltrain.widgets.forms.focus import FocusFrame
+from napari_celltrain.widgets.forms.inputs import ComboBox
+from napari_celltrain.widgets.forms.path_edit import PathEdit, recent_paths, remember_path
+from napari_celltrain.widgets.preferences import last_run, preferences
+from napari_celltrain.widgets.theme import plain_label, theme_color, tooltip
+
+MAX_MODELS = 20
+_MAX_LOOKED_AT = 200
+"""Runs of one results folder: on a network disk each costs a moment."""
+_RESULTS_HISTORY = "data.results"
+HISTORY = "segment.model"
+
+
+@dataclass(frozen=True, slots=True)
+class RecentModel:
+    path: Path
+    """The run folder, or what the user has chosen."""
+    name: str
+    when: datetime
+    score: str
+    """Such as ``Dice 0.9130, F1 0.8700``."""
+
+
+def places() -> tuple[list[Path], list[Path]]:
+    """Folders of results, and models that were used lately; asked of the settings, in the thread of the window."""
+    latest = last_run()
+    results = [preferences().results_folder, *recent_paths(_RESULTS_HISTORY), *([latest.parent] if latest else [])]
+    return list(dict.fromkeys(results)), recent_paths(HISTORY)
+
+
+def find_models(results: Iterable[Path], used: Iterable[Path]) -> list[RecentModel]:
+    """The newest first. What cannot be read is left out: nobody has asked for it."""
+    found: dict[Path, RecentModel] = {}
+    for path in (*_runs_in(results), *used):
+        with contextlib.suppress(CellTrainError, OSError):
+            card = read_card(path)
+            found.setdefault(path.resolve(), RecentModel(path, name_of(card, path), _changed(path), score_of(card)))
+    return sorted(found.values(), key=lambda model: model.when, reverse=True)[:MAX_MODELS]
+
+
+def remember_model(path: Path) -> None:
+    remember_path(HISTORY, path)
+
+
+def name_of(card: ModelCard, path: Path) -> str:
+    """The run that the model is of; a renamed folder or file goes by its new name."""
+    if path.name in ("model", CARD):
+        return card.training.run
+    return path.name.removesuffix(".zip") or card.training.run
+
+
+def score_of(card: ModelCard) -> str:
+    return scores(card.training.validation_dice, card.training.validation_f1)
+
+
+def _runs_in(folders: Iterable[Path]) -> Iterator[Path]:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            runs = [run for run in folder.iterdir() if (run / "model" / CARD).is_file()]
+            yield from sorted(runs, key=_changed, reverse=True)[:_MAX_LOOKED_AT]
+
+
+def _changed(path: Path) -> datetime:
+    card = path / "model" / CARD
+    return datetime.fromtimestamp((card if card.exists() else path).stat().st_mtime).astimezone()
+
+
+# --- card facts ------------------------------------------------------------------------------------------
+
+METHODS = {
+    "components": ("connected pieces", "Touching cells stay together."),
+    "watershed": ("watershed of the shape", "Touching cells are parted where the foreground has a waist."),
+    "learned": ("learned borders", "Touching cells are parted where the network sees a border."),
+}
+"""Label and a line of help of each way from maps to objects."""
+
+
+def facts_of(card: ModelCard) -> list[tuple[str, str]]:
+    """Pairs of a heading and a text, for people."""
+    training = card.training
+    facts = [
+        ("Network", f"{MODELS[card.network.key].label}, {card.network.size}"),
+        ("Gives", _what_it_gives(card)),
+        ("Trained on", f"{count(training.num_training, 'volume')}, best at epoch {training.epoch}"),
+        ("Scores", f"{score_of(card)} on {count(training.num_validation, 'validation volume')}"),
+        ("Voxel size", f"{um(card.voxel_size)} (z, y, x)" if card.voxel_size else "unknown"),
+    ]
+    if card.channel is not None:
+        facts.append(("Channel", f"{card.channel} (count from 0)"))
+    if card.label_kind == "objects":
+        facts.append(("Objects", _decoding(card)))
+    return facts
+
+
+def um(size: Spacing | None) -> str:
+    """For people; `` × `` between z, y and x."""
+    if size is None:
+        return "unknown size"
+    return " × ".join(f"{value:.3g}" for value in size) + " µm"
+
+
+def _what_it_gives(card: ModelCard) -> str:
+    if card.label_kind == "classes":
+        return f"{len(card.class_values)} classes, of the values {', '.join(map(str, card.class_values))}"
+    if card.label_kind == "foreground":
+        return "foreground and background"
+    return "numbered objects" + (", told apart by what it has learned" if card.target == "objects" else "")
+
+
+def _decoding(card: ModelCard) -> str:
+    decoding = card.decoding
+    parts = [f"{METHODS[decoding.method][0]}, threshold {card.threshold:.3g}"]
+    if decoding.method != "components":
+        parts.append(f"seeds {decoding.seed_distance_um:.3g} µm apart")
+    if decoding.min_size_um3 > 0:
+        parts.append(f"from {decoding.min_size_um3:.3g} µm³")
+    return ", ".join(parts)
+
+
+# --- model panel -----------------------------------------------------------------------------------------
 
 _NONE_CHOSEN = "Recent models …"
 _NONE_YET = "No recent models"

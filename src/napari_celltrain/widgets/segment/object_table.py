@@ -11,7 +11,7 @@ from qtpy.QtCore import QAbstractTableModel, QEvent, QModelIndex, QObject, Qt, S
 from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
-from napari_celltrain.widgets.plain_text import tooltip
+from napari_celltrain.widgets.theme import tooltip
 
 _MAX_ROWS_SHOWN = 8
 _PADDING = 12

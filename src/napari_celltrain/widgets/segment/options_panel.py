@@ -8,18 +8,17 @@ from typing import Any
 from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
-from napari_celltrain.config import Spacing
-from napari_celltrain.decoding import Method, ObjectDecoding, first_decoding
-from napari_celltrain.runs.config_fields import help_of
-from napari_celltrain.runs.model_file import ModelCard
-from napari_celltrain.widgets.cost_finder import shared_finder
-from napari_celltrain.widgets.device_editor import DeviceEditor
-from napari_celltrain.widgets.editors import Choice, ChoiceEditor, Editor, NumberEditor, SwitchEditor
-from napari_celltrain.widgets.focus_frame import FocusFrame
-from napari_celltrain.widgets.forms import FieldRows
-from napari_celltrain.widgets.inputs import LARGEST, NumberBox, nice, one_two_five, steps_of
-from napari_celltrain.widgets.plain_text import tooltip
-from napari_celltrain.widgets.segment.card_facts import METHODS, um
+from napari_celltrain.runs.model import ModelCard
+from napari_celltrain.values.config import Spacing
+from napari_celltrain.values.decoding import Method, ObjectDecoding, first_decoding
+from napari_celltrain.values.fields import help_of
+from napari_celltrain.widgets.costs import DeviceEditor, shared_finder
+from napari_celltrain.widgets.forms.editors import Choice, ChoiceEditor, Editor, NumberEditor, SwitchEditor
+from napari_celltrain.widgets.forms.focus import FocusFrame
+from napari_celltrain.widgets.forms.inputs import LARGEST, NumberBox, nice, one_two_five, steps_of
+from napari_celltrain.widgets.forms.rows import FieldRows
+from napari_celltrain.widgets.segment.model_panel import METHODS, um
+from napari_celltrain.widgets.theme import tooltip
 
 SAME_SIZE = 1.01
 """Voxel sizes that differ by less than this factor are the same, but for how they were rounded."""

@@ -8,11 +8,10 @@ from typing import Any
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
-from napari_celltrain.runs.wording import duration
-from napari_celltrain.widgets.activity import Activity
-from napari_celltrain.widgets.colors import theme_color
-from napari_celltrain.widgets.focus_frame import FocusFrame
-from napari_celltrain.widgets.plain_text import plain_label, tooltip
+from napari_celltrain.values.text import duration
+from napari_celltrain.widgets.forms.focus import FocusFrame
+from napari_celltrain.widgets.run.progress import Activity
+from napari_celltrain.widgets.theme import plain_label, theme_color, tooltip
 
 _MIN_SHARE = 0.05
 """No time is foretold before this share of the work is done."""

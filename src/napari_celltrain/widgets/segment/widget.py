@@ -10,15 +10,15 @@ from qtpy.QtCore import QEvent, QSize, Qt, QTimer
 from qtpy.QtGui import QKeySequence, QShortcut, QShowEvent
 from qtpy.QtWidgets import QFrame, QLabel, QScrollArea, QVBoxLayout, QWidget
 
-from napari_celltrain.config import DataConfig
-from napari_celltrain.errors import CellTrainError
-from napari_celltrain.runs.predict_process import PredictRequest
-from napari_celltrain.widgets.fold import Fold
-from napari_celltrain.widgets.layer_source import full_resolution
+from napari_celltrain.predict.process import PredictRequest
+from napari_celltrain.values.config import DataConfig
+from napari_celltrain.values.errors import CellTrainError
+from napari_celltrain.values.text import count
+from napari_celltrain.widgets.background import Background
+from napari_celltrain.widgets.forms.rows import Fold
+from napari_celltrain.widgets.layers import full_resolution
 from napari_celltrain.widgets.preferences import preferences
-from napari_celltrain.widgets.segment.background import Background
-from napari_celltrain.widgets.segment.file_list import FileList
-from napari_celltrain.widgets.segment.file_work import Written, segment_files
+from napari_celltrain.widgets.segment.files import FileList, Written, segment_files
 from napari_celltrain.widgets.segment.input_panel import InputPanel
 from napari_celltrain.widgets.segment.layer_segmenter import LayerSegmenter
 from napari_celltrain.widgets.segment.measure_panel import MeasurePanel
@@ -26,7 +26,6 @@ from napari_celltrain.widgets.segment.model_panel import ModelPanel
 from napari_celltrain.widgets.segment.options_panel import OptionsPanel
 from napari_celltrain.widgets.segment.run_row import RunRow
 from napari_celltrain.widgets.segment.scores_panel import ScoresPanel
-from napari_celltrain.widgets.wording import count
 
 if TYPE_CHECKING:
     from napari import Viewer

@@ -1,4 +1,7 @@
-"""Segmenting a volume in memory, in a worker thread: the network's maps, and objects made of them."""
+"""Segmenting a volume in memory, in a worker thread: the network's maps, and objects made of them.
+
+The maps of the last result, as long as the image that they are of is there and the same.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
-from napari_celltrain.config import Spacing
-from napari_celltrain.data.arrays import ArrayVolume, LazyArray
-from napari_celltrain.decoding import ObjectDecoding
-from napari_celltrain.errors import DataError
-from napari_celltrain.runs.model_file import ModelCard
-from napari_celltrain.widgets.quiet_import import import_engine
-from napari_celltrain.widgets.run_sources import spare_cores
-from napari_celltrain.widgets.segment.background import Job
-from napari_celltrain.widgets.segment.card_facts import um
-from napari_celltrain.widgets.wording import count
+from napari_celltrain.io.volume import ArrayVolume, LazyArray
+from napari_celltrain.runs.model import ModelCard
+from napari_celltrain.values.config import Spacing
+from napari_celltrain.values.decoding import ObjectDecoding
+from napari_celltrain.values.errors import DataError
+from napari_celltrain.values.text import count
+from napari_celltrain.widgets.background import Job
+from napari_celltrain.widgets.responsive import import_engine
+from napari_celltrain.widgets.run.sources import spare_cores
+from napari_celltrain.widgets.segment.model_panel import um
 
 if TYPE_CHECKING:
-    from napari_celltrain.runs.segmentation import Segmentation
+    from napari_celltrain.runs.model import Segmentation
 
 _TELL_SECONDS = 0.1
 LOADING = "Loading the model"
@@ -74,10 +78,9 @@ def segment_volume(
     import_engine()
     importlib.import_module("pandas")  # napari's first labels need it, and the window should not wait for it
     from napari_celltrain.engine.device import resolve_device, set_threads
-    from napari_celltrain.parts.normalization import measure
-    from napari_celltrain.runs.model_file import load_model
-    from napari_celltrain.runs.prediction_input import MAX_SCALE_RATIO
-    from napari_celltrain.runs.segmentation import segment
+    from napari_celltrain.nets.normalize import measure
+    from napari_celltrain.predict.inputs import MAX_SCALE_RATIO
+    from napari_celltrain.runs.model import load_model, segment
 
     set_threads(spare_cores())
     loaded = load_model(model, resolve_device(device))
@@ -105,7 +108,7 @@ def segment_volume(
 
 def decode_again(job: Job, kept: Maps, threshold: float, decoding: ObjectDecoding | None) -> Result:
     """Objects made anew of what the network said before."""
-    from napari_celltrain.runs.segmentation import to_objects
+    from napari_celltrain.runs.model import to_objects
 
     job.tell(0, 0, DECODING)
     found = to_objects(kept.card, kept.maps, voxel_size=kept.voxel_size, threshold=threshold, decoding=decoding)
@@ -133,7 +136,7 @@ def _as_seen(
     """The image as the network is shown it, with its voxel size."""
     if not resample or size is None or card.voxel_size is None:
         return array, size
-    from napari_celltrain.data.resampling import resampled
+    from napari_celltrain.data.resample import resampled
 
     return resampled(array, size, card.voxel_size), card.voxel_size
 
@@ -141,13 +144,13 @@ def _as_seen(
 def _on_grid(labels: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     if labels.shape == tuple(shape):
         return labels
-    from napari_celltrain.data.resampling import labels_back
+    from napari_celltrain.data.resample import labels_back
 
     return labels_back(labels, (shape[0], shape[1], shape[2]))
 
 
 def _num_batches(shape: tuple[int, ...], card: ModelCard) -> int:
-    from napari_celltrain.engine.inference import window_starts
+    from napari_celltrain.engine.predictor import window_starts
 
     rows, *plane = (len(window_starts(length, size)) for length, size in zip(shape, card.window, strict=True))
     return rows * -(-plane[0] * plane[1] // card.batch_size)
@@ -172,3 +175,36 @@ class _Teller:
         if self._done == self._total:
             self._job.tell(self._total, self._total, DECODING)  # what comes after the last batch
         return self._job.is_cancelled
+
+
+# --- kept maps -------------------------------------------------------------------------------------------
+
+MAX_BYTES = 4 * 2**30
+"""Maps larger than this are not kept; nor are those of more than a quarter of the memory that is free."""
+
+
+class KeptMaps:
+    """Holds at most one set of maps. The image is known by its array, which is not kept alive."""
+
+    def __init__(self) -> None:
+        self._maps: Maps | None = None
+        self._array: Any = None
+        self.key: tuple[Any, ...] = ()
+        """What else they are of."""
+
+    def keep(self, maps: Maps | None, array: Any, key: tuple[Any, ...]) -> None:
+        """Forget what was kept before, and keep ``maps`` where there is room; ``array`` is a weak reference or None."""
+        self.forget()
+        if maps is None or array is None or maps.nbytes > min(MAX_BYTES, psutil.virtual_memory().available // 4):
+            return
+        self._maps, self._array, self.key = maps, array, key
+
+    def maps_of(self, array: Any) -> Maps | None:
+        """The maps, where they are of this very array."""
+        if self._maps is None or array is None or self._array() is not array:
+            return None
+        return self._maps
+
+    def forget(self) -> None:
+        self._maps = self._array = None
+        self.key = ()

@@ -1,0 +1,263 @@
+"""Predicting a region of a volume: its windows are run, and their logits blended within the region alone.
+
+Planes are handed out as soon as no later window can touch them, so memory grows with the region's height and width,
+not with its depth; and whatever overlaps from one row of windows to the next is read and computed once.
+
+From a volume to a prediction: a sliding window whose memory does not grow with the volume's depth.
+
+One code path serves validation, the final files, and use: windows of one fixed size (networks with instance
+normalization depend on it) overlap, their logits are blended with a Gaussian weight, and planes are handed out as soon
+as no later window can touch them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from napari_celltrain.engine.device import free_memory, memory_errors_explained
+from napari_celltrain.engine.objects import quantize
+from napari_celltrain.engine.patches import mirror_to
+from napari_celltrain.engine.precision import NumericFormat
+from napari_celltrain.engine.windows import OVERLAP, VOXELS_AT_ONCE, Region, WindowGrid, window_starts, window_weight
+from napari_celltrain.io.volume import LazyArray, voxels_in
+from napari_celltrain.nets.normalize import IntensityStatistics, normalize
+from napari_celltrain.values.config import ZYX
+from napari_celltrain.values.decoding import Target
+
+
+def slide(
+    predictor: Predictor,
+    image: LazyArray,
+    statistics: IntensityStatistics,
+    region: Region | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Logits of ``region`` (default: the whole volume) from its first plane to its last.
+
+    Yields (first plane, count in the volume; logits (C, planes, Y, X) of the region). They do not depend on the
+    region beyond rounding, and not at all on its extent along z.
+    """
+    shape = (int(image.shape[0]), int(image.shape[1]), int(image.shape[2]))
+    depth, height, width = region or (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
+    grid = WindowGrid(shape, predictor.window)
+    rows = grid.touching(0, depth)
+    reader = _Reader(image, grid, (height, width))
+    sums = _Sums(predictor, grid, (height, width))
+    for z, z_next in zip(rows, [*rows[1:], depth.stop], strict=True):
+        planes = reader.read(z)
+        positions = list(product(reader.starts_y, reader.starts_x))
+        for index in range(0, len(positions), predictor.batch_size):
+            if cancelled():
+                return
+            batch = positions[index : index + predictor.batch_size]
+            patches = [normalize(planes[reader.window_at(y, x)], statistics) for y, x in batch]
+            sums.add(batch, _run(predictor, [mirror_to(patch, predictor.window) for patch in patches]))
+        yield from sums.take(z, slice(max(z, depth.start), max(z_next, depth.start)))
+        sums.move_on(z_next - z)
+
+
+@torch.inference_mode()
+def _run(predictor: Predictor, patches: list[NDArray[np.float32]]) -> Tensor:
+    """Logits (B, C, Z, Y, X) in float32."""
+    inputs = predictor.numeric_format.place(torch.from_numpy(np.stack(patches)[:, None]), predictor.device)
+    with predictor.numeric_format.autocast(predictor.device):
+        logits: Tensor = predictor.network(inputs)
+    return logits.float()
+
+
+class _Reader:
+    """The planes of one row of windows after the other; those that two rows share are read once."""
+
+    def __init__(self, image: LazyArray, grid: WindowGrid, plane: tuple[slice, slice]) -> None:
+        self._image = image
+        self._window = grid.window
+        self.starts_y, self.starts_x = grid.touching(1, plane[0]), grid.touching(2, plane[1])
+        self._part = (
+            slice(self.starts_y[0], min(self.starts_y[-1] + grid.window[1], grid.shape[1])),
+            slice(self.starts_x[0], min(self.starts_x[-1] + grid.window[2], grid.shape[2])),
+        )
+        size = (min(grid.window[0], grid.shape[0]), *(part.stop - part.start for part in self._part))
+        self._planes = np.empty(size, image.dtype)
+        self._end = 0
+
+    def read(self, z: int) -> NDArray[Any]:
+        """The planes of the windows that begin at plane ``z``, in the part of the volume that they lie in; raw."""
+        end = z + len(self._planes)
+        kept = max(0, self._end - z)
+        for plane in range(kept):  # one by one, as source and target may overlap
+            self._planes[plane] = self._planes[len(self._planes) - kept + plane]
+        self._planes[kept:] = self._image[z + kept : end, *self._part]
+        self._end = end
+        return self._planes
+
+    def window_at(self, y: int, x: int) -> tuple[slice, slice, slice]:
+        """Where a window lies in what was read."""
+        y, x = y - self._part[0].start, x - self._part[1].start
+        return slice(None), slice(y, y + self._window[1]), slice(x, x + self._window[2])
+
+
+class _Sums:
+    """Weighted sums of logits (C, Z, Y, X) over one row of windows, within the region's height and width."""
+
+    def __init__(self, predictor: Predictor, grid: WindowGrid, plane: tuple[slice, slice]) -> None:
+        self._grid = grid
+        self._window = grid.window
+        self._plane = plane
+        size = (predictor.num_outputs, self._window[0], *(part.stop - part.start for part in plane))
+        device = _device_for(predictor, voxels_in(size))
+        self._sums = torch.zeros(size, device=device)
+        weights = [torch.from_numpy(window_weight(length)).to(device) for length in self._window]
+        self._weight = weights[0][:, None, None] * weights[1][None, :, None] * weights[2][None, None, :]
+        totals = [torch.from_numpy(grid.total_weight(axis)).to(device) for axis in range(3)]
+        self._depth_total = totals[0]
+        self._plane_total = totals[1][plane[0], None] * totals[2][None, plane[1]]
+
+    def add(self, positions: list[tuple[int, int]], logits_BCZYX: Tensor) -> None:
+        weighted = logits_BCZYX.to(self._sums.device) * self._weight
+        for (y, x), window in zip(positions, weighted, strict=True):
+            to_y, from_y = _shared(y, self._window[1], self._plane[0])
+            to_x, from_x = _shared(x, self._window[2], self._plane[1])
+            self._sums[:, :, to_y, to_x] += window[:, :, from_y, from_x]
+
+    def take(self, first: int, planes: slice) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """The blended logits of ``planes``, count in the volume; ``first`` is the plane of the row's windows."""
+        at_once = max(1, VOXELS_AT_ONCE // max(1, voxels_in(tuple(self._plane_total.shape))))
+        for start in range(planes.start, planes.stop, at_once):
+            stop = min(start + at_once, planes.stop)
+            total = self._depth_total[start:stop, None, None] * self._plane_total
+            yield start, (self._sums[:, start - first : stop - first] / total).cpu().numpy()
+
+    def move_on(self, planes: int) -> None:
+        """Let go of the first ``planes``; what later windows add to comes first."""
+        kept = self._sums.shape[1] - planes
+        for plane in range(max(0, kept)):  # one by one, as source and target may overlap
+            self._sums[:, plane] = self._sums[:, plane + planes]
+        self._sums[:, max(0, kept) :] = 0
+
+
+def _shared(start: int, size: int, part: slice) -> tuple[slice, slice]:
+    """Where a window and ``part`` of an axis overlap, count from the start of the part and of the window."""
+    low, high = max(start, part.start), min(start + size, part.stop)
+    return slice(low - part.start, high - part.start), slice(low - start, high - start)
+
+
+def _device_for(predictor: Predictor, num_sums: int) -> torch.device:
+    """Sums are kept where the network runs, unless they would crowd it out."""
+    if predictor.device.type == "cpu" or 6 * num_sums > free_memory(predictor.device) // 4:
+        return torch.device("cpu")
+    return predictor.device
+
+
+# --- inference -------------------------------------------------------------------------------------------
+
+__all__ = ["OVERLAP", "Predictor", "decide", "to_probabilities", "window_starts", "window_weight"]
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """A network and how it is to be run: all that turns a normalized volume into logits."""
+
+    network: nn.Module
+    num_outputs: int
+    window: ZYX
+    device: torch.device
+    numeric_format: NumericFormat
+    batch_size: int = 2
+    target: Target = "foreground"
+
+    def logits(
+        self,
+        image: LazyArray,
+        statistics: IntensityStatistics,
+        cancelled: Callable[[], bool] | None = None,
+        region: Region | None = None,
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Predict a volume or a ``region`` of it, from the first plane to the last.
+
+        ``image`` (Z, Y, X) is the whole volume; it is read by slices and may be larger than memory. Yields pairs of
+        the first plane's number in the volume and logits (C, planes, Y, X), which together cover the region once.
+        Ends early where ``cancelled()`` turns true.
+        """
+        self.network.eval()  # the trainer puts its own network back into training mode
+        with memory_errors_explained():
+            yield from slide(self, image, statistics, region, cancelled or (lambda: False))
+
+    def labels(
+        self,
+        image: LazyArray,
+        statistics: IntensityStatistics,
+        *,
+        threshold: float = 0.5,
+        probabilities: Callable[[int, NDArray[np.float32]], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> NDArray[np.uint8]:
+        """The class index of every voxel (Z, Y, X): ``sigmoid(logits) >= threshold``, or the most probable class.
+
+        ``probabilities`` is called with each group of planes (first plane, (C, planes, Y, X) in 0…1) on the way.
+        """
+        shape = (int(image.shape[0]), int(image.shape[1]), int(image.shape[2]))
+        result = np.zeros(shape, np.uint8)
+        for first, logits in self.logits(image, statistics, cancelled):
+            planes = slice(first, first + logits.shape[1])
+            result[planes] = decide(logits[: self.num_semantic], threshold)
+            if probabilities is not None:
+                probabilities(first, self.to_probabilities(logits))
+        return result
+
+    @property
+    def num_semantic(self) -> int:
+        """The first outputs, which are of foreground or classes."""
+        return 1 if self.target == "objects" else self.num_outputs
+
+    def to_probabilities(self, logits_CZYX: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Each output by itself where they are different things, else see :func:`to_probabilities`."""
+        if self.target == "foreground":
+            return to_probabilities(logits_CZYX)
+        return np.concatenate([to_probabilities(output[None]) for output in logits_CZYX])
+
+    def maps(
+        self,
+        image: LazyArray,
+        statistics: IntensityStatistics,
+        *,
+        probabilities: Callable[[int, NDArray[np.float32]], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> NDArray[np.uint8]:
+        """The probabilities of all outputs (C, Z, Y, X) in 255 steps: what `engine.objects` makes objects of.
+
+        ``probabilities`` is called as by :meth:`labels`.
+        """
+        shape = (int(image.shape[0]), int(image.shape[1]), int(image.shape[2]))
+        result = np.zeros((self.num_outputs, *shape), np.uint8)
+        for first, logits in self.logits(image, statistics, cancelled):
+            found = self.to_probabilities(logits)
+            result[:, first : first + logits.shape[1]] = quantize(found)
+            if probabilities is not None:
+                probabilities(first, found)
+        return result
+
+
+def decide(logits_CZYX: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
+    """Class indices from logits. The threshold is applied to the logits (its own logit), which spares the
+    exponential and decides every voxel the same."""
+    if logits_CZYX.shape[0] == 1:
+        limit = np.float32(np.log(threshold / (1.0 - threshold)))
+        foreground: NDArray[np.uint8] = (logits_CZYX[0] >= limit).astype(np.uint8)
+        return foreground
+    classes: NDArray[np.uint8] = logits_CZYX.argmax(axis=0).astype(np.uint8)
+    return classes
+
+
+def to_probabilities(logits_CZYX: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sigmoid for one channel, softmax over several."""
+    logits = torch.from_numpy(logits_CZYX)
+    result = torch.sigmoid(logits) if logits.shape[0] == 1 else torch.softmax(logits, dim=0)
+    return np.asarray(result.numpy())

@@ -1,0 +1,314 @@
+"""How good a prediction is: Dice over voxels, F1 over objects. Counts add up, so scores pool exactly.
+
+Scores of objects at several overlaps: F1, average precision, panoptic quality, SEG. Counts add up, so they pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
+
+from napari_celltrain.data.labels import IGNORE
+from napari_celltrain.data.overlaps import Overlaps, find_overlaps
+
+
+def ratio(part: float, whole: float) -> float:
+    """``part`` of ``whole``, and 0 of nothing."""
+    return part / whole if whole else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class VoxelCounts:
+    """Voxels of each foreground class: predicted and true (``tp``), only predicted, only true."""
+
+    tp: tuple[int, ...]
+    fp: tuple[int, ...]
+    fn: tuple[int, ...]
+
+    def __add__(self, other: VoxelCounts) -> VoxelCounts:
+        return VoxelCounts(
+            tuple(a + b for a, b in zip(self.tp, other.tp, strict=True)),
+            tuple(a + b for a, b in zip(self.fp, other.fp, strict=True)),
+            tuple(a + b for a, b in zip(self.fn, other.fn, strict=True)),
+        )
+
+    @property
+    def dice(self) -> float:
+        """2 TP / (2 TP + FP + FN), averaged over the classes that occur; 1 where there is nothing to find
+        and nothing was found."""
+        return self._mean(lambda tp, fp, fn: ratio(2 * tp, 2 * tp + fp + fn))
+
+    @property
+    def iou(self) -> float:
+        """TP / (TP + FP + FN), averaged as the Dice."""
+        return self._mean(lambda tp, fp, fn: ratio(tp, tp + fp + fn))
+
+    @property
+    def precision(self) -> float:
+        """TP / (TP + FP), averaged as the Dice; 0 for a class that was never predicted."""
+        return self._mean(lambda tp, fp, fn: ratio(tp, tp + fp))
+
+    @property
+    def recall(self) -> float:
+        """TP / (TP + FN), averaged as the Dice; 0 for a class that is nowhere but was predicted."""
+        return self._mean(lambda tp, fp, fn: ratio(tp, tp + fn))
+
+    def of_class(self, index: int) -> VoxelCounts:
+        """The counts of one foreground class alone."""
+        return VoxelCounts((self.tp[index],), (self.fp[index],), (self.fn[index],))
+
+    def _mean(self, score: Callable[[int, int, int], float]) -> float:
+        counts = zip(self.tp, self.fp, self.fn, strict=True)
+        scores = [score(tp, fp, fn) for tp, fp, fn in counts if tp + fp + fn > 0]
+        return float(np.mean(scores)) if scores else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectCounts:
+    """Objects found (``tp``), invented (``fp``) and missed (``fn``)."""
+
+    tp: int
+    fp: int
+    fn: int
+
+    def __add__(self, other: ObjectCounts) -> ObjectCounts:
+        return ObjectCounts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn)
+
+    @property
+    def f1(self) -> float:
+        """2 TP / (2 TP + FP + FN); as the other scores 1 where there is no object and none was predicted."""
+        return self._score(2 * self.tp, 2 * self.tp + self.fp + self.fn)
+
+    @property
+    def precision(self) -> float:
+        """TP / (TP + FP); 0 where none was predicted of those that there are."""
+        return self._score(self.tp, self.tp + self.fp)
+
+    @property
+    def recall(self) -> float:
+        """TP / (TP + FN); 0 where some were predicted and there are none."""
+        return self._score(self.tp, self.tp + self.fn)
+
+    @property
+    def average_precision(self) -> float:
+        """TP / (TP + FP + FN), which the Data Science Bowl 2018, StarDist and Cellpose call so."""
+        return self._score(self.tp, self.tp + self.fp + self.fn)
+
+    def _score(self, part: int, whole: int) -> float:
+        return ratio(part, whole) if self.tp + self.fp + self.fn else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The counts of one volume, or of several added up; ``objects`` is None where labels are not objects."""
+
+    voxels: VoxelCounts
+    objects: ObjectCounts | None = field(default=None)
+
+    def __add__(self, other: Score) -> Score:
+        objects = None
+        if self.objects is not None and other.objects is not None:
+            objects = self.objects + other.objects
+        return Score(self.voxels + other.voxels, objects)
+
+    @property
+    def dice(self) -> float:
+        return self.voxels.dice
+
+    @property
+    def f1(self) -> float | None:
+        return None if self.objects is None else self.objects.f1
+
+
+def count_voxels(target: NDArray[np.uint8], predicted: NDArray[np.uint8], num_classes: int) -> VoxelCounts:
+    """Compare two arrays of class indices (0 is background), leaving out voxels where ``target`` is ``IGNORE``.
+
+    ``num_classes`` counts the background: 2 for foreground and background.
+    """
+    if target.shape != predicted.shape:
+        raise ValueError(f"shapes differ: {target.shape} and {predicted.shape}")
+    # one pass: a joint histogram of (true, predicted) pairs; ignored voxels fall into rows that are cut off
+    joint = np.bincount(
+        (target.astype(np.uint16) * np.uint16(num_classes) + predicted).ravel(),
+        minlength=num_classes * num_classes,
+    )[: num_classes * num_classes].reshape(num_classes, num_classes)
+    diagonal = np.diagonal(joint)
+    count = range(1, num_classes)
+    return VoxelCounts(
+        tuple(int(diagonal[c]) for c in count),
+        tuple(int(joint[:, c].sum() - diagonal[c]) for c in count),
+        tuple(int(joint[c].sum() - diagonal[c]) for c in count),
+    )
+
+
+def connected_components(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Number the connected pieces of ``mask`` from 1; voxels touch by their faces."""
+    labels = np.zeros(mask.shape, np.int32)
+    ndimage.label(mask, output=labels)
+    return labels
+
+
+def count_objects(truth: NDArray[np.integer], predicted: NDArray[np.integer], min_iou: float = 0.5) -> ObjectCounts:
+    """Match the objects of two label arrays one to one; a pair counts when its IoU is at least ``min_iou``.
+
+    The matching takes as many pairs as possible and, among these, those that overlap best (Hungarian method), as in the
+    object scores of the Data Science Bowl 2018 and of StarDist. Labels need not be consecutive; 0 is background.
+    """
+    overlaps = find_overlaps(truth, predicted)
+    matched = count_matches(overlaps, min_iou)
+    return ObjectCounts(matched, len(overlaps.predicted) - matched, len(overlaps.true) - matched)
+
+
+def count_matches(overlaps: Overlaps, min_iou: float) -> int:
+    """Number of pairs in the largest one-to-one matching of objects whose IoU is at least ``min_iou``."""
+    iou = overlaps.iou
+    good = iou >= min_iou
+    return _max_matching(overlaps.true_index[good], overlaps.predicted_index[good], iou[good])
+
+
+def _max_matching(rows: NDArray[np.integer], columns: NDArray[np.integer], iou: NDArray[np.floating]) -> int:
+    """Number of pairs in the largest one-to-one matching of the pairs given."""
+    rivals = (np.bincount(rows)[rows] > 1) | (np.bincount(columns)[columns] > 1) if len(rows) else rows > 0
+    alone = int(np.count_nonzero(~rivals))  # nothing competes with these; above IoU 0.5 that is all of them
+    if alone == len(rows):
+        return alone
+    row_ids, row = np.unique(rows[rivals], return_inverse=True)
+    column_ids, column = np.unique(columns[rivals], return_inverse=True)
+    score = np.zeros((len(row_ids), len(column_ids)))
+    score[row, column] = 1.0 + iou[rivals] / (2 * min(score.shape))
+    chosen = linear_sum_assignment(score, maximize=True)
+    return alone + int(np.count_nonzero(score[chosen]))
+
+
+def score_volume(
+    target: NDArray[np.uint8],
+    predicted: NDArray[np.uint8],
+    num_classes: int,
+    true_objects: NDArray[np.integer] | None = None,
+    predicted_objects: NDArray[np.integer] | None = None,
+) -> Score:
+    """All counts of one volume: ``target`` and ``predicted`` hold class indices.
+
+    With ``true_objects`` (instance labels), ``predicted_objects`` are matched to them, by default the connected
+    components of the foreground. Ignored voxels belong to no object on either side.
+    """
+    voxels = count_voxels(target, predicted, num_classes)
+    if true_objects is None:
+        return Score(voxels)
+    ignored = target == IGNORE
+    if predicted_objects is None:
+        predicted_objects = connected_components((predicted > 0) & ~ignored)
+    if ignored.any():
+        true_objects = np.where(ignored, 0, true_objects)
+        predicted_objects = np.where(ignored, 0, predicted_objects)
+    return Score(voxels, count_objects(true_objects, predicted_objects))
+
+
+# --- object scores ---------------------------------------------------------------------------------------
+
+THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
+"""IoU from which on an object counts as found: 0.5, 0.55 … 0.95, as in the Data Science Bowl 2018."""
+UNIQUE_IOU = 0.5
+"""Above it an object overlaps at most one other (panoptic quality)."""
+MAJORITY = 0.5
+"""Share of a labelled object that a predicted one must cover more of than this (SEG)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectScores:
+    """Counts of one volume, or of several added up, and the scores that follow from them.
+
+    A ratio of nothing to nothing is 1 where there was no object to find and none was found, else 0.
+    """
+
+    num_true: int
+    num_predicted: int
+    tp: tuple[int, ...]
+    """Objects found at each of :data:`THRESHOLDS`."""
+    num_unique: int
+    """Pairs of IoU above :data:`UNIQUE_IOU`, and the sum of their IoU."""
+    unique_iou: float
+    seg_sum: float
+    """Sum over the labelled objects of the Jaccard index of SEG."""
+
+    def __add__(self, other: ObjectScores) -> ObjectScores:
+        return ObjectScores(
+            self.num_true + other.num_true,
+            self.num_predicted + other.num_predicted,
+            tuple(a + b for a, b in zip(self.tp, other.tp, strict=True)),
+            self.num_unique + other.num_unique,
+            self.unique_iou + other.unique_iou,
+            self.seg_sum + other.seg_sum,
+        )
+
+    def at(self, threshold: float) -> ObjectCounts:
+        """TP, FP and FN (with ``f1``, ``precision``, ``recall``, ``average_precision``) at one of the thresholds."""
+        tp = self.tp[THRESHOLDS.index(threshold)]
+        return ObjectCounts(tp, self.num_predicted - tp, self.num_true - tp)
+
+    @property
+    def counts(self) -> tuple[ObjectCounts, ...]:
+        """Those of all :data:`THRESHOLDS`."""
+        return tuple(map(self.at, THRESHOLDS))
+
+    @property
+    def f1(self) -> float:
+        """At IoU 0.5."""
+        return self.at(0.5).f1
+
+    @property
+    def mean_average_precision(self) -> float:
+        """TP / (TP + FP + FN), averaged over :data:`THRESHOLDS`."""
+        return float(np.mean([counts.average_precision for counts in self.counts]))
+
+    @property
+    def recognition_quality(self) -> float:
+        """F1 of the pairs of IoU above one half."""
+        unique = self.num_unique
+        return ObjectCounts(unique, self.num_predicted - unique, self.num_true - unique).f1
+
+    @property
+    def segmentation_quality(self) -> float:
+        """Mean IoU of these pairs."""
+        if self.num_unique:
+            return self.unique_iou / self.num_unique
+        return 1.0 if self.is_empty else 0.0
+
+    @property
+    def panoptic_quality(self) -> float:
+        return self.segmentation_quality * self.recognition_quality
+
+    @property
+    def seg(self) -> float | None:
+        """None where there is no labelled object, which SEG is a mean over."""
+        return self.seg_sum / self.num_true if self.num_true else None
+
+    @property
+    def count_error(self) -> int:
+        """How many objects too many; negative where there are too few."""
+        return self.num_predicted - self.num_true
+
+    @property
+    def is_empty(self) -> bool:
+        return self.num_true == 0 and self.num_predicted == 0
+
+
+def score_objects(overlaps: Overlaps) -> ObjectScores:
+    """All scores from the table of which objects share how many voxels."""
+    iou = overlaps.iou
+    unique = iou > UNIQUE_IOU
+    true_sizes = overlaps.true.sizes[overlaps.true_index]
+    seg = overlaps.shared > MAJORITY * true_sizes
+    return ObjectScores(
+        num_true=len(overlaps.true),
+        num_predicted=len(overlaps.predicted),
+        tp=tuple(count_matches(overlaps, threshold) for threshold in THRESHOLDS),
+        num_unique=int(np.count_nonzero(unique)),
+        unique_iou=float(iou[unique].sum()),
+        seg_sum=float(iou[seg].sum()),
+    )

@@ -1,0 +1,87 @@
+"""Tensors on disk as safetensors: nothing in such a file can run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_celltrain.values.errors import ModelFileError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+META_KEY = "celltrain"
+
+# whatever a header that is not ours may lead to
+_DAMAGED = (ValueError, KeyError, AttributeError, TypeError, RecursionError)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON value beside them to ``path`` (not atomically: see ``RunFolder.write_with``).
+
+    Some networks reach one tensor under several names; it is stored once, and the other names with it.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    kept: dict[tuple[int, tuple[int, ...]], str] = {}
+    aliases: dict[str, str] = {}
+    stored: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        identity = (tensor.data_ptr(), tuple(tensor.shape))
+        if tensor.numel() and identity in kept:
+            aliases[name] = kept[identity]
+        else:
+            kept[identity] = name
+            stored[name] = tensor
+    header = json.dumps({"aliases": aliases, "meta": dict(meta)}, allow_nan=True)
+    try:
+        save_file(stored, path, metadata={META_KEY: header})
+    except SafetensorError as error:
+        # its own class hides what the system said; whoever writes files knows what to do about that
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors (on the processor) and the JSON value of a file. Raises :class:`ModelFileError` naming the file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a file is no mapping
+        return _with_aliases(tensors, metadata)
+    except PermissionError:
+        raise ModelFileError(f"There is no permission to read {path.name} in {path.parent}.") from None
+    except FileNotFoundError:
+        raise ModelFileError(f"{path.name} is missing in {path.parent}.") from None
+    except (SafetensorError, OSError, *_DAMAGED) as error:
+        raise ModelFileError(f"{path.name} in {path.parent} is damaged or not a safetensors file ({error}).") from error
+
+
+def parse_tensors(content: bytes | bytearray, where: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """As :func:`read_tensors`, from the content of such a file; ``where`` is what an error calls it."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load(bytes(content))
+        # the format: the length of the header in 8 bytes, then the header as JSON
+        length = int.from_bytes(content[:8], "little")
+        return _with_aliases(tensors, json.loads(content[8 : 8 + length]).get("__metadata__", {}))
+    except (SafetensorError, *_DAMAGED) as error:
+        raise ModelFileError(f"{where} is damaged or not a safetensors file ({error}).") from error
+
+
+def _with_aliases(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    header = json.loads(metadata.get(META_KEY, "{}"))
+    for name, kept in header.get("aliases", {}).items():
+        tensors[name] = tensors[kept]
+    return tensors, header.get("meta", {})

@@ -1,0 +1,336 @@
+"""TIFF volumes: plain stacks, ImageJ's, OME's and tifffile's own.
+
+The header is examined before anything is allocated: a file that was cut off, or that announces more voxels
+than its bytes can hold, is refused with its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import struct
+import threading
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from napari_celltrain.io.axes import micrometres_per, plan_layout, spacing_or_none
+from napari_celltrain.io.volume import (
+    LazyArray,
+    LazyView,
+    Volume,
+    damaged,
+    in_gb,
+    is_of_the_disk,
+    plain_dtype,
+    voxels_in,
+)
+from napari_celltrain.values.config import Spacing
+from napari_celltrain.values.errors import DataError
+
+# How many bytes one compressed byte can at most become. Deflate's limit follows from its format; LZW's from
+# 12-bit codes for strings of at most 4096 bytes; the others are generous.
+_MAX_RATIO = {1: 1, 5: 2731, 8: 1032, 32773: 64, 32946: 1032}
+_MAX_RATIO_OF_OTHERS = 100_000
+# Room for padding of tiles and rows beyond the image.
+_SLACK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    axes: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    stored_dtype: np.dtype[Any]
+    offset: int | None
+    """Where the bytes of the whole array lie, uncompressed and in one piece; None where they do not."""
+    voxel_size: Spacing | None
+
+
+class _Silence(logging.Filter):
+    """Drops tifffile's own lines while we read, in whichever thread it decodes: what is wrong we say ourselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._num_readers = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return self._num_readers == 0
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        with self._lock:
+            self._num_readers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._num_readers -= 1
+
+
+_silence = _Silence()
+logging.getLogger("tifffile").addFilter(_silence)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Neither tifffile's log lines nor NumPy's warnings of what a damaged header made it compute."""
+    with _silence.active(), np.errstate(all="ignore"):
+        yield
+
+
+class TiffVolume(Volume):
+    """The volume of one TIFF file."""
+
+    def __init__(
+        self, path: Path, name: str, *, axes: str | None, channel: int | None, voxel_size: Spacing | None
+    ) -> None:
+        header = _read_header(path)
+        self._header = header
+        self._layout = plan_layout(path.name, header.axes, header.shape, axes=axes, channel=channel)
+        dtype = plain_dtype(path.name, header.dtype)
+        super().__init__(name, self._layout.shape, dtype, voxel_size or header.voxel_size, path)
+        self._file = path
+
+    @property
+    def key(self) -> Hashable:
+        return str(self._file.resolve()), self._layout
+
+    @property
+    def _bytes_to_decode(self) -> int:
+        return voxels_in(self._header.shape) * self._header.dtype.itemsize
+
+    def lazy(self) -> LazyArray | None:
+        header = self._header
+        if header.offset is None:
+            return None
+        try:
+            mapped = np.memmap(self._file, header.stored_dtype, mode="r", offset=header.offset, shape=header.shape)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.where}: cannot be read ({error}).") from error
+        return LazyView(self.where, _Present(mapped, self._file), self._layout, self.dtype)
+
+    def _decode(self) -> NDArray[Any]:
+        with _quietly(), tifffile.TiffFile(self._file) as tif:
+            array = tif.series[_main_series(tif, self.where)].asarray()
+        if array.shape != self._header.shape:
+            return array  # Volume.read refuses it, naming both shapes
+        return self._layout.take(array)
+
+
+class _Present:
+    """A mapped file that is looked at before it is touched: where it has become shorter, the system ends the program.
+
+    What it gives is read at once, so that nothing that is handed on still hangs on the file.
+    """
+
+    def __init__(self, mapped: np.memmap[Any, Any], file: Path) -> None:
+        self._mapped = mapped
+        self._file = file
+        self._end = mapped.offset + mapped.nbytes
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        size = self._file.stat().st_size
+        if size < self._end:
+            raise ValueError(f"{size} bytes instead of {self._end} at least")
+        return np.array(self._mapped[key])
+
+
+def _read_header(path: Path) -> _Header:
+    try:
+        with path.open("rb") as file:
+            complete = _pages_are_complete(file)
+        if complete:
+            with _quietly(), tifffile.TiffFile(path) as tif:
+                return _examine(tif, path)
+    except DataError:
+        raise
+    except PermissionError:
+        raise DataError(f"{path.name}: may not be read. Ask for permission to read {path}.") from None
+    except FileNotFoundError:
+        raise DataError(f"{path.name}: does not exist in {path.parent}.") from None
+    except Exception as error:  # a damaged header fails in any way
+        if is_of_the_disk(error):
+            raise damaged(path.name, error) from error
+        raise DataError(f"{path.name}: is not a TIFF file that can be read ({error}). Export it again.") from error
+    raise DataError(f"{path.name}: is cut off: its list of planes leads past its end. Copy or export it again.")
+
+
+def _pages_are_complete(file: BinaryIO) -> bool:
+    """Follow the chain of page headers to its end; False where it leads out of the file, as after an aborted copy.
+
+    tifffile stops at the break with a log line and returns fewer planes, which is why we look ourselves.
+    Format: TIFF 6.0, section 2, and the BigTIFF extension.
+    """
+    file.seek(0, 2)
+    size = file.tell()
+    file.seek(0)
+    head = file.read(16)
+    if size == 0:
+        raise DataError(f"{Path(file.name).name}: is empty (0 bytes). Copy or export it again.")
+    if len(head) < 8 or head[:2] not in (b"II", b"MM"):
+        raise DataError(f"{Path(file.name).name}: is not a TIFF file, whatever its name says. Export it as TIFF.")
+    order = "<" if head[:2] == b"II" else ">"
+    big = struct.unpack(order + "H", head[2:4])[0] == 43
+    count_format, offset_format, entry = (order + "Q", order + "Q", 20) if big else (order + "H", order + "I", 12)
+    count_size, offset_size = struct.calcsize(count_format), struct.calcsize(offset_format)
+    start = 8 if big else 4
+    seen: set[int] = set()
+    offset = struct.unpack(offset_format, head[start : start + offset_size])[0]
+    while offset:
+        if offset in seen or offset + count_size > size:
+            return False
+        seen.add(offset)
+        file.seek(offset)
+        num_entries = struct.unpack(count_format, file.read(count_size))[0]
+        end = offset + count_size + num_entries * entry
+        if end + offset_size > size:
+            return False
+        file.seek(end)
+        offset = struct.unpack(offset_format, file.read(offset_size))[0]
+    return bool(seen)
+
+
+def _examine(tif: tifffile.TiffFile, path: Path) -> _Header:
+    series = tif.series[_main_series(tif, path.name)]
+    announced = _announced_voxels(tif)
+    if announced is not None and announced > voxels_in(series.shape):
+        raise DataError(
+            f"{path.name}: announces {announced:,} voxels but holds the planes of {voxels_in(series.shape):,}; it is "
+            "cut off or parts of it are missing. Copy or export it again."
+        )
+    dtype = np.dtype(series.dtype)
+    # tifffile writes and reads 1-bit images packed: such bytes are no array.
+    offset = series.dataoffset if dtype.kind != "b" else None
+    _check_bytes(tif, series, offset, path)
+    return _Header(
+        axes=series.axes,
+        shape=tuple(int(length) for length in series.shape),
+        dtype=dtype,
+        stored_dtype=dtype.newbyteorder(">" if tif.byteorder == ">" else "<"),
+        offset=offset,
+        voxel_size=_voxel_size(tif),
+    )
+
+
+def _main_series(tif: tifffile.TiffFile, where: str) -> int:
+    """The index of the one series that is a volume, or the first where none is."""
+    if not tif.series:
+        raise DataError(f"{where}: holds no image. Export it again.")
+    volumes = [i for i, series in enumerate(tif.series) if sum(length > 1 for length in series.shape) >= 3]
+    if len(volumes) > 1:
+        raise DataError(f"{where}: holds {len(volumes)} separate volumes. Save each as a file of its own.")
+    if not volumes and len(tif.series) > 1:
+        raise DataError(f"{where}: its {len(tif.pages)} planes differ in size or type, so they are no volume.")
+    return volumes[0] if volumes else 0
+
+
+def _announced_voxels(tif: tifffile.TiffFile) -> int | None:
+    """How many voxels the metadata promises, where they say it apart from the planes themselves."""
+    if tif.is_ome:
+        pixels = _ome_pixels(tif)
+        sizes = [pixels.get(f"Size{letter}", "1") for letter in "TCZYX"]
+        return voxels_in(tuple(int(size) for size in sizes)) if pixels else None
+    if tif.is_imagej:
+        planes = (tif.imagej_metadata or {}).get("images", 1)
+        return int(planes) * int(tif.pages.first.size)
+    if tif.shaped_metadata:
+        return max(voxels_in(tuple(entry["shape"])) for entry in tif.shaped_metadata)
+    return None
+
+
+def _check_bytes(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, offset: int | None, path: Path) -> None:
+    """Refuse what the file's bytes cannot hold, before anything of that size is allocated."""
+    size = tif.filehandle.size
+    needed = voxels_in(series.shape) * np.dtype(series.dtype).itemsize
+    if offset is not None:
+        if offset + needed > size:
+            raise DataError(
+                f"{path.name}: announces {in_gb(needed)} of voxels but has {in_gb(size)}; it is cut off or damaged. "
+                "Copy or export it again."
+            )
+        return
+    stored = 0
+    for page in series.pages:
+        if page is None:
+            raise DataError(f"{path.name}: planes are missing, perhaps in a second file that was not copied along.")
+        if page.parent.filehandle.path != tif.filehandle.path:
+            return  # OME-TIFF over several files: each is checked by its decoder
+        ends = [start + length for start, length in zip(page.dataoffsets, page.databytecounts, strict=True)]
+        if ends and max(ends) > size:
+            raise DataError(f"{path.name}: is cut off: planes lie past its end. Copy or export it again.")
+        stored += sum(page.databytecounts)
+    first = series.keyframe
+    bits = voxels_in(series.shape) * (first.bitspersample or 8)
+    if bits // 8 > stored * _MAX_RATIO.get(int(first.compression), _MAX_RATIO_OF_OTHERS) + _SLACK_BYTES:
+        raise DataError(
+            f"{path.name}: announces {in_gb(needed)} of voxels, more than its {in_gb(stored)} of data can hold; "
+            "it is damaged. Copy or export it again."
+        )
+
+
+def _voxel_size(tif: tifffile.TiffFile) -> Spacing | None:
+    """(z, y, x) in micrometres, where the file says all three."""
+    if tif.is_ome:
+        return _ome_voxel_size(tif)
+    if tif.is_imagej:
+        metadata = dict(tif.imagej_metadata or {})
+        # ImageJ leaves out a spacing of exactly 1; other writers that claim to be ImageJ leave out what they
+        # do not know. tifffile signs as 1.11a.
+        written_by_imagej = str(metadata.get("ImageJ", "")) != "1.11a"
+        return _tag_voxel_size(tif, metadata, default_spacing=1.0 if written_by_imagej else None)
+    if tif.shaped_metadata:
+        return _tag_voxel_size(tif, dict(tif.shaped_metadata[0]), default_spacing=None)
+    # A plain TIFF has tags for x and y only, and they mostly hold dots per inch of a screen.
+    return None
+
+
+def _tag_voxel_size(tif: tifffile.TiffFile, metadata: dict[str, Any], default_spacing: float | None) -> Spacing | None:
+    unit = metadata.get("unit")
+    factors = [micrometres_per(str(metadata.get(key, unit))) for key in ("zunit", "yunit", "unit")]
+    tags = tif.pages.first.tags
+    per_pixel = []
+    for tag in ("YResolution", "XResolution"):
+        numerator, denominator = tags[tag].value if tag in tags else (0, 0)
+        per_pixel.append(denominator / numerator if numerator else math.nan)
+    try:
+        spacing = float(metadata.get("spacing", math.nan if default_spacing is None else default_spacing))
+    except (TypeError, ValueError):
+        return None
+    lengths = (abs(spacing), *per_pixel)
+    z, y, x = (length * factor if factor is not None else None for length, factor in zip(lengths, factors, strict=True))
+    return spacing_or_none(z, y, x)
+
+
+def _ome_voxel_size(tif: tifffile.TiffFile) -> Spacing | None:
+    pixels = _ome_pixels(tif)
+    sizes: list[float | None] = []
+    for letter in "ZYX":
+        # OME: where the unit is left out, it is the micrometre.
+        factor = micrometres_per(pixels.get(f"PhysicalSize{letter}Unit", "µm"))
+        try:
+            size = float(pixels.get(f"PhysicalSize{letter}", "nan"))
+        except ValueError:
+            return None
+        sizes.append(None if factor is None else size * factor)
+    return spacing_or_none(*sizes)
+
+
+def _ome_pixels(tif: tifffile.TiffFile) -> dict[str, str]:
+    """The attributes of the first ``Pixels`` element; empty where the XML is damaged."""
+    try:
+        root = ET.fromstring(tif.ome_metadata or "")
+    except ET.ParseError:
+        return {}
+    for element in root.iter():
+        if element.tag.rpartition("}")[2] == "Pixels":
+            return dict(element.attrib)
+    return {}

@@ -1,0 +1,200 @@
+"""OME-Zarr images (NGFF 0.4 and 0.5), at full resolution, and bare Zarr arrays.
+
+The metadata are read as JSON by ourselves first, and only known codecs are let through: a Zarr array may name
+codecs that run code when it is read (``pickle``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from napari_celltrain.io.axes import micrometres_per, plan_layout, spacing_or_none
+from napari_celltrain.io.volume import (
+    LazyView,
+    Volume,
+    gone,
+    may_be_denied,
+    plain_dtype,
+    refuse_beyond_memory,
+    voxels_in,
+)
+from napari_celltrain.values.config import Spacing
+from napari_celltrain.values.errors import DataError
+
+if TYPE_CHECKING:
+    import zarr
+
+_MAX_METADATA_BYTES = 16 * 2**20
+_METADATA_FILES = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
+_KNOWN_CODECS = frozenset(
+    {"bytes", "endian", "transpose", "sharding_indexed"}
+    | {"crc32c", "crc32", "adler32", "fletcher32"}
+    | {"blosc", "zlib", "gzip", "bz2", "lzma", "lz4", "zstd"}
+    | {"delta", "fixedscaleoffset", "quantize", "astype", "bitround", "packbits", "shuffle"}
+)
+_EXPORT = "Export it as OME-Zarr 0.4 or 0.5, or as TIFF."
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a folder is a Zarr group or array itself, rather than a folder of files.
+
+    Raises :class:`DataError` where that cannot be seen.
+    """
+    with may_be_denied(path):
+        return path.is_dir() and (path.suffix.lower() == ".zarr" or any((path / n).is_file() for n in _METADATA_FILES))
+
+
+class ZarrVolume(Volume):
+    """The full-resolution array of one OME-Zarr image."""
+
+    def __init__(
+        self, path: Path, name: str, *, axes: str | None, channel: int | None, voxel_size: Spacing | None
+    ) -> None:
+        try:
+            folder, file_axes, own_size = _find_array(path)
+            self._array = _open_array(folder, path.name)
+        except DataError:
+            raise
+        except PermissionError:
+            raise DataError(f"{path.name}: may not be read. Ask for permission to read {path}.") from None
+        except Exception as error:  # damaged metadata fail in any way
+            raise DataError(f"{path.name}: is not an OME-Zarr image that can be read ({error}). {_EXPORT}") from error
+        shape = tuple(int(length) for length in self._array.shape)
+        if len(file_axes) != len(shape):
+            file_axes = "QYX" if len(shape) == 3 else "Q" * len(shape)
+        self._folder = folder
+        self._layout = plan_layout(path.name, file_axes, shape, axes=axes, channel=channel)
+        dtype = plain_dtype(path.name, self._array.dtype)
+        super().__init__(name, self._layout.shape, dtype, voxel_size or own_size, path)
+        refuse_beyond_memory(path.name, voxels_in(tuple(self._array.chunks)) * self._array.dtype.itemsize)
+
+    @property
+    def key(self) -> Hashable:
+        return str(self._folder.resolve()), self._layout
+
+    def lazy(self) -> LazyView:
+        return LazyView(self.where, _Present(self._array, self._folder, self.where), self._layout, self.dtype)
+
+    def _decode(self) -> NDArray[Any]:
+        return self._layout.take(_Present(self._array, self._folder, self.where))
+
+
+class _Present:
+    """An array that notices when its folder goes away: to Zarr, a chunk without a file is one of zeros."""
+
+    def __init__(self, array: zarr.Array[Any], folder: Path, where: str) -> None:
+        self._array = array
+        self._folder = folder
+        self._where = where
+
+    def __getitem__(self, key: Any) -> Any:
+        part = self._array[key]
+        if not any((self._folder / name).exists() for name in ("zarr.json", ".zarray")):
+            raise gone(self._where, self._folder)
+        return part
+
+
+def _find_array(path: Path) -> tuple[Path, str, Spacing | None]:
+    """The folder of the full-resolution array, its axes (empty: not told), and its voxel size."""
+    if not any((path / name).is_file() for name in _METADATA_FILES):
+        raise DataError(f"{path.name}: is a folder without .zattrs or zarr.json, so it is no OME-Zarr. {_EXPORT}")
+    attributes = _attributes(path)
+    if "multiscales" in attributes:
+        return _full_resolution(path, attributes["multiscales"])
+    if (path / ".zarray").is_file() or _read_json(path / "zarr.json").get("node_type") == "array":
+        return path, "", None
+    if "bioformats2raw.layout" in attributes and (path / "0").is_dir():
+        if (path / "1").is_dir():
+            raise DataError(f"{path.name}: holds several images. Choose one of its subfolders, such as {path / '0'}.")
+        return _find_array(path / "0")
+    if "plate" in attributes:
+        raise DataError(f"{path.name}: is a plate of many images. Choose the folder of one field of view.")
+    raise DataError(f"{path.name}: its metadata name no image (there is no 'multiscales'). {_EXPORT}")
+
+
+def _attributes(group: Path) -> dict[str, Any]:
+    """The OME metadata: under ``ome`` in ``zarr.json`` (0.5), or plain in ``.zattrs`` (0.4)."""
+    if (group / "zarr.json").is_file():
+        attributes = _read_json(group / "zarr.json").get("attributes", {})
+        ome = attributes.get("ome", attributes)
+        return ome if isinstance(ome, dict) else {}
+    return _read_json(group / ".zattrs") if (group / ".zattrs").is_file() else {}
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    if file.stat().st_size > _MAX_METADATA_BYTES:
+        raise DataError(f"{file}: is too large to be the metadata of an image.")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    return content if isinstance(content, dict) else {}
+
+
+def _full_resolution(group: Path, multiscales: Any) -> tuple[Path, str, Spacing | None]:
+    image = multiscales[0]
+    dataset = image["datasets"][0]
+    folder = (group / str(dataset["path"])).resolve()
+    if not folder.is_relative_to(group.resolve()):
+        raise DataError(f"{group.name}: its metadata lead out of its folder, to {dataset['path']!r}. {_EXPORT}")
+    described = [axis if isinstance(axis, dict) else {"name": axis} for axis in image.get("axes", [])]
+    axes = "".join(_axis_letter(axis) for axis in described)
+    return folder, axes, _voxel_size(described, axes, [dataset, image])
+
+
+def _axis_letter(axis: dict[str, Any]) -> str:
+    name = str(axis.get("name", "")).upper()
+    if name in ("Z", "Y", "X", "C", "T"):
+        return name
+    return {"channel": "C", "time": "T"}.get(str(axis.get("type")), "Q")
+
+
+def _voxel_size(described: list[dict[str, Any]], axes: str, places: list[dict[str, Any]]) -> Spacing | None:
+    """The product of all scales, in micrometres.
+
+    Many writers leave the unit out and mean micrometres; a scale of 1 without a unit means nothing, though.
+    """
+    if not {"Z", "Y", "X"} <= set(axes):
+        return None
+    scale = [1.0] * len(axes)
+    for place in places:
+        for step in place.get("coordinateTransformations", []):
+            if step.get("type") == "scale":
+                scale = [old * float(new) for old, new in zip(scale, step["scale"], strict=True)]
+    units = [described[axes.index(letter)].get("unit") for letter in "ZYX"]
+    lengths = [scale[axes.index(letter)] for letter in "ZYX"]
+    if not any(units) and lengths == [1.0, 1.0, 1.0]:
+        return None
+    factors = [micrometres_per(str(unit)) if unit else 1.0 for unit in units]
+    z, y, x = (None if f is None else length * f for length, f in zip(lengths, factors, strict=True))
+    return spacing_or_none(z, y, x)
+
+
+def _open_array(folder: Path, where: str) -> zarr.Array[Any]:
+    import zarr  # slow to import, and many never open one
+
+    if (folder / "zarr.json").is_file():
+        version, metadata = 3, _read_json(folder / "zarr.json")
+    elif (folder / ".zarray").is_file():
+        version, metadata = 2, _read_json(folder / ".zarray")
+    else:
+        raise DataError(f"{where}: its full-resolution array {folder.name!r} is missing. Copy or export it again.")
+    for codec in _codecs(metadata):
+        if codec.removeprefix("numcodecs.") not in _KNOWN_CODECS:
+            raise DataError(f"{where}: is encoded by {codec!r}, which is not a codec for images. {_EXPORT}")
+    return zarr.open_array(str(folder), mode="r", zarr_format=3 if version == 3 else 2)
+
+
+def _codecs(metadata: dict[str, Any]) -> Iterator[str]:
+    """The names of all codecs of an array, those inside shards included."""
+    listed = [*(metadata.get("codecs") or []), *(metadata.get("filters") or []), metadata.get("compressor")]
+    for codec in listed:
+        if codec is None:
+            continue
+        configuration = codec.get("configuration") or {}
+        yield str(codec.get("name", codec.get("id")))
+        yield from _codecs({"codecs": configuration.get("codecs"), "filters": configuration.get("index_codecs")})

@@ -1,0 +1,171 @@
+"""Random variation of training patches by MONAI's transforms, reproducible by a seed.
+
+Every augmentation is a MONAI dictionary transform of an ``image`` and a ``label``, both (1, Z, Y, X). MONAI's own are
+taken wherever they do what is meant; the few others, in `parts.transforms`, say why they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_celltrain.nets.deform import Float
+from napari_celltrain.nets.geometry import Geometry
+from napari_celltrain.registry import Registry
+from napari_celltrain.values import config
+from napari_celltrain.values.config import Augmentation, AugmentationSpec, Spacing
+
+if TYPE_CHECKING:
+    from monai.transforms.transform import Transform
+    from torch import Tensor
+
+TransformBuilder = Callable[[Any, Geometry], "Transform"]
+"""Takes the class of `config` that is named at its registration, gives a transform of `IMAGE`, or of `BOTH` alike."""
+
+AUGMENTATIONS: Registry[TransformBuilder] = Registry("augmentation")
+"""In the order in which they act, whatever the order in the configuration: first what changes places, then what
+changes sharpness, then brightness; noise comes last, as it does in a camera."""
+
+IMAGE, LABEL = "image", "label"
+BOTH = (IMAGE, LABEL)
+
+# Whoever placed the patch may have drawn from the same seed; without this, where it lies and how it is turned would
+# come from the same random numbers.
+_STREAM = 0x617567
+
+
+class Augmenter:
+    """Applies the augmentations to one patch after another.
+
+    What it does to a patch follows from the seed alone, but MONAI's transforms keep what they have drawn until they
+    have applied it: each thread needs an augmenter of its own.
+    """
+
+    def __init__(self, specs: Sequence[Augmentation], voxel_size: Spacing | None) -> None:
+        from monai.transforms.compose import Compose
+
+        from napari_celltrain.nets.transforms import join_deformations
+
+        geometry = Geometry.of(voxel_size)
+        by_name: dict[str, Augmentation] = {spec.name: spec for spec in specs if spec.probability > 0}
+        chosen = [entry.build(by_name[entry.key], geometry) for entry in AUGMENTATIONS if entry.key in by_name]
+        self._transform = Compose(join_deformations(chosen))
+
+    def __call__(self, image_ZYX: Float, target_ZYX: NDArray[np.uint8], seed: int) -> tuple[Float, NDArray[np.uint8]]:
+        """Contiguous arrays of the same shape and type, decided by the arguments alone.
+
+        Where nothing was drawn they may be the arrays given, which are never written to. ``seed`` must not be negative.
+        """
+        from monai.utils.type_conversion import convert_to_numpy
+
+        (state,) = np.random.SeedSequence((seed, _STREAM)).generate_state(1)
+        self._transform.set_random_state(seed=int(state))
+        patch = self._transform({IMAGE: _to_tensor(image_ZYX), LABEL: _to_tensor(target_ZYX)})
+        image, target = (convert_to_numpy(patch[key])[0] for key in BOTH)
+        return np.ascontiguousarray(image, np.float32), np.ascontiguousarray(target, np.uint8)
+
+
+def _to_tensor(array_ZYX: NDArray[Any]) -> Tensor:
+    import torch
+
+    # torch takes no negative strides, and warns of what cannot be written to.
+    return torch.from_numpy(np.require(array_ZYX, requirements=["C", "W"])[None])
+
+
+def _register(spec: type[AugmentationSpec], label: str) -> Callable[[TransformBuilder], TransformBuilder]:
+    """Key and help are those of the class in the configuration."""
+    return AUGMENTATIONS.register(spec.model_fields["name"].default, label, " ".join((spec.__doc__ or "").split()))
+
+
+# --- what changes places: image and target alike --------------------------------------------------------
+
+
+@_register(config.Flip, "Flips")
+def build_flip(spec: config.Flip, geometry: Geometry) -> Transform:
+    from monai.transforms.compose import Compose
+    from monai.transforms.spatial.dictionary import RandFlipd
+
+    return Compose([RandFlipd(BOTH, spec.probability, spatial_axis=axis) for axis in range(3)])
+
+
+@_register(config.Rotate90, "90° turns")
+def build_rotate90(spec: config.Rotate90, geometry: Geometry) -> Transform:
+    from napari_celltrain.nets.transforms import RandKeepShapeRotate90d
+
+    return RandKeepShapeRotate90d(BOTH, spec.probability, geometry)
+
+
+@_register(config.Affine, "Rotation, zoom and shear")
+def build_affine(spec: config.Affine, geometry: Geometry) -> Transform:
+    from napari_celltrain.nets.transforms import RandDeformd
+
+    return RandDeformd(BOTH, geometry, affine=spec)
+
+
+@_register(config.Elastic, "Elastic deformation")
+def build_elastic(spec: config.Elastic, geometry: Geometry) -> Transform:
+    from napari_celltrain.nets.transforms import RandDeformd
+
+    return RandDeformd(BOTH, geometry, elastic=spec)
+
+
+# --- what changes sharpness, then brightness: the image alone -------------------------------------------
+
+
+@_register(config.Blur, "Blur")
+def build_blur(spec: config.Blur, geometry: Geometry) -> Transform:
+    from napari_celltrain.nets.transforms import RandBlurd
+
+    return RandBlurd(IMAGE, spec.probability, spec.sigma, geometry.spacing)
+
+
+@_register(config.LowResolution, "Low resolution")
+def build_low_resolution(spec: config.LowResolution, geometry: Geometry) -> Transform:
+    """Nearest voxels on the way down, which keeps the noise, and linear on the way up, as nnU-Net does it."""
+    from monai.transforms.spatial.dictionary import RandSimulateLowResolutiond
+
+    from napari_celltrain.nets.transforms import RandPlaneLowResolutiond
+
+    if geometry.plane:
+        (across,) = {0, 1, 2} - set(geometry.plane)
+        return RandPlaneLowResolutiond(IMAGE, spec.probability, spec.zoom, across)
+    return RandSimulateLowResolutiond(
+        IMAGE,
+        spec.probability,
+        # "nearest", MONAI's default, takes the first voxel of those that become one, and so shifts the image.
+        downsample_mode="nearest-exact",
+        upsample_mode="trilinear",
+        zoom_range=spec.zoom,
+    )
+
+
+@_register(config.Contrast, "Contrast")
+def build_contrast(spec: config.Contrast, geometry: Geometry) -> Transform:
+    """The curve spans the patch from its darkest to its brightest voxel, so that values below 0 have a place on it."""
+    from monai.transforms.intensity.dictionary import RandAdjustContrastd
+
+    return RandAdjustContrastd(IMAGE, spec.probability, gamma=spec.gamma)
+
+
+@_register(config.IntensityScale, "Intensity scale")
+def build_intensity_scale(spec: config.IntensityScale, geometry: Geometry) -> Transform:
+    from monai.transforms.intensity.dictionary import RandScaleIntensityd
+
+    return RandScaleIntensityd(IMAGE, factors=spec.factor, prob=spec.probability)
+
+
+@_register(config.IntensityShift, "Intensity shift")
+def build_intensity_shift(spec: config.IntensityShift, geometry: Geometry) -> Transform:
+    from monai.transforms.intensity.dictionary import RandShiftIntensityd
+
+    return RandShiftIntensityd(IMAGE, offsets=spec.offset, prob=spec.probability)
+
+
+@_register(config.Noise, "Noise")
+def build_noise(spec: config.Noise, geometry: Geometry) -> Transform:
+    from monai.transforms.intensity.dictionary import RandGaussianNoised
+
+    return RandGaussianNoised(IMAGE, spec.probability, std=spec.std, sample_std=True)

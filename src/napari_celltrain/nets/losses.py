@@ -1,0 +1,180 @@
+"""The loss of networks that learn objects: the chosen loss of the foreground, and what tells objects apart.
+
+What training makes small: MONAI's losses, with ignored voxels left out.
+
+With one output the logits go through a sigmoid, with several (one per class, background first) through a softmax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from napari_celltrain.data.labels import DEPTHS, IGNORE
+from napari_celltrain.registry import Registry
+from napari_celltrain.values.decoding import Target
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DISTANCE_WEIGHT = 1.0
+BOUNDARY_WEIGHT = 0.5
+"""What the two weigh beside the loss of the foreground."""
+BACKGROUND_WEIGHT = 0.1
+"""What a voxel of the background weighs in them: there they have only to be low."""
+
+
+class ObjectLoss:
+    """Of logits (B, 3, Z, Y, X) – foreground, distance, boundary – against packed targets (B, Z, Y, X) in uint8.
+
+    The sum of the chosen loss on the foreground, and the binary cross entropies of distance and boundary against what
+    `data.object_target` has packed, averaged over the voxels that count, those of the objects foremost.
+    """
+
+    def __init__(self, foreground_loss: SegmentationLoss) -> None:
+        self._foreground_loss = foreground_loss
+
+    def __call__(self, logits_BCZYX: Tensor, target_BZYX: Tensor) -> Tensor:
+        import torch
+
+        ignored = target_BZYX == IGNORE
+        has_ignored = bool(ignored.any())
+        inside = (target_BZYX > 0) & ~ignored
+        packed = torch.where(inside, target_BZYX - 1, 0)
+        is_boundary = packed >= DEPTHS
+        depth = torch.where(is_boundary, packed - DEPTHS, packed).float() / (DEPTHS - 1)
+        foreground = torch.where(ignored, target_BZYX, inside.to(torch.uint8))
+        loss = self._foreground_loss(logits_BCZYX[:, :1], foreground, has_ignored=has_ignored)
+        weight = torch.where(inside, 1.0, BACKGROUND_WEIGHT)
+        if has_ignored:
+            weight = weight * ~ignored
+        with torch.autocast(logits_BCZYX.device.type, enabled=False):
+            logits = logits_BCZYX.float()
+            distance = _cross_entropy(logits[:, 1], depth, weight)
+            boundary = _cross_entropy(logits[:, 2], is_boundary.float(), weight)
+        return loss + DISTANCE_WEIGHT * distance + BOUNDARY_WEIGHT * boundary
+
+
+def _cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    from torch.nn import functional
+
+    total = functional.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum")
+    return total / weight.sum().clamp(min=1.0)
+
+
+# --- losses ----------------------------------------------------------------------------------------------
+
+DenseLoss = Callable[["Tensor", "Tensor"], "Tensor"]
+"""Of logits (B, C, ...) and target (B, 1, ...), over any number of further axes; the mean of the items' losses."""
+
+LossBuilder = Callable[[int], DenseLoss]
+"""Takes the number of outputs of the network."""
+
+LOSSES: Registry[LossBuilder] = Registry("loss")
+
+
+class SegmentationLoss:
+    """The loss of logits (B, C, Z, Y, X) against target (B, Z, Y, X) in uint8, as one number.
+
+    It is the mean over the batch's items, each counting the same whatever part of it is ignored; items that are
+    ignored altogether do not count. Without any item to count it is 0, with gradients of 0. Computed in float32, also
+    under autocast.
+    """
+
+    def __init__(self, dense_loss: DenseLoss) -> None:
+        self._dense_loss = dense_loss
+
+    def __call__(self, logits_BCZYX: Tensor, target_BZYX: Tensor, *, has_ignored: bool | None = None) -> Tensor:
+        """``has_ignored``: whether the target holds any `IGNORE`. None looks, which on a GPU waits for the device."""
+        import torch
+
+        ignored = target_BZYX == IGNORE if has_ignored is not False else None
+        if has_ignored is None and ignored is not None:
+            has_ignored = bool(ignored.any())
+        with torch.autocast(logits_BCZYX.device.type, enabled=False):
+            logits = logits_BCZYX.float()
+            if ignored is None or not has_ignored:
+                return self._dense_loss(logits, target_BZYX.unsqueeze(1).float())
+            return self._of_counted_voxels(logits, target_BZYX, ~ignored)
+
+    def _of_counted_voxels(self, logits: Tensor, target: Tensor, count: Tensor) -> Tensor:
+        """Item by item, as the items differ in how many voxels count: these, in a row, are all that the loss sees."""
+        import torch
+
+        losses = [
+            self._dense_loss(item[:, mask].unsqueeze(0), labels[mask][None, None].float())
+            for item, labels, mask in zip(logits, target, count, strict=True)
+            if mask.any()
+        ]
+        # The sum of an empty slice is a 0 that has the logits in its graph, even where they are not finite.
+        return torch.stack(losses).mean() if losses else logits[:0].sum()
+
+
+def build_loss(key: str, num_outputs: int, target: Target = "foreground") -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of logits (B, C, Z, Y, X) against a target (B, Z, Y, X), for so many outputs of foreground or classes.
+
+    With ``target`` objects the network has further outputs, and the loss further terms. Raises `ConfigError` for a
+    key that there is not.
+    """
+    loss = SegmentationLoss(LOSSES[key].build(num_outputs))
+    if target == "foreground":
+        return loss
+
+    return ObjectLoss(loss)
+
+
+# --- the losses, with the parameters of the guide; several outputs take the softmax form ------------------
+
+
+@LOSSES.register("dice", "Dice loss", "How little prediction and labels overlap; does not mind that cells are few.")
+def build_dice(num_outputs: int) -> DenseLoss:
+    from monai.losses.dice import DiceLoss
+
+    return DiceLoss(sigmoid=True) if num_outputs == 1 else DiceLoss(softmax=True, to_onehot_y=True)
+
+
+@LOSSES.register("focal", "Focal loss", "Voxel by voxel, with most weight on those that are still wrong.")
+def build_focal(num_outputs: int) -> DenseLoss:
+    from monai.losses.focal_loss import FocalLoss
+
+    return FocalLoss() if num_outputs == 1 else FocalLoss(use_softmax=True, to_onehot_y=True)
+
+
+@LOSSES.register("dice_focal", "Dice-Focal loss", "Focal loss plus half the Dice loss: overlap and difficult voxels.")
+def build_dice_focal(num_outputs: int) -> DenseLoss:
+    from monai.losses.dice import DiceFocalLoss
+
+    if num_outputs == 1:
+        return DiceFocalLoss(sigmoid=True, lambda_dice=0.5)
+    return DiceFocalLoss(softmax=True, to_onehot_y=True, lambda_dice=0.5)
+
+
+@LOSSES.register(
+    "generalized_dice",
+    "Generalized Dice loss",
+    "Dice loss with rare classes weighted up; made for several classes, and blind in patches without any cell.",
+)
+def build_generalized_dice(num_outputs: int) -> DenseLoss:
+    """The weight of a class is 1 / (its voxels)²; with one output it cancels but for the smoothing terms.
+
+    Without a voxel of the class it would be infinite, and MONAI takes it as 0: such a patch has loss 0, gradients 0.
+    """
+    from monai.losses.dice import GeneralizedDiceLoss
+
+    return (
+        GeneralizedDiceLoss(sigmoid=True) if num_outputs == 1 else GeneralizedDiceLoss(softmax=True, to_onehot_y=True)
+    )
+
+
+@LOSSES.register("dice_ce", "Dice-CE loss", "Dice loss plus cross entropy: a good first choice.")
+def build_dice_ce(num_outputs: int) -> DenseLoss:
+    from monai.losses.dice import DiceCELoss
+
+    return DiceCELoss(sigmoid=True) if num_outputs == 1 else DiceCELoss(softmax=True, to_onehot_y=True)
+
+
+@LOSSES.register("tversky", "Tversky loss", "Dice loss written so that missed and false voxels are count apart.")
+def build_tversky(num_outputs: int) -> DenseLoss:
+    from monai.losses.tversky import TverskyLoss
+
+    return TverskyLoss(sigmoid=True) if num_outputs == 1 else TverskyLoss(softmax=True, to_onehot_y=True)

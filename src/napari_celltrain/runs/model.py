@@ -1,0 +1,302 @@
+"""The deliverable of a run: ``model/model.safetensors`` and ``model/model.yaml``, all that prediction needs.
+
+What a trained model says of one volume: the step that the final files of a run and every later use share.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError, model_validator
+
+from napari_celltrain.data.labels import LabelScheme
+from napari_celltrain.io.tensors import read_tensors, write_tensors
+from napari_celltrain.io.volume import LazyArray
+from napari_celltrain.nets.models import MODELS, NetworkSpec, build_network, load_weights
+from napari_celltrain.nets.normalize import IntensityStatistics
+from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.runs.model_package import CARD as CARD
+from napari_celltrain.runs.model_package import WEIGHTS as WEIGHTS
+from napari_celltrain.runs.model_package import open_package
+from napari_celltrain.values import files
+from napari_celltrain.values.config import ZYX, Frozen, LabelKind, Spacing
+from napari_celltrain.values.decoding import OBJECT_MAPS, ObjectDecoding, Target
+from napari_celltrain.values.errors import ModelFileError
+
+if TYPE_CHECKING:
+    import torch
+
+    from napari_celltrain.engine.predictor import Predictor
+    from napari_celltrain.nets.architectures import SegmentationNetwork
+
+MIN_WINDOW = 64
+"""Voxels of the smallest window that a training can have led to."""
+
+
+class TrainingSummary(Frozen):
+    """Where the model comes from and how good it is on its validation volumes."""
+
+    run: str
+    """Name of the run folder."""
+    epoch: int
+    """Epoch of the best validation Dice, whose weights these are."""
+    validation_dice: float
+    """Voxel Dice pooled over the validation volumes."""
+    validation_f1: float | None = None
+    """Object F1 at IoU 0.5 pooled over the validation volumes, where labels are objects."""
+    is_final: bool = False
+    """Whether the scores are those of the files in ``validation/``, written when training had ended."""
+    num_training: int
+    num_validation: int
+    loss: str
+    package_version: str
+
+
+class ModelCard(Frozen):
+    """``model.yaml``: how to build the network and how to feed it."""
+
+    schema_version: Literal[1] = 1
+    network: NetworkSpec
+    axes: Literal["ZYX"] = "ZYX"
+    channel: int | None = Field(default=None, ge=0)
+    """Channel of multi-channel images that the network was trained on, count from 0."""
+    voxel_size: Spacing | None = None
+    """Median voxel size (z, y, x) of the training images in µm."""
+    normalization: Literal["percentile", "zscore"] = "percentile"
+    window: ZYX
+    """Window size of prediction in voxels; instance normalization makes results depend on it."""
+    batch_size: int = Field(default=2, ge=1, le=1024)
+    """Windows computed at once."""
+    threshold: float = Field(default=0.5, ge=0.001, le=0.999)
+    """Probability from which a voxel is foreground."""
+    target: Target = "foreground"
+    """What the network has learned, and so what its outputs are."""
+    objects: ObjectDecoding | None = None
+    """How objects are decoded, where labels are objects."""
+    label_kind: LabelKind = "objects"
+    class_values: tuple[int, ...] = ()
+    """Label values in the order of the network's outputs, where labels are classes."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    memory_layout: Literal["contiguous", "channels_last"] = "contiguous"
+    training_device: str = "cpu"
+    """Kind of device that precision and layout were chosen for."""
+    training: TrainingSummary
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelCard:
+        if not all(1 <= size <= 4096 for size in self.window) or not MIN_WINDOW <= prod(self.window) <= 2**31:
+            raise ValueError(f"a window of {self.window} voxels is impossible")
+        for spacing in (self.voxel_size, self.network.voxel_size):
+            if spacing is not None and not all(0 < size < 1e6 for size in spacing):
+                raise ValueError("all three sizes of a voxel must be above 0")
+        num_outputs = len(self.class_values) if self.label_kind == "classes" else 1
+        if self.target == "objects":
+            if self.label_kind != "objects":
+                raise ValueError("a network that has learned objects gives objects")
+            num_outputs = len(OBJECT_MAPS)
+        elif self.objects is not None and self.objects.method == "learned":
+            raise ValueError("this network has not learned to tell objects apart")
+        if self.network.out_channels != num_outputs or (self.label_kind == "classes" and num_outputs < 2):
+            raise ValueError("the classes do not fit the outputs of the network")
+        if not all(0 <= value < 2**32 for value in self.class_values):
+            raise ValueError("the values of classes must be from 0 to 4294967295")
+        if self.network.key not in MODELS:
+            raise ValueError(f"there is no network called {self.network.key!r} in this installation")
+        return self
+
+    @property
+    def decoding(self) -> ObjectDecoding:
+        """How objects are decoded; models of before this was kept give connected pieces."""
+        return self.objects or ObjectDecoding()
+
+    @property
+    def spacing(self) -> Spacing:
+        """The voxel size that distances in µm refer to where an image does not tell its own."""
+        return self.voxel_size or (1.0, 1.0, 1.0)
+
+    @property
+    def scheme(self) -> LabelScheme:
+        return LabelScheme(self.label_kind, None, self.class_values)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A trained network on a device, ready to segment."""
+
+    card: ModelCard
+    predictor: Predictor
+
+
+def card_to_yaml(card: ModelCard) -> str:
+    return yaml.safe_dump(card.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def write_model(folder: RunFolder, card: ModelCard, weights: dict[str, torch.Tensor]) -> Path:
+    """Write the model of a run, weights first, so that the card never describes weights that are not there."""
+    folder.write_with(f"model/{WEIGHTS}", lambda path: write_tensors(path, weights, {}))
+    folder.write_text(f"model/{CARD}", card_to_yaml(card))
+    return folder.path / "model"
+
+
+def model_folder(path: Path) -> Path:
+    """The folder of ``model.yaml``, from a run folder, a model folder, or one of the two files in it."""
+    if not path.exists():
+        raise ModelFileError(f"There is no run folder or model at {path}.")
+    if path.is_file():
+        if path.name not in (WEIGHTS, CARD):
+            raise ModelFileError(
+                f"{path.name} is not a model of CellTrain. Give the run folder, its model folder, its {CARD}, or a "
+                "zip that `celltrain export --format bioimageio` wrote."
+            )
+        path = path.parent
+    for folder in (path, path / "model"):
+        if os.path.isfile(folder / CARD):  # noqa: PTH113 - pathlib's raises where there is no permission
+            return folder
+    if os.path.isfile(path / "config.yaml"):  # noqa: PTH113 - as above
+        raise ModelFileError(
+            f"The run {path.name} has no model yet: a model is saved at its first validation. "
+            "Wait for it, or resume the run."
+        )
+    raise ModelFileError(f"{path} is neither a run folder nor a model: it has no {CARD}.")
+
+
+def is_package(path: Path) -> bool:
+    """Whether a model would be read from a zip."""
+    return path.suffix.lower() == ".zip" and path.is_file()
+
+
+def read_card(path: Path) -> ModelCard:
+    """The card of a run folder, a model, or a zipped one. Raises :class:`ModelFileError`."""
+    where, text = _card_text(path)
+    try:
+        return ModelCard.model_validate(files.load_yaml(text))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ModelFileError(
+            f"{where} is damaged or of a newer version: {field or 'the file'}: {first['msg']}. "
+            f"({error.error_count()} such problems.)"
+        ) from error
+    except ValueError as error:
+        raise ModelFileError(f"{where} cannot be read. {error}") from error
+
+
+def _card_text(path: Path) -> tuple[str, str]:
+    """What errors call ``model.yaml``, and its text."""
+    if is_package(path):
+        return f"{CARD} in {path}", open_package(path).read_card()
+    file = model_folder(path) / CARD
+    try:
+        return str(file), file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{file} cannot be read. {error}") from error
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The weights of a run folder, a model, or a zipped one."""
+    if is_package(path):
+        return open_package(path).read_weights()
+    tensors, _ = read_tensors(model_folder(path) / WEIGHTS)
+    return tensors
+
+
+def load_network(path: Path, card: ModelCard) -> SegmentationNetwork:
+    """The network of a model with its weights: on the processor, in float32. Raises :class:`ModelFileError`."""
+    from napari_celltrain.engine.device import memory_errors_explained
+
+    with memory_errors_explained():
+        network = build_network(card.network)
+    weights = read_weights(path)
+    load_weights(network, weights)
+    if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+        raise ModelFileError(f"The weights in {path} hold values that are not numbers. Train again.")
+    return network
+
+
+def load_model(path: Path, device: torch.device) -> Model:
+    """Build the network of a run folder or model with its weights. Raises :class:`ModelFileError`."""
+    from napari_celltrain.engine.precision import NumericFormat
+    from napari_celltrain.engine.predictor import Predictor
+
+    card = read_card(path)
+    network = load_network(path, card)
+    # what was chosen for one kind of device says nothing about another: float32 runs on all
+    numeric_format = (
+        NumericFormat(card.precision, card.memory_layout)
+        if card.training_device == device.type
+        else NumericFormat("float32", "channels_last" if device.type == "cpu" else "contiguous")
+    )
+    numeric_format.lay_out(network, device)
+    predictor = Predictor(
+        network, card.network.out_channels, card.window, device, numeric_format, card.batch_size, card.target
+    )
+    return Model(card, predictor)
+
+
+# --- segmentation ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Segmentation:
+    """``classes`` (Z, Y, X) are class indices, of objects 0 and 1; ``labels`` are what a user gets: numbered objects,
+    0 and 1, or the label values of the classes, as uint16 (uint32 beyond 65,535 objects)."""
+
+    classes: NDArray[np.uint8]
+    labels: NDArray[Any]
+    maps: NDArray[np.uint8] | None = None
+    """What the objects were decoded from (C, Z, Y, X): probabilities in 255 steps. None for other labels."""
+
+
+def segment(
+    model: Model,
+    image: LazyArray,
+    statistics: IntensityStatistics,
+    *,
+    voxel_size: Spacing | None = None,
+    threshold: float | None = None,
+    decoding: ObjectDecoding | None = None,
+    probabilities: Callable[[int, NDArray[np.float32]], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Segmentation:
+    """Segment a volume (Z, Y, X) whose intensity statistics have been measured as the model asks.
+
+    ``voxel_size`` is the image's own, where known; ``threshold`` and ``decoding`` replace those of the model.
+    ``probabilities`` is called with each group of planes: first plane, (C, planes, Y, X).
+    """
+    card = model.card
+    threshold = card.threshold if threshold is None else threshold
+    if card.label_kind == "objects":
+        maps = model.predictor.maps(image, statistics, probabilities=probabilities, cancelled=cancelled)
+        return to_objects(card, maps, voxel_size=voxel_size, threshold=threshold, decoding=decoding)
+    classes = model.predictor.labels(
+        image, statistics, threshold=threshold, probabilities=probabilities, cancelled=cancelled
+    )
+    if card.label_kind == "classes":
+        values = np.array(card.class_values)
+        return Segmentation(classes, values.astype(np.uint16 if values.max() < 2**16 else np.uint32)[classes])
+    return Segmentation(classes, classes.astype(np.uint16))
+
+
+def to_objects(
+    card: ModelCard,
+    maps: NDArray[np.uint8],
+    *,
+    voxel_size: Spacing | None = None,
+    threshold: float | None = None,
+    decoding: ObjectDecoding | None = None,
+) -> Segmentation:
+    """Decode maps that are there already; takes a fraction of the time that it took to predict them."""
+    from napari_celltrain.engine.objects import decode
+
+    threshold = card.threshold if threshold is None else threshold
+    objects = decode(maps, threshold, decoding or card.decoding, voxel_size or card.spacing)
+    labels: NDArray[Any] = objects.astype(np.uint16 if objects.max(initial=0) < 2**16 else np.uint32)
+    return Segmentation((objects > 0).view(np.uint8), labels, maps)

@@ -1,0 +1,331 @@
+"""From a configuration to data that can be trained on: files read and checked, sides divided, sizes chosen."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import queue
+import threading
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from napari_celltrain.data.check import check_data
+from napari_celltrain.data.labels import LabelScheme, ObjectTarget
+from napari_celltrain.data.pairs import Pair, open_pair
+from napari_celltrain.data.report import DataReport, PairReport, divide
+from napari_celltrain.data.split import Case, Split
+from napari_celltrain.io.volume import LazyArray
+from napari_celltrain.io.volumes import VolumeStore
+from napari_celltrain.nets.geometry import affordable_voxels, bytes_per_voxel, suggest_patch_size
+from napari_celltrain.nets.models import NetworkSpec, build_network
+from napari_celltrain.nets.normalize import IntensityStatistics, measure
+from napari_celltrain.values.config import ZYX, RunConfig, Spacing
+from napari_celltrain.values.decoding import OBJECT_MAPS, ObjectDecoding, Target, choose_target, first_decoding
+from napari_celltrain.values.events import Event, Logged, Prepared, Warned
+
+if TYPE_CHECKING:
+    from napari_celltrain.engine.patches import PatchSource, TrainingVolume
+    from napari_celltrain.engine.validation import Validator
+
+T = TypeVar("T")
+
+MAX_WINDOW_VOXELS = 2**24
+"""Whole images up to this size are predicted in one piece; larger ones in windows."""
+
+MAX_CONTEXT = 64
+"""Voxels along an axis that are read around a piece of labels at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedCase:
+    """A case with its arrays, cut to its region, ready to be sampled or predicted."""
+
+    case: Case
+    report: PairReport
+    image: LazyArray
+    labels: LazyArray
+    statistics: IntensityStatistics
+    """Of the whole volume, also where the case is a block of it: as it will be when the model is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """Everything about a run that follows from its configuration and its data."""
+
+    config: RunConfig
+    """Complete: what was left to the program to choose is filled in."""
+    scheme: LabelScheme
+    target: Target
+    network: NetworkSpec
+    window: ZYX
+    """Window of prediction."""
+    training: tuple[PreparedCase, ...]
+    validation: tuple[PreparedCase, ...]
+    record: str
+    """The text of ``data.json``."""
+
+    @property
+    def window_batch(self) -> int:
+        """Windows predicted at once: two are much quicker than one on a processor; large ones go singly."""
+        return 2 if self.config.augmentation.patches else 1
+
+    @property
+    def validation_voxel_sizes(self) -> list[Spacing | None]:
+        return [prepared.report.voxel_size for prepared in self.validation]
+
+    @property
+    def preview_voxel_size(self) -> Spacing | None:
+        return self.validation_voxel_sizes[0]
+
+    def source(self) -> PatchSource:
+        """Where training patches come from."""
+        from napari_celltrain.engine.patches import PatchSource
+
+        augmentation = self.config.augmentation
+        return PatchSource(
+            [self._training_volume(prepared) for prepared in self.training],
+            patch_size=augmentation.patch_size if augmentation.patches else None,
+            foreground_fraction=augmentation.foreground_fraction,
+            augmentations=augmentation.augmentations if augmentation.augment else (),
+            voxel_size=self.network.voxel_size,
+        )
+
+    def validator(self) -> Validator:
+        from napari_celltrain.engine.validation import ValidationVolume, Validator
+
+        volumes = [
+            ValidationVolume(p.case.name, p.image, p.labels, p.statistics, p.report.voxel_size) for p in self.validation
+        ]
+        return Validator(volumes, self.scheme, self.first_decoding, self.spacing)
+
+    @property
+    def spacing(self) -> Spacing:
+        """The voxel size that distances refer to; voxels where it is unknown."""
+        return self.network.voxel_size or (1.0, 1.0, 1.0)
+
+    @property
+    def first_decoding(self) -> ObjectDecoding | None:
+        """How objects are decoded until that is tuned; None where labels are not objects."""
+        if self.scheme.kind != "objects":
+            return None
+        extents = [p.report.object_extent_median for p in self.training if p.report.object_extent_median is not None]
+        extent_um = np.median(np.array(extents or [(8.0, 8.0, 8.0)]), axis=0) * self.spacing
+        return first_decoding(self.target, float(min(extent_um)), context_um=2.0 * float(max(extent_um)))
+
+    def _training_volume(self, prepared: PreparedCase) -> TrainingVolume:
+        from napari_celltrain.engine.patches import TrainingVolume
+
+        target: LazyArray | None = None
+        if self.target == "objects":
+            spacing = prepared.report.voxel_size or self.spacing
+            target = ObjectTarget(prepared.labels, self.scheme, spacing, self._context(prepared.report))
+        return TrainingVolume.prepare(
+            prepared.case.name,
+            prepared.image,
+            prepared.labels,
+            prepared.statistics,
+            self.scheme,
+            self.config.training.seed,
+            target,
+        )
+
+    def _context(self, report: PairReport) -> ZYX:
+        """How much is read around a piece of labels that are not in memory: the size of a typical object."""
+        z, y, x = (min(MAX_CONTEXT, math.ceil(extent)) for extent in report.object_extent_median or (0, 0, 0))
+        return (z, y, x)
+
+
+def prepare(config: RunConfig) -> Generator[Event, None, Preparation]:
+    """Check and open the data, divide it, and fill in what the configuration leaves open.
+
+    Raises :class:`DataError` with all that is wrong; what is only suspicious becomes warnings.
+    """
+    store = VolumeStore(VolumeStore.default_budget(config.data))
+    report = yield from _relay(lambda tell: check_data(config.data, store=store, progress=tell))
+    report.raise_errors()
+    for problem in report.problems:
+        yield Warned(message=str(problem))
+    reports = {pair.pair: pair for pair in report.pairs}
+    scheme = report.scheme
+    assert scheme is not None  # without errors there is one
+    target = choose_target(config.training.target, scheme.kind)
+    split = divide(config.data, config.training.seed, report, lambda pair: store.get(open_pair(pair, config.data)[1]))
+    yield Logged(message=split.explanation)
+    voxel_size = _median_voxel_size(report)
+    network = NetworkSpec(
+        key=config.training.model,
+        size=config.training.model_size,
+        out_channels=len(OBJECT_MAPS) if target == "objects" else scheme.num_outputs,
+        voxel_size=voxel_size,
+    )
+    prepared = {case: _open_case(case, reports[case.pair], config, store) for case in split.cases}
+    training = tuple(prepared[case] for case in split.train)
+    validation = tuple(prepared[case] for case in split.validation)
+    config, messages = _choose_patch_size(config, training, network)
+    for message in messages:
+        yield Logged(message=message)
+    return Preparation(
+        config,
+        scheme,
+        target,
+        network,
+        _window(config, training),
+        training,
+        validation,
+        _record(split, reports, scheme, prepared),
+    )
+
+
+def _relay(
+    work: Callable[[Callable[[int, int, str], None]], T],
+) -> Generator[Event, None, T]:
+    """Run ``work`` in a thread and turn what it tells of its progress into events."""
+    told: queue.SimpleQueue[Prepared | None] = queue.SimpleQueue()
+    outcome: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(
+                work(
+                    lambda done, total, name: told.put(
+                        Prepared(stage=f"reading {name or 'the volumes'}", done=done, total=total)
+                    )
+                )
+            )
+        except BaseException as error:  # raised again below, in the thread that asked
+            errors.append(error)
+        finally:
+            told.put(None)
+
+    thread = threading.Thread(target=run, name="celltrain-check", daemon=True)
+    thread.start()
+    while (event := told.get()) is not None:
+        yield event
+    thread.join()
+    if errors:
+        raise errors[0]
+    return outcome[0]
+
+
+def _known(value: T | None) -> T:
+    """What the check has found out of every pair without errors."""
+    assert value is not None
+    return value
+
+
+def _median_voxel_size(report: DataReport) -> Spacing | None:
+    known = [pair.voxel_size for pair in report.pairs if pair.voxel_size is not None]
+    if not known:
+        return None
+    z, y, x = (float(size) for size in np.median(np.array(known), axis=0))
+    return (z, y, x)
+
+
+def _open_case(case: Case, report: PairReport, config: RunConfig, store: VolumeStore) -> PreparedCase:
+    image_volume, labels_volume = open_pair(case.pair, config.data)
+    image, labels = store.get(image_volume), store.get(labels_volume)
+    statistics = measure(image, config.data.normalization, name=image_volume.where)
+    if case.region is not None:
+        block = tuple(slice(start, stop) for start, stop in case.region)
+        image, labels = np.asarray(image[block]), np.asarray(labels[block])
+    return PreparedCase(case, report, image, labels, statistics)
+
+
+def _choose_patch_size(
+    config: RunConfig, training: tuple[PreparedCase, ...], network: NetworkSpec
+) -> tuple[RunConfig, list[str]]:
+    """The configuration with a patch size, and what to tell about it."""
+    shapes = [_shape(prepared.image) for prepared in training]
+    augmentation = config.augmentation
+    if not augmentation.patches:
+        if len(set(shapes)) == 1:
+            return config, []
+        if config.training.batch_size == 1:
+            return config, ["The whole images differ in size; with a batch size of 1 each is used in its own."]
+        return config, [
+            "The whole images differ in size: within a batch, smaller ones are continued by their mirror image up to "
+            "the largest."
+        ]
+    if augmentation.patch_size is not None:
+        padded = sum(any(n < p for n, p in zip(shape, augmentation.patch_size, strict=True)) for shape in shapes)
+        message = f"{padded} of {len(shapes)} volumes are smaller than a patch and are continued by their mirror image."
+        return config, [message] if padded else []
+    import torch
+
+    from napari_celltrain.engine.device import free_memory, resolve_device
+
+    with torch.random.fork_rng(devices=[]):
+        divisor = build_network(network).divisor
+    extents = [p.report.object_extent_median for p in training if p.report.object_extent_median is not None]
+    z, y, x = np.median(np.array(extents or [(0.0, 0.0, 0.0)]), axis=0)
+    affordable = None
+    if "LOCAL_RANK" not in os.environ:  # several processes must not come to different answers
+        free = free_memory(resolve_device(config.training.device))
+        affordable = affordable_voxels(
+            free, config.training.batch_size, bytes_per_voxel(config.training.model, config.training.model_size)
+        )
+    suggestion = suggest_patch_size(
+        shapes, network.voxel_size, divisor, (float(z), float(y), float(x)) if extents else None, affordable
+    )
+    size = " × ".join(map(str, suggestion.patch_size))
+    chosen = augmentation.model_copy(update={"patch_size": suggestion.patch_size})
+    return config.model_copy(update={"augmentation": chosen}), [
+        f"Patch size {size} voxels (z, y, x): {suggestion.reason}."
+    ]
+
+
+def _shape(array: LazyArray) -> ZYX:
+    z, y, x = (int(size) for size in array.shape)
+    return (z, y, x)
+
+
+def _window(config: RunConfig, training: tuple[PreparedCase, ...]) -> ZYX:
+    if config.augmentation.patches:
+        assert config.augmentation.patch_size is not None
+        return config.augmentation.patch_size
+    largest = np.max([_shape(prepared.image) for prepared in training], axis=0)
+    while np.prod(largest) > MAX_WINDOW_VOXELS:
+        largest[np.argmax(largest)] = -(-largest[np.argmax(largest)] // 2)
+    z, y, x = (int(size) for size in largest)
+    return (z, y, x)
+
+
+def _record(
+    split: Split, reports: dict[Pair, PairReport], scheme: LabelScheme, prepared: dict[Case, PreparedCase]
+) -> str:
+    """``data.json``: what was used, on which side, and how it was normalized."""
+    cases = []
+    for case in split.cases:
+        report, statistics = reports[case.pair], prepared[case].statistics
+        cases.append(
+            {
+                "name": case.name,
+                "side": case.side,
+                "image": str(case.pair.image),
+                "labels": str(case.pair.labels),
+                "paired_by": case.pair.rule,
+                "region_zyx": None if case.region is None else [list(span) for span in case.region],
+                "shape_zyx": list(_known(report.shape)),
+                "dtype": str(report.dtype),
+                "voxel_size_um": None if report.voxel_size is None else list(report.voxel_size),
+                "num_objects": report.num_objects,
+                "foreground_fraction": report.foreground_fraction,
+                "image_fingerprint": report.image_fingerprint,
+                "labels_fingerprint": report.labels_fingerprint,
+                "intensity_offset": statistics.offset,
+                "intensity_scale": statistics.scale,
+            }
+        )
+    content: dict[str, Any] = {
+        "schema_version": 1,
+        "division": split.explanation,
+        "label_kind": scheme.kind,
+        "class_values": list(scheme.class_values),
+        "pairs": cases,
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

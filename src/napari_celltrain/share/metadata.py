@@ -1,0 +1,105 @@
+"""What a person says of a model that is given away, and no file knows: who, under which licence, what it is for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from napari_celltrain.values.config import Frozen
+from napari_celltrain.values.errors import ConfigError
+
+_DOI = re.compile(r"\b10\.\d{4,9}/[^\s;,]*[^\s;,.)]")
+_URL = re.compile(r"\bhttps?://[^\s;,]+[^\s;,.)]")
+_ORCID = re.compile(r"\d{4}-\d{4}-\d{4}-\d{3}[\dX]")
+_NAME = re.compile(r"[A-Za-z0-9_+\- ()]{5,128}")
+_PERSON_FIELDS = ("affiliation", "orcid", "github", "email")
+
+
+class Person(Frozen):
+    """An author. The ORCID has the form 0000-0000-0000-0000."""
+
+    name: str
+    affiliation: str | None = None
+    orcid: str | None = None
+    github: str | None = None
+    email: str | None = None
+
+
+class Citation(Frozen):
+    """What to cite; a DOI or an address has to be there."""
+
+    text: str
+    doi: str | None = None
+    url: str | None = None
+
+
+class Sheet(Frozen):
+    """What the user adds to a model's card; what is left empty is filled in from the run, or left out."""
+
+    name: str | None = None
+    description: str | None = None
+    authors: tuple[Person, ...] = ()
+    license: str | None = None
+    """An identifier of https://spdx.org/licenses, such as CC-BY-4.0."""
+    cite: tuple[Citation, ...] = ()
+    data: str | None = None
+    """What the training images show and how they were taken."""
+    limits: str | None = None
+    """Where the model is known or likely to fail."""
+    tags: tuple[str, ...] = ()
+    halo: bool = False
+    """Whether to declare a halo, by which programs know how far windows should overlap. Off, as bioimage.io's own
+    `predict` then enlarges every input by it, which networks of a fixed window cannot take."""
+
+
+def parse_person(text: str) -> Person:
+    """``NAME; affiliation=…; orcid=…; github=…; email=…``, all but the name optional. Raises ``ConfigError``."""
+    name, *rest = (part.strip() for part in text.split(";"))
+    fields: dict[str, str] = {}
+    for part in rest:
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or key not in _PERSON_FIELDS or not value:
+            raise ConfigError(
+                f"--author: {part!r} is not understood. Write the name first, then, as far as wanted, "
+                f"{', '.join(f'{field}=…' for field in _PERSON_FIELDS)}, separated by semicolons."
+            )
+        fields[key] = value
+    if not name or "/" in name or "\\" in name:
+        raise ConfigError(f"--author: {text!r} must begin with a name, which holds no slash.")
+    if "orcid" in fields and not _is_orcid(fields["orcid"]):
+        raise ConfigError(f"--author: {fields['orcid']!r} is not an ORCID, such as 0000-0002-1825-0097.")
+    return Person(name=name, **fields)
+
+
+def _is_orcid(text: str) -> bool:
+    """Whether the check digit fits (ISO 7064, 11-2)."""
+    if not _ORCID.fullmatch(text):
+        return False
+    digits = text.replace("-", "")
+    total = 0
+    for digit in digits[:-1]:
+        total = (total + int(digit)) * 2
+    return "0123456789X"[(12 - total % 11) % 11] == digits[-1]
+
+
+def parse_citation(text: str) -> Citation:
+    """A reference as one writes it, with a DOI or a web address in it. Raises ``ConfigError``."""
+    doi, url = _DOI.search(text), _URL.search(text)
+    if doi is None and url is None:
+        raise ConfigError(f"--cite: {text!r} names no DOI (10.…/…) and no web address. Add one of them.")
+    return Citation(text=text, doi=doi[0] if doi else None, url=url[0] if url and not doi else None)
+
+
+def check_name(name: str) -> str:
+    """``name`` as the standard allows it. Raises ``ConfigError``."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"--name: {name!r} must have 5 to 128 letters (A to Z), digits, spaces, or any of _ + - ( ). "
+            "Choose a name that tells what is segmented in which kind of image."
+        )
+    return name
+
+
+def default_name(parts: Sequence[str]) -> str:
+    """A name made of ``parts``, in which letters that the standard forbids become ``-``."""
+    return re.sub(r"[^A-Za-z0-9_+\- ()]+", "-", " ".join(parts))[:128].strip().ljust(5, "-")

@@ -1,0 +1,149 @@
+"""What the configuration says about its own fields: help, range, choices and default of each.
+
+A field explains itself once, in ``config.py``; comments in YAML, ``--help`` and refusals are made from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import annotated_types
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from napari_celltrain.values.config import Augmentation, AugmentationSpec, RunConfig
+
+AUGMENTATIONS_PATH = "augmentation.augmentations"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldFacts:
+    """One field; ``type`` is its type without ``None``, ``section`` tells a block of fields from a value."""
+
+    path: str
+    help: str
+    type: Any
+    optional: bool
+    default: Any
+    section: bool
+    low: float | None = None
+    high: float | None = None
+    low_excluded: bool = False
+    high_excluded: bool = False
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        return tuple(map(str, get_args(self.type))) if get_origin(self.type) is Literal else ()
+
+    @property
+    def range(self) -> str:
+        """Such as ``from 0.05 to 0.8`` or ``above 0``; empty where there are no bounds."""
+        low = "" if self.low is None else f"{'above' if self.low_excluded else 'from'} {number(self.low)}"
+        if self.high is None:
+            return low if self.low_excluded or not low else f"at least {low.removeprefix('from ')}"
+        joint = " and below" if self.high_excluded else " and at most" if self.low_excluded else " to"
+        return f"{low}{joint} {number(self.high)}" if low else f"at most {number(self.high)}"
+
+    @property
+    def limits(self) -> str:
+        """The choices or the range, for readers of help; empty where everything is allowed."""
+        lists = {"training.model": "models", "training.loss": "losses"}
+        if self.path in lists:
+            return f"see `celltrain list {lists[self.path]}`"
+        return "" if self.path == "schema_version" else ", ".join(self.choices) or self.range
+
+    @property
+    def expectation(self) -> str:
+        """What a value must be, in words that follow "must be"."""
+        if self.section:
+            return "a block of settings" if self.path != AUGMENTATIONS_PATH else "a list of augmentations"
+        if self.choices:
+            words = _enumerate(self.choices)
+        elif get_origin(self.type) is tuple:
+            words = _several(get_args(self.type))
+        else:
+            words = " ".join(filter(None, (_NOUNS.get(self.type, "a value"), self.range)))
+        return f"{words}, or empty" if self.optional else words
+
+
+_NOUNS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+
+
+def number(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() else f"{value:.6g}"
+
+
+@cache
+def all_fields() -> dict[str, FieldFacts]:
+    """Every field by its dotted path; those of augmentations as ``augmentation.augmentations.elastic.sigma``."""
+    return {facts.path: facts for facts in _walk(RunConfig, "")}
+
+
+def augmentation_classes() -> dict[str, type[AugmentationSpec]]:
+    union = get_args(Augmentation)[0]
+    return {cls.model_fields["name"].default: cls for cls in get_args(union)}
+
+
+def field_names(model: type[BaseModel]) -> list[str]:
+    """In the order of the class, but what tells the augmentations apart first."""
+    return sorted(model.model_fields, key=lambda name: name != "name")
+
+
+def help_of(model: type[BaseModel], name: str) -> str:
+    """The docstring under a field; where a subclass only changes the default, that of its base."""
+    for cls in model.__mro__:
+        field = getattr(cls, "model_fields", {}).get(name)
+        if field is not None and field.description:
+            return " ".join(field.description.split())
+    return ""
+
+
+def _walk(model: type[BaseModel], prefix: str) -> Iterator[FieldFacts]:
+    for name in field_names(model):
+        facts = _facts(model, name, prefix + name)
+        yield facts
+        if facts.path == AUGMENTATIONS_PATH:
+            for key, cls in augmentation_classes().items():
+                yield from _walk(cls, f"{facts.path}.{key}.")
+        elif facts.section:
+            yield from _walk(facts.type, f"{facts.path}.")
+
+
+def _facts(model: type[BaseModel], name: str, path: str) -> FieldFacts:
+    field = model.model_fields[name]
+    kind, optional = _without_none(field)
+    section = path == AUGMENTATIONS_PATH or (isinstance(kind, type) and issubclass(kind, BaseModel))
+    bounds: dict[str, Any] = {}
+    for bound in field.metadata:
+        if isinstance(bound, annotated_types.Ge):
+            bounds["low"] = bound.ge
+        elif isinstance(bound, annotated_types.Gt):
+            bounds |= {"low": bound.gt, "low_excluded": True}
+        elif isinstance(bound, annotated_types.Le):
+            bounds["high"] = bound.le
+        elif isinstance(bound, annotated_types.Lt):
+            bounds |= {"high": bound.lt, "high_excluded": True}
+    return FieldFacts(path, help_of(model, name), kind, optional, field.default, section, **bounds)
+
+
+def _without_none(field: FieldInfo) -> tuple[Any, bool]:
+    if get_origin(field.annotation) not in (Union, UnionType):
+        return field.annotation, False
+    kinds = [kind for kind in get_args(field.annotation) if kind is not NoneType]
+    return kinds[0], len(kinds) < len(get_args(field.annotation))
+
+
+def _enumerate(words: tuple[str, ...]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _several(kinds: tuple[Any, ...]) -> str:
+    count = {2: "two", 3: "three"}.get(len(kinds), str(len(kinds)))
+    noun = "whole numbers" if kinds[0] is int else "numbers"
+    example = {(2, False): "[0.5, 1.5]", (3, True): "[64, 64, 64]", (3, False): "[2.0, 0.5, 0.5]"}
+    return f"{count} {noun} such as {example.get((len(kinds), kinds[0] is int), '[1, 2]')}"

@@ -1,0 +1,304 @@
+"""Layers of the viewer as training data: taken as volumes for the check, written as files for training.
+
+Layers that the plugin shows: beside those of the user, renewed instead of added again, disturbing nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from napari.layers import Image, Labels
+from qtpy.QtCore import QTimer
+
+from napari_celltrain.io.axes import spacing_or_none
+from napari_celltrain.io.volume import ArrayVolume, Volume, fingerprint
+from napari_celltrain.values.config import DataConfig, RunConfig, Spacing
+from napari_celltrain.values.errors import CellTrainError, DataError, Problem
+from napari_celltrain.widgets.background import Parcel
+
+OWN_LAYER = "celltrain"
+"""Key in the metadata of layers that the plugin itself shows (previews, predictions): they are not offered as data."""
+
+_FOLDER = "layer-data"
+
+
+@dataclass(frozen=True, eq=False)
+class LayerSource:
+    """An image and its labels, taken from layers; it knows no layer, so any thread may use it."""
+
+    image: Volume
+    labels: Volume
+    notes: tuple[Problem, ...] = ()
+    """What is worth knowing about the scale of the layers."""
+
+    def materialize(self, config: DataConfig, results: Path) -> DataConfig:
+        """Write both below ``results`` and return ``config`` pointing to the files. Raises :class:`DataError`.
+
+        The folder is named after the content, so that equal layers are written once, and what a run was trained on
+        is never written over.
+        """
+        content = f"{fingerprint(self.image)[:8]}-{fingerprint(self.labels)[:8]}"
+        folder = Path(results) / _FOLDER / f"{self.image.name}-{content}"
+        paths = {}
+        for kind, volume in (("images", self.image), ("labels", self.labels)):
+            paths[kind] = folder / kind / f"{self.image.name}.tif"
+            if not paths[kind].exists():
+                _write(paths[kind], volume, self.image.voxel_size)
+        given = {"channel": None, "axes": None, "voxel_size": self.image.voxel_size}
+        return config.model_copy(update={**paths, **given})
+
+
+def take_layers(image: Any, labels: Any, config: DataConfig) -> LayerSource:
+    """The volumes of an image layer and a labels layer. Raises :class:`DataError` for what cannot be trained on."""
+    if image is None or labels is None:
+        missing = "image" if image is None else "labels"
+        raise DataError(f"{missing} layer: none is chosen. Open one in the viewer, then choose it.")
+    if getattr(image, "rgb", False):
+        raise DataError(f"{image.name}: is a colour (RGB) image. Split its channels (right click ▸ Split RGB).")
+    size, notes = _voxel_size(image, labels)
+    if config.voxel_size is not None:
+        size, notes = config.voxel_size, ()
+    return LayerSource(
+        _volume(image, size, axes=config.axes, channel=config.channel),
+        _volume(labels, size),
+        notes,
+    )
+
+
+def voxel_size_of(layer: Any) -> Spacing | None:
+    """The size of a voxel in µm, by the layer's scale and units; None where the layer is not calibrated.
+
+    Most layers have a scale in µm and say "pixel", since units are younger than scales: a scale other than 1
+    counts, whatever the unit.
+    """
+    scale = [float(value) for value in layer.scale][-3:]
+    factors = [micrometres(unit) for unit in units_of(layer)]
+    if len(scale) < 3:
+        return None
+    if None in factors:
+        return None if scale == [1.0, 1.0, 1.0] else spacing_or_none(*scale)
+    z, y, x = (value * (factor or 1.0) for value, factor in zip(scale, factors, strict=True))
+    return spacing_or_none(z, y, x)
+
+
+def full_resolution(layer: Any) -> Any:
+    """The layer's array: of a multiscale layer, whose data is a list, the finest."""
+    return layer.data[0] if getattr(layer, "multiscale", False) else layer.data
+
+
+def is_own(layer: Any) -> bool:
+    """Whether the plugin itself put the layer there."""
+    return OWN_LAYER in layer.metadata
+
+
+def _voxel_size(image: Any, labels: Any) -> tuple[Spacing | None, tuple[Problem, ...]]:
+    of_image, of_labels = voxel_size_of(image), voxel_size_of(labels)
+    chosen, layer = (of_image, image) if of_image is not None else (of_labels, labels)
+    if chosen is None:
+        return None, ()
+    notes = []
+    if None in [micrometres(unit) for unit in units_of(layer)]:
+        notes.append(
+            Problem(
+                "scale-without-unit",
+                layer.name,
+                "The layer has a scale but no unit of length; it is taken to be in micrometres.",
+                "If it is not, give the voxel size.",
+                "warning",
+            )
+        )
+    if of_image is not None and of_labels is not None and not _alike(of_image, of_labels):
+        notes.append(
+            Problem(
+                "scales-differ",
+                labels.name,
+                "The labels layer has another scale than the image layer; that of the image is used.",
+                "Check that the labels were made on this image.",
+                "warning",
+            )
+        )
+    return chosen, tuple(notes)
+
+
+def _alike(one: Sequence[float], other: Sequence[float]) -> bool:
+    return all(abs(a - b) <= 0.01 * max(a, b) for a, b in zip(one, other, strict=True))
+
+
+def _volume(layer: Any, size: Spacing | None, *, axes: str | None = None, channel: int | None = None) -> ArrayVolume:
+    array = full_resolution(layer)
+    long = [int(length) for length in array.shape if length > 1]
+    if len(long) < 3:
+        raise DataError(
+            f"{layer.name}: is a 2D layer ({_sizes(array.shape)}). Training needs 3D volumes: choose a layer that "
+            "holds a stack of planes."
+        )
+    if len(long) > 3 and not axes:
+        raise DataError(
+            f"{layer.name}: has {len(long)} axes ({_sizes(array.shape)}), as a time series or a set of channels has. "
+            "Take one volume of it (right click ▸ Split Stack), or give the order of the axes under More settings."
+        )
+    return ArrayVolume(file_name(layer.name), array, size, axes=axes, channel=channel)
+
+
+def file_name(name: str) -> str:
+    """A layer's name as that of a file, on every system."""
+    cleaned = re.sub(r'[<>:"/\\|?*\x00-\x1f]+', "_", name).strip(" .")[:80]
+    return cleaned or "layer"
+
+
+def _write(path: Path, volume: Volume, voxel_size: Spacing | None) -> None:
+    from napari_celltrain.io.writer import write_volume  # it brings tifffile
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{path.parent}: cannot be made ({error.strerror}). Choose a results folder that you may write to."
+        ) from error
+    write_volume(path, volume.read(), voxel_size)
+
+
+def units_of(layer: Any) -> list[Any]:
+    """The units of the last three axes; napari before 0.5 has none."""
+    units = list(getattr(layer, "units", None) or ())[-3:]
+    return units if len(units) == 3 else [None] * 3
+
+
+def micrometres(unit: Any) -> float | None:
+    """How long one ``unit`` of pint is; None for pixels."""
+    if unit is None or not unit.is_compatible_with("micrometer"):
+        return None
+    return float((1 * unit).to("micrometer").magnitude)
+
+
+def _sizes(shape: Sequence[int]) -> str:
+    return " × ".join(map(str, shape))
+
+
+def materialize(layers: Parcel[LayerSource], config: RunConfig) -> RunConfig | str:
+    """For a worker thread: ``config`` with the layers as files, or why they cannot be written."""
+    try:
+        data: DataConfig = layers.take().materialize(config.data, config.data.results)
+        return config.model_copy(update={"data": data})
+    except CellTrainError as error:
+        return str(error)
+    except Exception as error:  # such as a layer whose array cannot be computed
+        return f"The layers could not be written to {config.data.results} ({type(error).__name__}: {error})."
+
+
+# --- own layers ------------------------------------------------------------------------------------------
+
+PAUSE_MS = 30
+"""Between one piece of work in the viewer and the next, for the window to draw and to answer."""
+_VIEW = ("center", "zoom", "angles")  # of a camera
+_GAP = 0.05
+"""Space between the user's layers and the plugin's, as a share of the former's width."""
+
+
+def find_layer(viewer: Any, key: str) -> Any:
+    """The layer shown under ``key``, whatever it is called by now; None where there is none."""
+    return next((layer for layer in viewer.layers if layer.metadata.get(OWN_LAYER) == key), None)
+
+
+def show_layer(viewer: Any, kind: str, key: str, data: Any, **options: Any) -> Any:
+    """Give the layer of ``key`` new data and a new place, or add it, called ``key``, with all ``options``."""
+    layer = find_layer(viewer, key)
+    if layer is None:
+        make = Labels if kind == "labels" else Image
+        layer = make(data, name=key, metadata={OWN_LAYER: key}, **options)
+        _add_in_turns(viewer, layer)
+        return layer
+    layer.data = data
+    for name in ("units", "scale", "translate"):
+        if name in options and tuple(getattr(layer, name)) != tuple(options[name]):
+            setattr(layer, name, options[name])
+    return layer
+
+
+def _add_in_turns(viewer: Any, layer: Any) -> None:
+    """Add the layer; what napari draws upon it for its tools, which takes as long again, follows a moment later."""
+    tools = [overlay for overlay in getattr(layer, "_overlays", {}).values() if overlay.visible]
+    for overlay in tools:
+        overlay.visible = False
+    viewer.add_layer(layer)
+    for turn, overlay in enumerate(tools, start=1):
+        QTimer.singleShot(turn * PAUSE_MS, partial(setattr, overlay, "visible", True))
+
+
+@contextmanager
+def undisturbed(viewer: Any) -> Iterator[None]:
+    """Leave camera, sliders and selection as they are; an empty viewer may turn to what comes."""
+    if not viewer.layers:
+        yield
+        return
+    point, ndim = tuple(viewer.dims.point), viewer.dims.ndim
+    camera = viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera  # napari 0.9, and before
+    view = {name: getattr(camera, name) for name in _VIEW}
+    with _selection_kept(viewer.layers):
+        yield
+    first = viewer.dims.ndim - ndim
+    changed = [axis for axis in range(ndim) if viewer.dims.point[first + axis] != point[axis]]
+    viewer.dims.set_point([first + axis for axis in changed], [point[axis] for axis in changed])
+    for name, value in view.items():
+        if getattr(camera, name) != value:
+            setattr(camera, name, value)
+
+
+@contextmanager
+def _selection_kept(layers: Any) -> Iterator[None]:
+    """napari selects a layer that is added: nobody hears of that, as it is undone at once.
+
+    It would fill the controls at the left anew and restyle all buttons, twice: a third of what an added layer costs.
+    """
+    selection, active = set(layers.selection), layers.selection.active
+    with layers.selection.events.blocker_all():
+        yield
+        layers.selection = selection
+        layers.selection.active = active
+
+
+def sized(viewer: Any, voxel_size: Spacing | None) -> dict[str, Any]:
+    """``scale`` and ``units`` of a layer of ``voxel_size`` µm that agree with those of the layers already there.
+
+    napari takes no notice of units at all as soon as they do not agree.
+    """
+    scale = voxel_size or (1.0, 1.0, 1.0)
+    units = {unit for layer in viewer.layers for unit in units_of(layer) if not is_own(layer)}
+    if voxel_size is None or (viewer.layers and len(units) != 1):
+        return {"scale": scale}
+    unit = units.pop() if units else None
+    length = micrometres(unit)
+    if unit is not None and length is None:  # pixels
+        return {"scale": scale}
+    return {"scale": tuple(size / (length or 1.0) for size in scale), "units": (unit or "um",) * 3}
+
+
+def beside_the_others(
+    viewer: Any, shape: Sequence[int], scale: Sequence[float], side: Literal["left", "right"]
+) -> tuple[float, float, float]:
+    """Where a volume has to be put to lie beside the user's layers, showing its middle at the plane shown now."""
+    extents = [_spatial(layer.extent.world) for layer in viewer.layers if not is_own(layer)]
+    low = np.min([extent[0] for extent in extents], axis=0) if extents else np.zeros(3)
+    high = np.max([extent[1] for extent in extents], axis=0) if extents else np.zeros(3)
+    if not extents and side == "right":
+        return (0.0, 0.0, 0.0)
+    depth, width = (shape[0] - 1) * scale[0], (shape[2] - 1) * scale[2]
+    shown = viewer.dims.point[-3] if extents and viewer.dims.ndim >= 3 else low[0]
+    # Within the range of the slider where it fits, so that the slider gets no longer.
+    z = min(max(shown - round(shape[0] / 2) * scale[0], low[0]), max(low[0], high[0] - depth))
+    gap = max(_GAP * (high[2] - low[2]), 2 * scale[2])
+    x = low[2] - gap - width if side == "left" else high[2] + gap
+    return float(z), float(low[1]), float(x)
+
+
+def _spatial(world: Any) -> Any:
+    """The last three axes of an extent; a layer of two has no depth."""
+    world = np.asarray(world)[:, -3:]
+    return np.pad(world, ((0, 0), (3 - world.shape[1], 0)))

@@ -1,0 +1,344 @@
+"""A matplotlib canvas that never lets the window wait: figures are drawn in a thread, the window only shows pictures.
+
+A redraw costs 50 to 200 ms, mostly in Python; in a thread it delays the window by a switch of threads, 5 ms at most.
+Import this module only where matplotlib has been imported in a thread before.
+
+The live plot: training loss and validation scores against the epoch, docked in the viewer.
+
+Puts the plot into the viewer when there is something to draw, and takes it out again with the widget.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.backends.backend_qt import NavigationToolbar2QT
+from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
+from matplotlib.figure import Figure
+from napari.qt.threading import create_worker
+from napari.utils.theme import get_theme
+from qtpy.QtCore import QObject, Qt, QTimer, Signal
+from qtpy.QtGui import QImage, QPainter, QResizeEvent
+from qtpy.QtWidgets import QMainWindow, QSizePolicy, QVBoxLayout, QWidget
+
+from napari_celltrain.runs.history import Curves, History, Palette
+from napari_celltrain.values.events import EpochDone, Event, Failed, Finished, Started, Validated
+from napari_celltrain.widgets.layers import PAUSE_MS
+from napari_celltrain.widgets.responsive import RedrawMeter, drawn_once, hold_redraws
+from napari_celltrain.widgets.run.controller import RunController
+
+if TYPE_CHECKING:
+    from napari import Viewer
+
+Change = Callable[[], None]
+
+_CANVAS_LATER_MS = 100
+"""What asks for a drawing mostly has the window drawn, too: a thread beside that would make it take twice as long."""
+
+logger = logging.getLogger(__name__)
+
+
+class Toolbar(NavigationToolbar2QT):
+    """Without the dialogs that lay out and edit a figure: ours does that itself."""
+
+    toolitems: Any = [  # noqa: RUF012  # as the base class has it
+        item for item in NavigationToolbar2QT.toolitems if item[3] not in ("configure_subplots", None)
+    ]
+
+    def __init__(self, canvas: QuietCanvas, parent: QWidget) -> None:
+        super().__init__(canvas, parent, coordinates=True)  # type: ignore[no-untyped-call]
+        for action in self.actions():
+            if action.text() == "Customize":
+                self.removeAction(action)
+
+
+class QuietCanvas(FigureCanvasQTAgg):
+    """Whoever changes the figure does so by :meth:`change`, never by itself: the thread may be drawing it.
+
+    Moving and zooming by the toolbar are exceptions, which at worst cost a picture that is drawn again at once.
+    """
+
+    _drawn = Signal(object)
+
+    def __init__(self, figure: Figure) -> None:
+        super().__init__(figure)  # type: ignore[no-untyped-call]
+        self._image: QImage | None = None
+        self._changes: list[Change] = []
+        self._asked = False
+        self._drawing = False
+        self._lock = threading.Lock()  # of the figure
+        self._drawn.connect(self._show)
+
+    def change(self, change: Change) -> None:
+        """Call ``change`` in the drawing thread, and draw the figure anew."""
+        self._changes.append(change)
+        self.draw_idle()
+
+    def draw(self) -> None:
+        self.draw_idle()
+
+    def draw_idle(self) -> None:
+        self._asked = True
+        # before it has its place in a window, it is smaller than a plot can be; what then makes it larger asks again
+        is_placed = self.width() >= max(1, self.minimumWidth()) and self.height() >= max(1, self.minimumHeight())
+        if is_placed and not getattr(self, "_drawing", True):
+            self._drawing = True
+            QTimer.singleShot(_CANVAS_LATER_MS, self._begin)
+
+    def _begin(self) -> None:
+        self._asked = False
+        changes, self._changes = self._changes, []
+        threading.Thread(target=self._work, args=(changes,), name="celltrain-plot", daemon=True).start()
+
+    def print_figure(self, *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            return FigureCanvasAgg.print_figure(self, *args, **kwargs)
+
+    def paintEvent(self, event: Any) -> None:
+        painter = QPainter(self)
+        if self._image is None:
+            painter.fillRect(self.rect(), self.palette().window())
+        else:
+            painter.drawImage(self.rect(), self._image)
+        self._draw_rect_callback(painter)  # type: ignore[no-untyped-call]  # the frame of the zoom tool
+        painter.end()
+
+    def _work(self, changes: list[Change]) -> None:
+        image = None
+        try:
+            with self._lock:
+                for change in changes:
+                    change()
+                image = self._render()
+        except Exception as error:  # a picture must never end anything; the next one may succeed
+            logger.warning("The plot could not be drawn.", exc_info=error)
+        try:
+            self._drawn.emit(image)
+        except RuntimeError:  # the canvas was deleted meanwhile
+            return
+
+    def _render(self) -> np.ndarray:
+        width, height = (int(size) for size in self.figure.bbox.size)
+        renderer: Any = RendererAgg(max(1, width), max(1, height), self.figure.dpi)  # type: ignore[no-untyped-call]
+        self.figure.draw(renderer)
+        return np.array(renderer.buffer_rgba())
+
+    def _show(self, pixels: np.ndarray | None) -> None:
+        self._drawing = False
+        if pixels is not None:
+            height, width = pixels.shape[:2]
+            image = QImage(pixels.tobytes(), width, height, 4 * width, QImage.Format.Format_RGBA8888)
+            self._image = image.copy()  # a QImage does not keep the bytes that it was made of
+            self.update()
+        if self._asked:
+            self.draw_idle()
+
+
+# --- curves ----------------------------------------------------------------------------------------------
+
+PAUSES = (0.5, 5.0)
+"""Seconds between two redraws, at least and at most."""
+_LOW_HEIGHT = 330  # pixels below which the two plots stand side by side
+
+_imported = threading.Event()
+
+
+def import_matplotlib() -> None:
+    """For a thread: it takes half a second, and minutes where matplotlib looks for fonts for the first time."""
+    import napari_celltrain.widgets.run.curves  # noqa: F401
+
+    _imported.set()
+
+
+def matplotlib_is_imported() -> bool:
+    return _imported.is_set()
+
+
+class CurvesPlot(QWidget):
+    """The canvas with its toolbar. :meth:`show_history` may be called as often as one likes."""
+
+    def __init__(self, viewer: Viewer, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        from matplotlib.figure import Figure
+
+        self._viewer = viewer
+        self.figure = Figure(figsize=(6.4, 2.2), layout="constrained")  # its size is the canvas's hint
+        self.canvas: Any = QuietCanvas(self.figure)
+        self.canvas.setMinimumSize(200, 120)
+        self.canvas.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+        self.canvas.setAccessibleName("Training curves")
+        self.toolbar: Any = Toolbar(self.canvas, self)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(0)
+        layout.addWidget(self.canvas, 1)
+        layout.addWidget(self.toolbar)
+        self._history = History()
+        self._curves: Curves | None = None
+        self._side_by_side = False
+        self._drawn_at = 0.0
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.timeout.connect(self._draw)
+        viewer.events.theme.connect(self._follow_theme)
+        self._arrange()
+
+    def show_history(self, history: History) -> None:
+        """Show it soon: within half a second where the window is drawn quickly."""
+        self._history = history
+        if not self._timer.isActive():
+            left = self._drawn_at + RedrawMeter.of(self).pause(*PAUSES) - time.monotonic()
+            self._timer.start(max(0, int(left * 1000)))
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:
+        super().resizeEvent(event)
+        self._arrange()
+
+    def forget_viewer(self) -> None:
+        """Follow the viewer's theme no longer."""
+        self._viewer.events.theme.disconnect(self._follow_theme)
+
+    # --- changes of the figure, all of them made in the canvas's thread ---------------------------------------
+
+    def _draw(self) -> None:
+        self._drawn_at = time.monotonic()
+        curves, history = self._curves, self._history
+        if curves is None:
+            return
+
+        def show() -> None:
+            curves.show(history)
+
+        self.canvas.change(show)
+
+    def _arrange(self) -> None:
+        """The two plots one above the other, or side by side where the place is low and wide."""
+        height = self.height() - self.toolbar.height()  # the canvas itself is given its size later
+        side_by_side = height < _LOW_HEIGHT and self.width() > 1.5 * height
+        if self._curves is None or side_by_side != self._side_by_side:
+            self._side_by_side = side_by_side
+            self.toolbar.update()  # what was zoomed to is gone
+            self.canvas.change(self._make_curves)
+
+    def _make_curves(self) -> None:
+        self.figure.clear()
+        self._curves = Curves(self.figure, palette_of(str(self._viewer.theme)), self._side_by_side)
+        self._curves.show(self._history)
+
+    def _follow_theme(self, event: object = None) -> None:
+        self.canvas.change(self._recolor)
+
+    def _recolor(self) -> None:
+        if self._curves is not None:
+            self._curves.recolor(palette_of(str(self._viewer.theme)))
+
+
+def palette_of(theme_name: str) -> Palette:
+    """The theme's ground and text; curves that stand out on it and from each other, also to colour-blind eyes."""
+    theme = get_theme(theme_name)
+    background, text = theme.background.as_hex(), theme.text.as_hex()
+    if sum(theme.background.as_rgb_tuple()[:3]) < 3 * 128:
+        return Palette(background, text, theme.primary.as_hex(), "#56B4E9", "#E69F00", "#2EC4A0")
+    return Palette(background, text, theme.foreground.as_hex(), "#0072B2", "#D55E00", "#009E73")
+
+
+# --- curves dock -----------------------------------------------------------------------------------------
+
+NAME = "CellTrain curves"
+_HEIGHT = 250
+_LATER_MS = 3 * PAUSE_MS  # after a start, which has enough to show by itself
+_CORNER = Qt.Corner.BottomRightCorner
+_DRAWN = (Started, EpochDone, Validated, Finished, Failed)
+
+
+class CurvesDock(QObject):
+    """Listens to the controller; matplotlib is imported in a thread when the first run begins."""
+
+    def __init__(self, viewer: Viewer, controller: RunController, parent: QWidget) -> None:
+        super().__init__(parent)
+        self._widget = parent
+        self._viewer = viewer
+        self._controller = controller
+        self._plot: CurvesPlot | None = None
+        self._is_importing = False
+        self._is_removed = False
+        self._is_docking = False
+        controller.stateChanged.connect(self._renew)
+        controller.eventsReceived.connect(self._draw)
+        if controller.is_busy or controller.history().rows:
+            self._begin()
+
+    @property
+    def plot(self) -> CurvesPlot | None:
+        return self._plot
+
+    def remove(self) -> None:
+        """Out of the viewer, for good."""
+        self._is_removed = True
+        plot, self._plot = self._plot, None
+        if plot is None:
+            return
+        plot.forget_viewer()
+        window = plot.window()
+        if isinstance(window, QMainWindow):
+            window.setCorner(_CORNER, Qt.DockWidgetArea.BottomDockWidgetArea)  # as Qt has it
+        with contextlib.suppress(LookupError, RuntimeError, AttributeError):  # the user, or napari, was quicker
+            self._viewer.window.remove_dock_widget(plot)
+        plot.deleteLater()
+
+    def _renew(self) -> None:
+        """As soon as a run begins; who closes the plot does not see it again before the next run."""
+        if self._controller.state == "preparing" and not self._controller.events:
+            QTimer.singleShot(_LATER_MS, self._begin)
+
+    def _begin(self) -> None:
+        if self._is_removed or self._is_importing or self._is_docking or self._is_docked():
+            return
+        if matplotlib_is_imported():
+            self._dock()
+            return
+        self._is_importing = True
+        worker = create_worker(import_matplotlib)
+        worker.finished.connect(self._finish_import)
+        worker.start()
+
+    def _finish_import(self) -> None:
+        self._is_importing = False
+        if matplotlib_is_imported():
+            self._begin()
+
+    def _dock(self) -> None:
+        if self._plot is not None:  # closed by its ✕
+            self._plot.forget_viewer()
+            self._plot.deleteLater()
+        self._plot = CurvesPlot(self._viewer)
+        self._is_docking = True
+        QTimer.singleShot(PAUSE_MS, self._put)
+
+    def _put(self) -> None:
+        self._is_docking = False
+        if self._plot is None:  # taken away meanwhile
+            return
+        with drawn_once(self._widget.window() or self._widget):
+            dock = self._viewer.window.add_dock_widget(self._plot, name=NAME, area="bottom")
+            window = self._plot.window()
+            if isinstance(window, QMainWindow):
+                # Below the canvas only: the widget at the right keeps its whole height.
+                window.setCorner(_CORNER, Qt.DockWidgetArea.RightDockWidgetArea)
+                window.resizeDocks([dock], [_HEIGHT], Qt.Orientation.Vertical)
+        hold_redraws(self._widget)
+        self._plot.show_history(self._controller.history())
+
+    def _is_docked(self) -> bool:
+        return self._plot is not None and self._plot.parent() is not None
+
+    def _draw(self, events: tuple[Event, ...]) -> None:
+        if self._plot is not None and self._is_docked() and any(isinstance(event, _DRAWN) for event in events):
+            self._plot.show_history(self._controller.history())

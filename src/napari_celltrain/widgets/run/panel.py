@@ -1,0 +1,382 @@
+"""What can be done with a run that has ended.
+
+The run: one button that starts and stops it, how far it has come, its log, and what can be done at its end.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari.utils.notifications import show_error
+from qtpy.QtCore import Qt, QUrl, Signal
+from qtpy.QtGui import QDesktopServices
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QFileDialog,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QSlider,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt import QFlowLayout
+
+from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.runs.history import History
+from napari_celltrain.values.config import RunConfig
+from napari_celltrain.values.errors import CellTrainError
+from napari_celltrain.values.events import Event, Finished
+from napari_celltrain.widgets.forms.focus import FocusFrame
+from napari_celltrain.widgets.responsive import drawn_once
+from napari_celltrain.widgets.run.controller import RunController
+from napari_celltrain.widgets.run.prediction_layers import PredictionLayers
+from napari_celltrain.widgets.run.progress import RunLog, RunProgress
+from napari_celltrain.widgets.run.segment_row import SegmentRow
+from napari_celltrain.widgets.theme import plain_label, tooltip
+
+if TYPE_CHECKING:
+    from napari import Viewer
+
+
+class EndRow(QWidget):
+    """Open its folder, train on, or take its settings."""
+
+    openRequested = Signal()
+    resumeRequested = Signal(object)
+    """The new last epoch, or None for the one that the run had."""
+    settingsRequested = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._planned: int | None = None
+        self.open_button = QPushButton("Open results folder")
+        self.settings_button = QPushButton("Use these settings again")
+        self.resume_button = QPushButton("Resume")
+        self.resume_button.setToolTip(tooltip("Train on from the last saved state, as if the run had never ended"))
+        self.epochs = QSpinBox()
+        self.epochs.setAccessibleName("Last epoch of the resumed run")
+        training_on = QWidget()
+        row = QHBoxLayout(training_on)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(FocusFrame.around(self.resume_button))
+        row.addWidget(QLabel("until epoch"))
+        row.addWidget(FocusFrame.around(self.epochs))
+        layout = QFlowLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        for widget in (self.open_button, self.settings_button):
+            layout.addWidget(FocusFrame.around(widget))
+        layout.addWidget(training_on)
+        self.open_button.clicked.connect(self._open)
+        self.settings_button.clicked.connect(self._take_settings)
+        self.resume_button.clicked.connect(self._resume)
+
+    def setRun(self, config: RunConfig | None, history: History) -> None:
+        """A run that has done all its epochs is offered twice as many."""
+        done = history.finished.epoch if history.finished is not None else history.rows[-1].epoch if history.rows else 0
+        self._planned = history.started.epochs if history.started is not None else None
+        if self._planned is None and config is not None:
+            self._planned = config.training.epochs
+        planned = self._planned or 1
+        self.epochs.setRange(min(done + 1, 100_000), 100_000)
+        self.epochs.setValue(planned if done < planned else 2 * planned)
+        self.settings_button.setEnabled(config is not None)
+        self.resume_button.setEnabled(bool(history.dices))  # the state is saved right after each validation
+
+    def _open(self) -> None:
+        self.openRequested.emit()
+
+    def _take_settings(self) -> None:
+        self.settingsRequested.emit()
+
+    def _resume(self) -> None:
+        epochs = self.epochs.value()
+        self.resumeRequested.emit(None if epochs == self._planned else epochs)
+
+
+# --- run panel -------------------------------------------------------------------------------------------
+
+_STATES = {
+    "idle": "",
+    "preparing": "Preparing …",
+    "training": "Training",
+    "stopping": "Stopping after the next validation …",
+    "finished": "Finished",
+    "failed": "Failed",
+}
+_TIPS = {
+    "Start": "Check all settings and start training (Ctrl+Return)",
+    "Stop": "Train on to the next validation, keep the best model, and end (Ctrl+Return)",
+    "Stop now": "Validate after the current batch, keep the best model, and end (Ctrl+Return)",
+    "Stopping …": "The run is validated and saved",
+}
+
+
+class RunPanel(QWidget):
+    """Shows the controller's run. Starting needs the settings and is left to whoever has them."""
+
+    startRequested = Signal()
+    settingsRequested = Signal()
+    """The settings of the run shown are wanted in the form again."""
+
+    def __init__(self, viewer: Viewer, controller: RunController, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._viewer = viewer
+        self._controller = controller
+        self._is_checking = False
+        self.button = QPushButton("Start")
+        self.button.setMinimumWidth(90)
+        self.state = plain_label()
+        self.state.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.watch_button = QPushButton("Watch a run…")
+        self.watch_button.setToolTip(tooltip("Open the folder of a run that goes on elsewhere, or that has ended"))
+        self.progress = RunProgress()
+        self.message = plain_label()
+        self.log = RunLog()
+        self.end_row = EndRow()
+        self.segment_row = SegmentRow(viewer)
+        self.predictions = PredictionLayers(viewer, self)
+        self.show_predictions = QCheckBox("Show predictions")
+        self.show_predictions.setToolTip(
+            tooltip(
+                "At each validation, show one validation volume, its labels, the prediction and its errors as layers"
+            )
+        )
+        self.show_predictions.setChecked(True)
+        self.slider = QSlider(Qt.Orientation.Horizontal)
+        self.slider.setAccessibleName("Epoch of the prediction shown")
+        self.epoch_label = QLabel()
+        self.find_button = QPushButton("Go there")
+        self.find_button.setToolTip(tooltip("Move the view so that all layers are seen, the predictions among them"))
+        self._lay_out()
+        self._connect()
+        self._renew_slider()
+        self.catch_up()
+
+    # --- the run ------------------------------------------------------------------------------------------------
+
+    def catch_up(self) -> None:
+        """Show what has happened before this panel was there."""
+        self._renew()
+        if self._controller.is_busy:
+            self.progress.begin()
+        if self._controller.events:
+            self._add(self._controller.events)
+
+    @property
+    def has_run(self) -> bool:
+        """Whether there is anything to show of a run."""
+        return self._controller.is_busy or bool(self._controller.events)
+
+    def wanted_height(self) -> int:
+        """At which nothing has to be scrolled."""
+        content = self.scroll_area.widget()
+        assert content is not None
+        for layout in (self.layout(), content.layout()):
+            assert layout is not None
+            layout.activate()  # with what has just been shown or hidden
+        return self.height() - self.scroll_area.height() + content.heightForWidth(self.scroll_area.width())
+
+    def press(self) -> None:
+        """What the button does: start, stop, stop now."""
+        if not self.button.isEnabled():
+            return
+        if self._controller.is_busy:
+            self._controller.stop()
+        else:
+            self.startRequested.emit()
+
+    def set_checking(self, checking: bool) -> None:
+        """Whether settings and data are being made ready for a start."""
+        self._is_checking = checking
+        self._renew()
+
+    def watch(self, path: Path) -> None:
+        """Show the run in ``path``, going on or ended."""
+        try:
+            self._controller.watch(RunFolder.open(path))
+        except CellTrainError as error:
+            show_error(str(error))
+
+    def reset_choices(self, *_: object) -> None:
+        self.segment_row.reset_choices()
+
+    # --- the parts ----------------------------------------------------------------------------------------------
+
+    def _lay_out(self) -> None:
+        head = QHBoxLayout()
+        middle = Qt.AlignmentFlag.AlignVCenter
+        head.addWidget(FocusFrame.around(self.button), 0, middle)
+        head.addWidget(self.state, 1)
+        head.addWidget(FocusFrame.around(self.watch_button), 0, middle)
+        self.previews = QWidget()
+        previews = QHBoxLayout(self.previews)
+        previews.setContentsMargins(0, 0, 0, 0)
+        previews.addWidget(FocusFrame.around(self.show_predictions))
+        previews.addWidget(FocusFrame.around(self.slider), 1)
+        previews.addWidget(self.epoch_label)
+        previews.addWidget(FocusFrame.around(self.find_button))
+        self.scroll_area = self._scrolling(
+            self.progress, self.message, self.end_row, self.segment_row, self.previews, self.log
+        )
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(6, 6, 6, 6)
+        layout.setSpacing(4)
+        layout.addLayout(head)
+        layout.addWidget(self.scroll_area, 1)
+
+    def _scrolling(self, *widgets: QWidget) -> QScrollArea:
+        """What does not fit a low window is scrolled to, and never cut; the last one takes what room there is."""
+        content = QWidget()
+        column = QVBoxLayout(content)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(4)
+        for widget in widgets:
+            column.addWidget(widget)
+        column.setStretchFactor(widgets[-1], 1)
+        area = QScrollArea()
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setWidgetResizable(True)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        area.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # its contents can be reached by Tab
+        area.setWidget(content)
+        return area
+
+    def _connect(self) -> None:
+        self.button.clicked.connect(self.press)
+        self.watch_button.clicked.connect(self._press_watch)
+        self.end_row.openRequested.connect(self._open_folder)
+        self.end_row.resumeRequested.connect(self._resume)
+        self.end_row.settingsRequested.connect(self.settingsRequested)
+        self.find_button.clicked.connect(self._go_there)
+        self.show_predictions.toggled.connect(self._toggle_predictions)
+        self.slider.valueChanged.connect(self._go_to_epoch)
+        self.predictions.epochsChanged.connect(self._renew_slider)
+        self.predictions.shown.connect(self._renew_epoch)
+        self._controller.stateChanged.connect(self._renew)
+        self._controller.eventsReceived.connect(self._add)
+
+    def _add(self, events: tuple[Event, ...]) -> None:
+        folder = self._controller.folder
+        with drawn_once(self):
+            self.log.setFolder(folder)
+            self.log.addEvents(events)
+            self.progress.addEvents(events)
+            self.predictions.add_events(events, folder)
+
+    def _renew(self) -> None:
+        """All that follows from the state of the run."""
+        controller = self._controller
+        if controller.state == "preparing" and not controller.events:
+            self._clear()
+        # only now: taking layers away lets Qt's events through, and with them the end of a run that failed at once
+        busy = controller.is_busy
+        text = "Start"
+        if busy:
+            text = {None: "Stop", "stop": "Stop now", "stop-now": "Stopping …"}[controller.stop_request]
+        self.button.setText(text)
+        self.button.setToolTip(tooltip(_TIPS[text]))
+        self.button.setEnabled(text != "Stopping …" and not self._is_checking)
+        self.state.setText(self._state_text())
+        self.watch_button.setText("Stop watching" if busy and controller.watching else "Watch a run…")
+        self.watch_button.setEnabled(not controller.is_training and not self._is_checking)
+        self.message.setText(controller.message)
+        self.message.setVisible(bool(controller.message))
+        for widget in (self.progress, self.log, self.scroll_area):
+            widget.setVisible(self.has_run)
+        self._renew_end()
+
+    def _state_text(self) -> str:
+        controller = self._controller
+        if self._is_checking:
+            return "Checking …"
+        text = _STATES[controller.state]
+        outcome = controller.outcome
+        if controller.state == "finished" and isinstance(outcome, Finished) and outcome.reason.startswith("stopped"):
+            text = f"Stopped at epoch {outcome.epoch}"
+        if controller.stop_request == "stop-now" and controller.is_busy:
+            text = "Stopping now …"
+        if controller.watching and controller.state != "idle":
+            text = f"Watching: {text.lower()}"
+        return text
+
+    def _renew_end(self) -> None:
+        controller = self._controller
+        folder = controller.folder
+        ended = not controller.is_busy and folder is not None and folder.path.is_dir()
+        if not controller.is_busy:
+            self.progress.end()
+        self.end_row.setVisible(ended)
+        has_model = ended and folder is not None and (folder.model / "model.yaml").is_file()
+        self.segment_row.setVisible(has_model)
+        if not ended or folder is None:
+            return
+        self.end_row.setRun(controller.config, controller.history())
+        self.segment_row.setModel(folder.path if has_model else None)
+
+    def _clear(self) -> None:
+        self.progress.clear()
+        self.progress.begin()
+        self.log.clear()
+        self.predictions.forget()
+
+    # --- buttons --------------------------------------------------------------------------------------------------
+
+    def _press_watch(self) -> None:
+        if self._controller.is_busy:
+            self._controller.leave()
+            return
+        start = self._controller.folder.path.parent if self._controller.folder is not None else Path.home()
+        chosen = QFileDialog.getExistingDirectory(self, "Watch a run: choose its folder", str(start))
+        if chosen:
+            self.watch(Path(chosen))
+
+    def _open_folder(self) -> None:
+        if self._controller.folder is not None:
+            QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._controller.folder.path.absolute())))
+
+    def _resume(self, epochs: int | None) -> None:
+        folder = self._controller.folder
+        if folder is None:
+            return
+        try:
+            self._controller.resume(folder, epochs)
+        except CellTrainError as error:
+            show_error(str(error))
+
+    # --- the way back through the epochs ----------------------------------------------------------------------------
+
+    def _go_there(self) -> None:
+        self._viewer.reset_view()
+
+    def _toggle_predictions(self, on: bool) -> None:
+        self.predictions.set_enabled(on)
+        self._renew_slider()
+
+    def _renew_slider(self) -> None:
+        epochs = self.predictions.epochs
+        self.previews.setVisible(bool(epochs))
+        self.slider.setEnabled(len(epochs) > 1 and self.show_predictions.isChecked())
+        at_end = self.slider.value() == self.slider.maximum()
+        self.slider.blockSignals(True)
+        self.slider.setMaximum(max(0, len(epochs) - 1))
+        if at_end:
+            self.slider.setValue(self.slider.maximum())
+        self.slider.blockSignals(False)
+        self._renew_epoch()
+
+    def _go_to_epoch(self, position: int) -> None:
+        at_end = position == self.slider.maximum()
+        self.predictions.show_epoch(None if at_end else self.predictions.epochs[position])
+        self._renew_epoch()
+
+    def _renew_epoch(self) -> None:
+        epochs = self.predictions.epochs
+        if epochs:
+            self.epoch_label.setText(f"epoch {epochs[min(self.slider.value(), len(epochs) - 1)]}")

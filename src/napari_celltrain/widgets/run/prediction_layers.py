@@ -1,0 +1,292 @@
+"""Live predictions: the preview volume of the run as layers, renewed at each validation, with a way back in time."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import time
+from collections import deque
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.qt.threading import create_worker
+from napari.utils.colormaps import DirectLabelColormap
+from napari.utils.notifications import show_warning
+from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtWidgets import QWidget
+
+from napari_celltrain.data.differences import DESCRIPTIONS, Difference
+from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.values.events import Event, Failed, Finished, Validated
+from napari_celltrain.widgets.layers import (
+    PAUSE_MS,
+    beside_the_others,
+    find_layer,
+    show_layer,
+    sized,
+    undisturbed,
+)
+from napari_celltrain.widgets.previews import Preview, PreviewVolume, open_preview_volume, read_preview
+from napari_celltrain.widgets.responsive import SHARE, RedrawMeter, hold_redraws
+from napari_celltrain.widgets.run.sources import failure
+
+if TYPE_CHECKING:
+    from napari import Viewer
+
+IMAGE, LABELS, PREDICTION, ERRORS = "validation image", "validation labels", "prediction", "errors"
+# Okabe and Ito (2008): missed is blue or cold, false is orange or warm, whatever kind of colour vision sees it.
+COLORS = {
+    Difference.MISSED_VOXEL: "#56B4E9",
+    Difference.FALSE_VOXEL: "#E69F00",
+    Difference.WRONG_CLASS: "#CC79A7",
+    Difference.MISSED_OBJECT: "#0072B2",
+    Difference.FALSE_OBJECT: "#D55E00",
+    Difference.SPLIT_OBJECT: "#F0E442",
+    Difference.MERGED_OBJECTS: "#009E73",
+}
+LONGEST_REST = 20.0
+"""Seconds: a prediction is renewed that often even where it takes the window long to show it."""
+_NUM_REDRAWS = 2  # to renew the prediction and its errors
+_TURN_MS = 4 * PAUSE_MS  # from one layer to the next: those that are added have tools, which come after them
+
+_warmed_up: set[np.dtype[Any]] = set()
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    folder: RunFolder
+    volume: PreviewVolume
+    preview: Preview
+
+
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    folder: RunFolder
+    message: str
+
+
+@dataclass(slots=True)
+class _Task:
+    folder: RunFolder
+    volume: PreviewVolume | None
+    """Taken out when it is read: napari never lets go of a worker, nor of what it was given."""
+    path: str
+    epoch: int
+
+
+class PredictionLayers(QObject):
+    """Shows the latest prediction, or that of the epoch chosen by :meth:`show_epoch`."""
+
+    epochsChanged = Signal()
+    shown = Signal()
+    """The layers are those of :attr:`epoch` now."""
+
+    def __init__(self, viewer: Viewer, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._viewer = viewer
+        self._enabled = True
+        self._worker: Any = None
+        self._steps: deque[Callable[[], None]] = deque()
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.timeout.connect(self._step)
+        self._rest = QTimer(self)
+        self._rest.setSingleShot(True)
+        self._rest.timeout.connect(self._load)
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew with another run; its layers take the place of the old ones."""
+        self._timer.stop()
+        self._rest.stop()
+        self._steps.clear()
+        self._folder: RunFolder | None = None
+        self._volume: PreviewVolume | None = None
+        self._paths: dict[int, str] = {}
+        self._chosen: int | None = None
+        self._added: set[str] = set()
+        self._where: dict[str, Any] = {}
+        self._failed = False
+        self._ended = False
+        self._seconds = 0.0
+        self.epoch: int | None = None
+        self.epochsChanged.emit()
+
+    @property
+    def epochs(self) -> list[int]:
+        """Those that have a prediction, in order."""
+        return sorted(self._paths)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a prediction is being read, or put into the viewer."""
+        return self._worker is not None or bool(self._steps)
+
+    @property
+    def enabled(self) -> bool:
+        return self._enabled
+
+    def set_enabled(self, enabled: bool) -> None:
+        self._enabled = enabled
+        self._rest.stop()
+        self._load()
+
+    def add_events(self, events: tuple[Event, ...], folder: RunFolder | None) -> None:
+        paths = {e.epoch: e.preview for e in events if isinstance(e, Validated) and e.preview is not None}
+        if any(isinstance(event, Finished | Failed) for event in events):
+            self._ended = True
+            self._rest.stop()
+        if folder is None or not (paths or self._ended):
+            return
+        self._folder = folder
+        if paths:
+            self._paths |= paths
+            self.epochsChanged.emit()
+        self._load()
+
+    def show_epoch(self, epoch: int | None) -> None:
+        """Go back to ``epoch``, or with None follow the run again."""
+        self._chosen = epoch
+        self._rest.stop()
+        self._load()
+
+    # --- reading, in a thread ------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        """Read what is to be seen, unless it is seen already; while something is being read, when that is done."""
+        wanted = self._wanted()
+        if wanted is None or self._folder is None or self._failed or not self._enabled:
+            return
+        if self.is_busy or self._rest.isActive():
+            return
+        if wanted == self.epoch and self._added:
+            return
+        self._worker = create_worker(_read, _Task(self._folder, self._volume, self._paths[wanted], wanted))
+        self._worker.returned.connect(self._show)
+        self._worker.finished.connect(self._done)
+        self._worker.start()
+
+    def _wanted(self) -> int | None:
+        if self._chosen in self._paths:
+            return self._chosen
+        return max(self._paths, default=None)
+
+    def _done(self) -> None:
+        self._worker = None
+        self._load()
+
+    def _show(self, loaded: _Loaded | _Unread) -> None:
+        if self._folder is None or loaded.folder.path != self._folder.path:
+            return  # another run is shown by now
+        if isinstance(loaded, _Loaded):
+            self._put(loaded)
+            return
+        self._failed = True  # once is enough: the next validation would say the same
+        if self._folder.path.is_dir():  # where all is gone, the run itself tells
+            show_warning(f"The live prediction cannot be shown. {loaded.message}")
+
+    # --- layers, in the thread of the window -----------------------------------------------------------------
+
+    def _put(self, loaded: _Loaded) -> None:
+        """One layer at a time: each costs the window up to a tenth of a second, mostly inside napari."""
+        volume, preview = loaded.volume, loaded.preview
+        self._seconds = 0.0
+        renews = {PREDICTION, ERRORS} <= self._added
+        if self._volume is None:
+            self._volume = volume
+            self._where = sized(self._viewer, volume.voxel_size)
+            self._where["translate"] = beside_the_others(
+                self._viewer, volume.target.shape, self._where["scale"], "right"
+            )
+            self._steps.append(partial(self._put_image, volume))
+            self._steps.append(partial(self._set, LABELS, "labels", volume.labels, visible=False))
+        self._steps.append(partial(self._set, PREDICTION, "labels", preview.labels, opacity=0.5))
+        self._steps.append(partial(self._set, ERRORS, "labels", preview.errors, opacity=0.7, **error_looks()))
+        self._steps.append(partial(self._finish, preview.epoch, rests=renews))
+        self._step()
+
+    def _step(self) -> None:
+        if not self._steps:
+            return
+        step = self._steps.popleft()
+        begun, num_layers = time.perf_counter(), len(self._viewer.layers)
+        try:
+            with undisturbed(self._viewer):
+                step()
+        except Exception:  # napari shows it; the layers that are left would hardly fare better
+            self._steps.clear()
+            self._failed = True
+            raise
+        self._seconds += time.perf_counter() - begun
+        is_new = len(self._viewer.layers) != num_layers
+        window = self.parent()
+        if is_new and isinstance(window, QWidget):
+            hold_redraws(window)
+        if self._steps:
+            self._timer.start(_TURN_MS if is_new else PAUSE_MS)
+        else:
+            self._load()
+
+    def _put_image(self, volume: PreviewVolume) -> None:
+        image = self._set(IMAGE, "image", volume.image, contrast_limits=volume.contrast)
+        if image is not None and tuple(image.contrast_limits) != volume.contrast:
+            image.contrast_limits = volume.contrast
+
+    def _finish(self, epoch: int, rests: bool) -> None:
+        self.epoch = epoch
+        self.shown.emit()
+        if rests and not self._ended and self._chosen is None:
+            window = self.parent()
+            redraw = RedrawMeter.of(window).seconds if isinstance(window, QWidget) else 0.0
+            seconds = self._seconds + _NUM_REDRAWS * redraw
+            self._rest.start(int(1000 * min(seconds / SHARE, LONGEST_REST)))
+
+    def _set(self, name: str, kind: str, data: Any, **looks: Any) -> Any:
+        """Renew a layer, or add it; one that the user has removed since stays away until the next run."""
+        if name in self._added and find_layer(self._viewer, name) is None:
+            return None
+        self._added.add(name)
+        return show_layer(self._viewer, kind, name, data, **self._where, **looks)
+
+
+def _read(task: _Task) -> _Loaded | _Unread:
+    """What is to be shown, or what went wrong (an exception as a result would be raised by napari's worker)."""
+    volume, task.volume = task.volume, None
+    try:
+        if volume is None:
+            volume = open_preview_volume(task.folder)
+        preview = read_preview(task.folder, volume, task.path, task.epoch)
+        _warm_up(volume.labels.dtype, preview.labels.dtype)
+        return _Loaded(task.folder, volume, preview)
+    except Exception as error:
+        return _Unread(task.folder, failure(error, "Reading the prediction").message)
+
+
+def _warm_up(*dtypes: np.dtype[Any]) -> None:
+    """What napari does once for the first labels of a kind: seconds of work, which need not be the window's.
+
+    It loads pandas and parts of scikit-image; where numba is installed, it compiles how numbers become colours; and
+    vispy works out the dashes of the lines that tools draw with. A camera's angles need a part of scipy.
+    """
+    from napari.layers import Labels
+
+    for dtype in {*dtypes, np.dtype(np.uint8)} - _warmed_up:
+        Labels(np.ones((1, 2, 2), dtype), features={"index": [1]}).colormap.map(np.ones((2, 2), dtype))
+        _warmed_up.add(dtype)
+    Labels(np.ones((1, 2, 2), np.uint8), **error_looks())
+    importlib.import_module("scipy.spatial.transform")
+    with contextlib.suppress(ImportError):  # napari draws with vispy today
+        importlib.import_module("vispy.visuals.line.dash_atlas").DashAtlas()
+
+
+def error_looks(kinds: Container[Difference] = frozenset(Difference)) -> dict[str, Any]:
+    """How a layer of :class:`Difference` is shown; errors of other ``kinds`` are not."""
+    colors: dict[int | None, str] = {None: "transparent", 0: "transparent"}
+    colors |= {int(difference): color for difference, color in COLORS.items() if difference in kinds}
+    return {
+        "colormap": DirectLabelColormap(color_dict=colors),
+        "features": {"index": [int(d) for d in DESCRIPTIONS], "difference": list(DESCRIPTIONS.values())},
+    }

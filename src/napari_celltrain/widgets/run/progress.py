@@ -1,0 +1,340 @@
+"""One bar in napari's activity dock.
+
+How far a run has come: two bars and a line of numbers, and the same in napari's activity dock.
+
+The log of a run, as ``training.log`` has it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from napari.utils import progress
+from napari.utils.notifications import show_error
+from qtpy.QtCore import QObject, QSize, QTimer
+from qtpy.QtGui import QMovie
+from qtpy.QtWidgets import (
+    QApplication,
+    QFileDialog,
+    QHBoxLayout,
+    QLabel,
+    QMainWindow,
+    QPlainTextEdit,
+    QProgressBar,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.values.events import (
+    EpochDone,
+    Event,
+    Finished,
+    Prepared,
+    Started,
+    StepDone,
+    StopRequested,
+    Validated,
+    ValidationProgressed,
+)
+from napari_celltrain.values.text import describe, duration, printable, scores
+from napari_celltrain.widgets.field_labels import in_the_window
+from napari_celltrain.widgets.forms.focus import FocusRing
+from napari_celltrain.widgets.layers import PAUSE_MS
+from napari_celltrain.widgets.theme import plain_label
+
+
+class Activity(QObject):
+    """A bar from now until :meth:`close`.
+
+    napari handles the window's events while it moves a bar, and crashes over nested bars that are closed together. So
+    there is one bar, moved from a timer: whoever calls :meth:`show` is never called again before it returns.
+
+    While there is a bar, napari plays a film of 41 pictures a second in its status bar. Each has the whole window put
+    together anew: half a core, for hours, where a processor does the work of a graphics card. So the film stands still
+    and goes on by one picture when the bar moves.
+    """
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._bar: progress | None = None
+        self._wanted = (0, 0, "")
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(PAUSE_MS)
+        self._timer.timeout.connect(self._move)
+        self._halted: list[QMovie] = []
+        self._timer.start()  # napari has the whole window drawn for a new bar: not while a run is begun
+
+    def show(self, done: int, total: int, text: str) -> None:
+        self._wanted = (done, total, text)
+        self._halt()
+        if not self._timer.isActive():
+            self._timer.start()
+
+    def close(self) -> None:
+        self._timer.stop()
+        for movie in self._halted:
+            if movie.state() == QMovie.MovieState.Paused:  # there may be bars of others; else napari ends it now
+                movie.setPaused(False)
+        if self._bar is not None:
+            self._bar.close()
+        self.deleteLater()
+
+    def _move(self) -> None:
+        done, total, text = self._wanted
+        total = max(1, total)
+        if self._bar is None:
+            # `gui` keeps the bar out of the terminal that napari was started from; without a total it would never rest.
+            self._bar = progress(total=1, desc="CellTrain", gui=True)
+            self._halt()
+        if self._bar.total != total:
+            self._bar.total = total
+        if text and self._bar.desc != f"{text}: ":
+            self._bar.set_description(text)
+        if self._bar.n != done:
+            self._bar.update(done - self._bar.n)
+
+    def _halt(self) -> None:
+        if not self._halted:
+            self._halted = _running_movies()
+        for movie in self._halted:
+            movie.setPaused(True)
+            movie.jumpToNextFrame()
+
+
+def _running_movies() -> list[QMovie]:
+    """Those in status bars, found by what Qt tells of a window, as napari has no name for them."""
+    bars = [window.statusBar() for window in QApplication.topLevelWidgets() if isinstance(window, QMainWindow)]
+    movies = [label.movie() for bar in bars if bar is not None for label in bar.findChildren(QLabel)]
+    return [movie for movie in movies if movie is not None and movie.state() == QMovie.MovieState.Running]
+
+
+# --- run progress ----------------------------------------------------------------------------------------
+
+
+class RunProgress(QWidget):
+    """Shows what :meth:`addEvents` is told, between :meth:`begin` and :meth:`end` also in the activity dock."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.epochs = _bar("Epochs")
+        self.steps = _bar("Steps")
+        self.numbers = plain_label()
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(3)
+        for widget in (self.epochs, self.steps, self.numbers):
+            layout.addWidget(widget)
+        self._activity: Activity | None = None
+        self._stage_only = False
+        self.clear()
+
+    def clear(self) -> None:
+        self.end()
+        self._steps_per_epoch = 0
+        self._stage_only = False
+        self._loss: float | None = None
+        self._latest: Validated | None = None
+        self._best: Validated | None = None
+        self._end_time: float | None = None
+        self._is_stopping = False
+        self._finished: Finished | None = None
+        for bar in (self.epochs, self.steps):
+            _show(bar, 0, 1, "")
+        self.steps.show()
+        self.numbers.setText("")
+
+    def begin(self) -> None:
+        """A run that goes on: from now on in the activity dock, too."""
+        self.end()
+        self._activity = Activity(self)
+
+    def end(self) -> None:
+        """The run is over; what was reached stays to be read."""
+        if self._activity is not None:
+            self._activity.close()
+            self._activity = None
+            self.numbers.setText(self._numbers())  # no time is left any more
+        if self._stage_only:
+            _show(self.steps, 0, 1, "")
+
+    def addEvents(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self._add(event)
+        self.numbers.setText(self._numbers())
+        if self._activity is not None:
+            self._activity.show(*self._overall())
+
+    def _add(self, event: Event) -> None:
+        match event:
+            case Prepared():
+                self._stage_only = True
+                _show(self.steps, event.done, event.total, _stage(event.stage))
+            case Started():
+                self._finished = None
+                self._is_stopping = False
+                self._stage_only = False
+                self.steps.show()
+                self._steps_per_epoch = event.steps_per_epoch
+                self._show_epoch(event.first_epoch - 1, event.epochs)
+                _show(self.steps, 0, event.steps_per_epoch, "Step %v of %m")
+            case StepDone():
+                self._loss = event.loss
+                _show(self.steps, event.step_in_epoch, self._steps_per_epoch, "Step %v of %m")
+            case EpochDone():
+                self._loss = event.train_loss
+                self._end_time = (event.time or time.time()) + event.remaining_seconds
+                self._show_epoch(event.epoch, self.epochs.maximum())
+                _show(self.steps, 0, self._steps_per_epoch, "Step %v of %m")
+            case ValidationProgressed():
+                _show(self.steps, event.done, event.total, "Validation: volume %v of %m")
+            case Validated():
+                self._latest = event
+                self._best = event if event.is_best else self._best
+            case StopRequested():
+                self._is_stopping = True  # what is left is no longer what was planned
+            case Finished():
+                self._finished = event
+                self.steps.hide()
+
+    def _overall(self) -> tuple[int, int, str]:
+        """Steps done, of how many, and the epoch in words; (0, 0) while that is not known."""
+        if not self._steps_per_epoch:
+            return 0, 0, self.steps.format()
+        validates = "Step" not in self.steps.format()
+        done = self.epochs.value() * self._steps_per_epoch + (0 if validates else self.steps.value())
+        total = self.epochs.maximum() * self._steps_per_epoch
+        return min(done, total), total, self.epochs.text()
+
+    def _show_epoch(self, epoch: int, epochs: int) -> None:
+        _show(self.epochs, epoch, epochs, "Epoch %v of %m")
+
+    def _numbers(self) -> str:
+        if self._finished is not None:
+            best = self._finished
+            return f"Best: {scores(best.best_dice, best.best_f1)}, at epoch {best.best_epoch}"
+        left = None if self._end_time is None or self._is_stopping else self._end_time - time.time()
+        parts = (
+            f"loss {self._loss:.4f}" if self._loss is not None else "",
+            scores(self._latest.dice, self._latest.f1) if self._latest is not None else "",
+            f"best {self._best.dice:.4f} at epoch {self._best.epoch}" if self._best is not None else "",
+            f"about {duration(left)} left" if left is not None and left > 0 and self._activity is not None else "",
+        )
+        return "   ".join(filter(None, parts))
+
+
+def _stage(stage: str) -> str:
+    """Qt would put numbers for the ``%v`` of a file's name."""
+    text = printable(stage).replace("%", "%\N{WORD JOINER}")
+    return f"{text[:1].upper()}{text[1:]} …"
+
+
+def _bar(name: str) -> QProgressBar:
+    bar = QProgressBar()
+    bar.setAccessibleName(name)
+    bar.setTextVisible(True)
+    return bar
+
+
+def _show(bar: QProgressBar, value: int, total: int, text: str) -> None:
+    """Of no total, the text alone: a bar that says "busy" by moving has the whole window drawn all the time."""
+    bar.setFormat(text)
+    bar.setMaximum(max(1, total))
+    bar.setValue(min(value, total))
+
+
+# --- run log ---------------------------------------------------------------------------------------------
+
+MAX_LINES = 5000
+"""What is older is in ``training.log``."""
+_HEIGHT = 76  # pixels: four lines
+
+
+class _Lines(QPlainTextEdit):
+    def sizeHint(self) -> QSize:
+        """A few lines will do: it takes what room is left, and claims none from what stands above it."""
+        return QSize(super().sizeHint().width(), _HEIGHT)
+
+
+class RunLog(QWidget):
+    """Lines of plain text, following the last one unless the user has scrolled up to read."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._folder: RunFolder | None = None
+        self.text = _Lines()
+        FocusRing(self.text)
+        self.text.setReadOnly(True)
+        self.text.setMaximumBlockCount(MAX_LINES)
+        self.text.setMinimumHeight(_HEIGHT)
+        self.text.setAccessibleName("Log")
+        # Tab leaves the log, as it leaves every other control.
+        self.text.setTabChangesFocus(True)
+        self._follows = True
+        bar = self.text.verticalScrollBar()
+        assert bar is not None
+        self._bar = bar
+        bar.actionTriggered.connect(self._note_scrolling)
+        bar.rangeChanged.connect(self._keep_at_end)
+        self.save_button = QPushButton("Save log…")
+        self.save_button.setEnabled(False)
+        self.save_button.setToolTip("Save the log so far as a text file; at the end it is in the run folder anyway")
+        self.save_button.clicked.connect(self._ask_and_save)
+        head = QHBoxLayout()
+        head.addWidget(QLabel("Log"))
+        head.addStretch()
+        head.addWidget(self.save_button)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        layout.addLayout(head)
+        layout.addWidget(self.text, 1)
+
+    def clear(self) -> None:
+        self.text.clear()
+        self._follows = True
+        self._folder = None
+        self.save_button.setEnabled(False)
+
+    def setFolder(self, folder: RunFolder | None) -> None:
+        self._folder = folder
+
+    def addEvents(self, events: Iterable[Event]) -> None:
+        lines = [describe(event) for event in events if not isinstance(event, StepDone)]
+        shown = [in_the_window(line) for line in lines if line is not None][-MAX_LINES:]
+        if not shown:
+            return
+        before = self._bar.value()
+        self.text.appendPlainText("\n".join(shown))
+        self._bar.setValue(self._bar.maximum() if self._follows else before)
+        self.save_button.setEnabled(True)
+
+    def saveTo(self, path: Path) -> None:
+        """The whole log: of the run folder where there is one, with its times. Raises ``OSError``."""
+        if self._folder is not None and self._folder.log_file.is_file():
+            path.write_bytes(self._folder.log_file.read_bytes())
+        else:
+            path.write_text(self.text.toPlainText() + "\n", encoding="utf-8")
+
+    def _note_scrolling(self, action: int) -> None:
+        """The user's own scrolling, not what the text does by itself."""
+        self._follows = self._bar.sliderPosition() >= self._bar.maximum() - 1
+
+    def _keep_at_end(self, low: int, high: int) -> None:
+        """Also when the log is made higher or lower."""
+        if self._follows:
+            self._bar.setValue(high)
+
+    def _ask_and_save(self) -> None:
+        start = self._folder.name if self._folder is not None else "training"
+        name, _ = QFileDialog.getSaveFileName(self, "Save log", f"{start}.log", "Log (*.log *.txt)")
+        if not name:
+            return
+        try:
+            self.saveTo(Path(name))
+        except OSError as error:
+            show_error(f"The log could not be saved to {name}: {error.strerror or error}.")

@@ -1,0 +1,85 @@
+"""Colours that mean something, taken from napari's theme and kept readable on its background.
+
+Text from files, shown as it is: Qt takes anything with angle brackets for HTML unless it is told otherwise.
+"""
+
+from __future__ import annotations
+
+import html
+from typing import Literal
+
+import napari
+from napari.settings import get_settings
+from napari.utils.theme import get_theme
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import QLabel, QSizePolicy, QWidget
+
+Meaning = Literal["text", "error", "warning", "current", "background", "foreground", "icon"]
+
+READABLE = 4.5
+"""Contrast that text must have against what it stands on (WCAG 2, level AA)."""
+
+
+def theme_color(meaning: Meaning) -> QColor:
+    """The colour of the theme in use; errors and warnings made lighter or darker until they can be read."""
+    theme = get_theme(_theme_name())
+    color = _as_qt(getattr(theme, meaning))
+    if meaning not in ("error", "warning"):
+        return color
+    return _readable(color, _as_qt(theme.background))
+
+
+def _theme_name() -> str:
+    viewer = napari.current_viewer()
+    return str(viewer.theme if viewer is not None else get_settings().appearance.theme)
+
+
+def _as_qt(color: object) -> QColor:
+    red, green, blue = color.as_rgb_tuple()[:3]  # type: ignore[attr-defined]  # pydantic's Color
+    return QColor(int(red), int(green), int(blue))
+
+
+def _readable(color: QColor, background: QColor) -> QColor:
+    hue, saturation, lightness, _ = color.getHslF()
+    step = 0.02 if _luminance(background) < 0.18 else -0.02
+    while _contrast(color, background) < READABLE and 0.05 < lightness < 0.95:
+        lightness += step
+        color = QColor.fromHslF(hue, saturation, lightness)
+    return color
+
+
+def _contrast(one: QColor, other: QColor) -> float:
+    low, high = sorted((_luminance(one), _luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(color: QColor) -> float:
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+        for c in (color.redF(), color.greenF(), color.blueF())
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+# --- plain text ------------------------------------------------------------------------------------------
+
+
+def tooltip(text: str) -> str:
+    """``text`` for ``setToolTip``: shown letter by letter, and wrapped, which Qt does for rich text only."""
+    return f"<qt>{html.escape(text).replace(chr(10), '<br>')}</qt>" if text else ""
+
+
+def menu_text(text: str) -> str:
+    """``text`` for a menu or button, where ``&`` would underline the next letter."""
+    return text.replace("&", "&&")
+
+
+def plain_label(text: str = "", parent: QWidget | None = None) -> QLabel:
+    """A label that wraps, shows file names as they are, and lets itself be copied from."""
+    label = QLabel(text, parent)
+    label.setTextFormat(Qt.TextFormat.PlainText)
+    label.setWordWrap(True)
+    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    label.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
+    return label

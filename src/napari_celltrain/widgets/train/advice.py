@@ -1,0 +1,219 @@
+"""What the form says about the values in it: the rules of thumb, and a patch size with its reason.
+
+Pure functions, without Qt and without torch, so that the window can ask at every change.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+
+from napari_celltrain.data.report import DataReport, PairReport
+from napari_celltrain.data.split import split_cases
+from napari_celltrain.nets.geometry import (
+    PatchSuggestion,
+    affordable_voxels,
+    bytes_per_voxel,
+    plan_strides,
+    suggest_patch_size,
+    total_stride,
+)
+from napari_celltrain.values.config import ZYX, AugmentationConfig, DataConfig, Spacing, TrainingConfig
+from napari_celltrain.values.decoding import OBJECT_MAPS, choose_target
+from napari_celltrain.values.errors import DataError
+from napari_celltrain.values.text import count
+
+MANY_SAMPLES = 10
+"""Rule of thumb for patches: augment with more samples than this per image …"""
+ENOUGH_IMAGES = 5
+"""… and at least this many images."""
+LARGE_SET = 20
+"""Whole images: so many make a set large, which the rule of thumb leaves open."""
+
+_DEFAULT_DIVISOR: ZYX = (16, 16, 16)
+_LEVELS = {"unet": 4, "dynunet": 4, "segresnet": 3, "attention_unet": 3, "trailmap": 3}
+_FIXED_DIVISORS: dict[str, ZYX] = {"vnet": (16, 16, 16), "swinunetr": (32, 32, 32)}
+
+
+@dataclass(frozen=True, slots=True)
+class DataFacts:
+    """What advice needs to know of the data."""
+
+    training: tuple[ZYX, ...]
+    """Shapes of the training volumes, or blocks of one."""
+    validation: tuple[ZYX, ...]
+    voxel_size: Spacing | None
+    """The median, as the network will be made for it."""
+    object_extent: Spacing | None
+    """Typical size of an object in voxels."""
+    num_outputs: int
+    num_bytes: int
+    """Of all images and labels, decoded."""
+
+    @property
+    def num_training(self) -> int:
+        return len(self.training)
+
+
+def data_facts(report: DataReport | None, data: DataConfig | None = None, seed: int = 0) -> DataFacts | None:
+    """The facts of a report, divided as training will divide them; None while there is nothing to train on.
+
+    ``data`` tells the share for validation, where the report leaves the sides open.
+    """
+    pairs = [pair for pair in (report.pairs if report is not None else ()) if pair.is_usable and pair.shape is not None]
+    if report is None or not pairs:
+        return None
+    sides = _sides(pairs, (data or DataConfig()).validation_fraction, seed)
+    return DataFacts(
+        training=sides[0],
+        validation=sides[1],
+        voxel_size=_median([pair.voxel_size for pair in pairs]),
+        object_extent=_median([pair.object_extent_median for pair in pairs]),
+        num_outputs=_num_outputs(report),
+        num_bytes=sum(_num_bytes(pair) for pair in pairs),
+    )
+
+
+def _num_outputs(report: DataReport) -> int:
+    """Of the network that is trained unless another target is chosen; one more or less hardly changes its costs."""
+    if report.scheme is None:
+        return 1
+    is_objects = choose_target("auto", report.scheme.kind) == "objects"
+    return len(OBJECT_MAPS) if is_objects else report.scheme.num_outputs
+
+
+def _sides(pairs: Sequence[PairReport], fraction: float, seed: int) -> tuple[tuple[ZYX, ...], tuple[ZYX, ...]]:
+    shapes = {pair.pair: pair.shape for pair in pairs if pair.shape is not None}
+    if any(pair.side is not None for pair in pairs):
+        train = tuple(shapes[pair.pair] for pair in pairs if pair.side != "validation")
+        return train, tuple(shapes[pair.pair] for pair in pairs if pair.side == "validation")
+    try:
+        fingerprints = [pair.image_fingerprint for pair in pairs if pair.shape is not None]
+        split = split_cases(list(shapes), list(shapes.values()), fraction, seed, fingerprints=fingerprints)
+    except DataError:  # a single volume, too small to be cut: the data check says so
+        return tuple(shapes.values()), ()
+
+    def shape(pair: object, region: tuple[tuple[int, int], ...] | None) -> ZYX:
+        z, y, x = shapes[pair] if region is None else (stop - start for start, stop in region)  # type: ignore[index]
+        return (z, y, x)
+
+    training = tuple(shape(case.pair, case.region) for case in split.train)
+    return training, tuple(shape(case.pair, case.region) for case in split.validation)
+
+
+def _num_bytes(pair: PairReport) -> int:
+    assert pair.shape is not None
+    itemsize = sum(np.dtype(name).itemsize for name in (pair.dtype, pair.label_dtype) if name)
+    return math.prod(pair.shape) * itemsize
+
+
+def _median(values: Sequence[Spacing | None]) -> Spacing | None:
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    z, y, x = (float(number) for number in np.median(np.array(known), axis=0))
+    return (z, y, x)
+
+
+# --- patches --------------------------------------------------------------------------------------------
+
+
+def network_divisor(model: str, voxel_size: Spacing | None) -> ZYX:
+    """What patch sizes should be multiples of, found without building the network; 16 for networks from elsewhere."""
+    if model in _LEVELS:
+        return total_stride(plan_strides(voxel_size, _LEVELS[model]))
+    return _FIXED_DIVISORS.get(model, _DEFAULT_DIVISOR)
+
+
+def suggestion(facts: DataFacts, training: TrainingConfig) -> PatchSuggestion:
+    """The patch size that training would take by itself, and why."""
+    divisor = network_divisor(training.model, facts.voxel_size)
+    affordable = None
+    if training.device == "cpu":  # of what else there may be, the window does not know the memory
+        free, needed = int(psutil.virtual_memory().available), bytes_per_voxel(training.model, training.model_size)
+        affordable = affordable_voxels(free, training.batch_size, needed)
+    return suggest_patch_size(facts.training, facts.voxel_size, divisor, facts.object_extent, affordable)
+
+
+def suggestion_words(facts: DataFacts, training: TrainingConfig) -> str:
+    found = suggestion(facts, training)
+    text = f"Suggested: {sizes(found.patch_size)} voxels (z, y, x): {found.reason}."
+    if facts.object_extent is not None:
+        text += f" {_object_words(found.patch_size, facts.object_extent)}"
+    return text
+
+
+def patch_warning(facts: DataFacts | None, patch_size: ZYX | None, divisor: ZYX) -> str:
+    """What is awkward about a patch size that was chosen by hand; empty where nothing is."""
+    if patch_size is None:
+        return ""
+    warnings = []
+    extent = facts.object_extent if facts is not None else None
+    if extent is not None and any(size > patch for size, patch in zip(extent, patch_size, strict=True)):
+        warnings.append(_object_words(patch_size, extent))
+    if any(patch % step for patch, step in zip(patch_size, divisor, strict=True)):
+        warnings.append(f"Not a multiple of {sizes(divisor)}: the network pads it, which costs some time.")
+    if facts is not None:
+        longest = [max(sizes) for sizes in zip(*facts.training, strict=True)]
+        wide = [axis for axis, size, patch in zip("zyx", longest, patch_size, strict=True) if size < patch]
+        if wide:
+            warnings.append(f"Larger than the volumes along {' and '.join(wide)}: there their mirror image goes on.")
+    return " ".join(warnings)
+
+
+def _object_words(patch_size: ZYX, extent: Spacing) -> str:
+    typical = " × ".join(f"{size:.0f}" for size in extent)
+    ratio = min(patch / size for patch, size in zip(patch_size, extent, strict=True))
+    if ratio < 1:
+        return f"A typical object spans {typical} voxels, more than such a patch: larger ones would show it whole."
+    if ratio < 2:
+        return f"A typical object spans {typical} voxels, so a patch holds about one."
+    return f"A typical object spans {typical} voxels, so a patch shows whole ones with their surroundings."
+
+
+# --- augmentation ---------------------------------------------------------------------------------------
+
+
+def should_augment(patches: bool, num_images: int, samples: int) -> bool:
+    """The rules of thumb."""
+    if patches:
+        return samples > MANY_SAMPLES and num_images >= ENOUGH_IMAGES
+    return num_images >= LARGE_SET
+
+
+def augmentation_advice(config: AugmentationConfig, facts: DataFacts | None) -> str:
+    """The rule of thumb, what it says about this data, and what to do if that is not what is chosen."""
+    if config.patches:
+        rule = (
+            f"Rule of thumb for patches: on with more than {MANY_SAMPLES} samples per volume and at least "
+            f"{ENOUGH_IMAGES} volumes."
+        )
+    else:
+        rule = "Rule of thumb for whole images: on when the set is large."
+    if facts is None:
+        return rule
+    return f"{rule} {_situation(config, facts.num_training)}"
+
+
+def _situation(config: AugmentationConfig, num_images: int) -> str:
+    volumes = count(num_images, "training volume")
+    if not config.patches:
+        size = "a large set" if num_images >= LARGE_SET else "a small set"
+        have = f"You have {volumes}, {size}"
+    else:
+        have = f"You take {count(config.samples_per_volume, 'sample')} from each of {volumes}"
+    if should_augment(config.patches, num_images, config.samples_per_volume) == config.augment:
+        return f"{have}: it is {'on' if config.augment else 'off'}, as it should be."
+    if not config.augment:
+        return f"{have}: switch it on."
+    if config.patches and num_images >= ENOUGH_IMAGES:
+        return f"{have}: take more than {MANY_SAMPLES} samples, or switch it off."
+    return f"{have}: more volumes would help; until then try it on and off, and compare."
+
+
+def sizes(size: Sequence[int]) -> str:
+    return " × ".join(map(str, size))

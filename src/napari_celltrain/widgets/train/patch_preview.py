@@ -1,0 +1,211 @@
+"""Real training patches as layers: the very arrays that the network would get, drawn anew at each press."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from math import ceil, sqrt
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from napari.qt.threading import create_worker
+from napari.utils.notifications import show_error
+from numpy.typing import NDArray
+from qtpy.QtCore import QObject, Signal
+
+from napari_celltrain.values.config import ZYX, RunConfig, Spacing
+from napari_celltrain.values.decoding import Target
+from napari_celltrain.values.errors import CellTrainError
+from napari_celltrain.widgets.background import Parcel
+from napari_celltrain.widgets.layers import LayerSource, beside_the_others, find_layer, show_layer, sized, undisturbed
+from napari_celltrain.widgets.responsive import import_engine, quick_switching
+
+if TYPE_CHECKING:
+    from napari_celltrain.engine.patches import PatchSource
+    from napari_celltrain.runs.prepare import Preparation
+
+T = TypeVar("T", bound=np.generic)
+
+IMAGE_LAYER = "training patch (image)"
+LABELS_LAYER = "training patch (labels)"
+MAX_PATCHES = 9
+MAX_VOXELS = 2**25
+"""Of all patches shown together: a draw of whole images must not fill the memory."""
+MAX_KEPT_BYTES = 2**30
+"""Decoded volumes up to this size are kept for the next press."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """What drawing needs; kept, the next draw of the same settings takes no time."""
+
+    asked: RunConfig
+    config: RunConfig
+    source: PatchSource
+    target: Target
+    voxel_size: Spacing | None
+    num_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    images: tuple[NDArray[np.float32], ...]
+    targets: tuple[NDArray[np.uint8], ...]
+    voxel_size: Spacing | None
+    ready: Ready
+
+
+class PatchPreview(QObject):
+    """Shows patches in the viewer. What it keeps in memory goes with :meth:`release`, which Start should call."""
+
+    started = Signal()
+    finished = Signal()
+    """Patches are shown, or the attempt has failed."""
+
+    def __init__(self, viewer: Any, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._viewer = viewer
+        self._ready: Ready | None = None
+        self._num_draws = 0
+        self._is_busy = False
+
+    @property
+    def is_busy(self) -> bool:
+        return self._is_busy
+
+    def show(self, config: RunConfig, layers: LayerSource | None = None) -> None:
+        """Draw patches of ``config`` in the background, of ``layers`` where these are the source."""
+        if self._is_busy:
+            return
+        self._is_busy = True
+        self._num_draws += 1
+        wanted = Parcel((config, layers, self._num_draws, self._ready))
+        self._ready = None
+        worker = create_worker(_draw_wanted, wanted, _progress={"desc": "Drawing training patches"})
+        worker.returned.connect(self._take)
+        worker.errored.connect(self._end)
+        worker.start()
+        self.started.emit()
+
+    def release(self) -> None:
+        """Keep no volume in memory."""
+        self._ready = None
+
+    def _take(self, drawn: Draw | str) -> None:
+        if isinstance(drawn, str):
+            show_error(drawn)
+        else:
+            self._ready = drawn.ready if drawn.ready.num_bytes <= MAX_KEPT_BYTES else None
+            is_new = find_layer(self._viewer, IMAGE_LAYER) is None
+            show_patches(self._viewer, drawn)
+            if is_new:  # they lie beside what was in view, and were asked for
+                self._viewer.reset_view()
+        self._end()
+
+    def _end(self, *_: Any) -> None:
+        self._is_busy = False
+        self.finished.emit()
+
+
+def _draw_wanted(
+    wanted: Parcel[tuple[RunConfig, LayerSource | None, int, Ready | None]],
+) -> Generator[None, None, Draw | str]:
+    with quick_switching():
+        return (yield from draw_patches(*wanted.take()))
+
+
+def draw_patches(
+    config: RunConfig, layers: LayerSource | None, draw: int, ready: Ready | None
+) -> Generator[None, None, Draw | str]:
+    """The first patches of epoch ``draw``, in the worker's thread; or, as text, why there are none.
+
+    A generator, so that napari can end it between two volumes.
+    """
+    try:
+        if layers is not None:
+            config = config.model_copy(update={"data": layers.materialize(config.data, config.data.results)})
+        if ready is None or _what_matters(ready.asked) != _what_matters(config):
+            ready = yield from _prepare(config)
+        return _draw(ready, draw)
+    except CellTrainError as error:
+        return str(error)
+    except RuntimeError as error:  # of which napari's workers for generators tell nobody
+        return f"The patches could not be drawn: {error}"
+
+
+def _draw(ready: Ready, draw: int) -> Draw:
+    from napari_celltrain.data.labels import readable_target
+    from napari_celltrain.engine.patches import plan_epoch
+
+    augmentation = ready.config.augmentation
+    samples = augmentation.samples_per_volume if augmentation.patches else 1
+    requests = plan_epoch(len(ready.source.volumes), samples, ready.config.training.seed, draw)
+    images: list[NDArray[np.float32]] = []
+    targets: list[NDArray[np.uint8]] = []
+    for request in requests[:MAX_PATCHES]:
+        image, target = ready.source.patch(request)
+        if images and sum(other.size for other in images) + image.size > MAX_VOXELS:
+            break
+        images.append(image)
+        targets.append(readable_target(target) if ready.target == "objects" else target)
+    return Draw(tuple(images), tuple(targets), ready.voxel_size, ready)
+
+
+def show_patches(viewer: Any, drawn: Draw) -> None:
+    """Add or renew the two layers, beside the layers of the user."""
+    image = mosaic(drawn.images, min(float(patch.min()) for patch in drawn.images))
+    labels = mosaic(drawn.targets, 0)
+    low, high = (float(value) for value in np.percentile(image, (0.5, 99.8)))
+    with undisturbed(viewer):
+        options = sized(viewer, drawn.voxel_size)
+        options["translate"] = beside_the_others(viewer, image.shape, options["scale"], "left")
+        show_layer(
+            viewer, "image", IMAGE_LAYER, image, **options, contrast_limits=(low, high if high > low else low + 1)
+        )
+        show_layer(viewer, "labels", LABELS_LAYER, labels, **options, opacity=0.4)
+
+
+def mosaic(patches: Sequence[NDArray[T]], fill: float) -> NDArray[T]:
+    """Patches side by side in the plane, with a gap; smaller ones (of whole images) are filled up."""
+    depth, height, width = (int(size) for size in np.max([patch.shape for patch in patches], axis=0))
+    num_columns = ceil(sqrt(len(patches)))
+    num_rows = ceil(len(patches) / num_columns)
+    gap = max(2, width // 16)
+    shape: ZYX = (depth, num_rows * (height + gap) - gap, num_columns * (width + gap) - gap)
+    whole = np.full(shape, fill, dtype=patches[0].dtype)
+    for index, patch in enumerate(patches):
+        row, column = divmod(index, num_columns)
+        top, left = row * (height + gap), column * (width + gap)
+        whole[: patch.shape[0], top : top + patch.shape[1], left : left + patch.shape[2]] = patch
+    return whole
+
+
+def _prepare(config: RunConfig) -> Generator[None, None, Ready]:
+    """As training prepares itself. Raises :class:`CellTrainError`."""
+    import_engine()
+    from napari_celltrain.runs.config_file import check_settings
+    from napari_celltrain.runs.prepare import prepare
+
+    steps = prepare(check_settings(config))
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            preparation: Preparation = end.value
+            break
+        yield
+    arrays = [array for case in preparation.training for array in (case.image, case.labels)]
+    num_bytes = sum(int(array.nbytes) for array in arrays if isinstance(array, np.ndarray))
+    return Ready(
+        config,
+        preparation.config,
+        preparation.source(),
+        preparation.target,
+        preparation.network.voxel_size,
+        num_bytes,
+    )
+
+
+def _what_matters(config: RunConfig) -> tuple[Any, ...]:
+    training = config.training
+    return config.data, config.augmentation, training.seed, training.target, training.model, training.model_size

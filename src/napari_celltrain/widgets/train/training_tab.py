@@ -1,0 +1,191 @@
+"""The Training tab: the network, the loss, how long it learns, and what that will cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import psutil
+from qtpy.QtCore import Signal
+from qtpy.QtGui import QShowEvent
+from qtpy.QtWidgets import QWidget
+
+from napari_celltrain.data.report import DataReport
+from napari_celltrain.values.config import ZYX, AugmentationConfig, DataConfig, TrainingConfig
+from napari_celltrain.values.fields import all_fields
+from napari_celltrain.widgets import costs
+from napari_celltrain.widgets.costs import CostFinder, DeviceEditor, shared_finder
+from napari_celltrain.widgets.forms.rows import FieldRows, Fold, TabPage
+from napari_celltrain.widgets.theme import plain_label
+from napari_celltrain.widgets.train import advice
+
+_NETWORK = ("model", "model_size", "starting_weights")
+_LEARNING = ("target", "loss", "batch_size", "epochs", "validation_interval", "learning_rate")
+_COMPUTER = ("device", "seed")
+
+
+class TrainingTab(TabPage):
+    """Edits a :class:`TrainingConfig`; what it estimates depends on :meth:`set_context`."""
+
+    valueChanged = Signal()
+
+    def __init__(self, parent: QWidget | None = None, *, finder: CostFinder | None = None) -> None:
+        super().__init__(parent)
+        self._finder = finder or shared_finder()
+        self._facts: advice.DataFacts | None = None
+        self._augmentation = AugmentationConfig()
+        self._seconds_per_step: float | None = None
+        self._is_setting = False
+        self._is_running = False
+
+        self.network_rows = FieldRows(_paths(_NETWORK))
+        self.parameters_text = self.network_rows.add_text()
+        self.learning_rows = FieldRows(_paths(_LEARNING))
+        self.computer_rows = FieldRows()
+        self.device: DeviceEditor = self.computer_rows.add("training.device", DeviceEditor())
+        self.computer_rows.add("training.seed")
+        self.advanced_rows = FieldRows(_paths(_others()))
+        self.advanced_rows.form.setContentsMargins(8, 2, 8, 2)
+        self.advanced = Fold("Advanced settings", self.advanced_rows)
+        self.expectation = plain_label()
+
+        self.add_group("Network", self.network_rows)
+        self.add_group("Learning", self.learning_rows)
+        self.add_group("Computer", self.computer_rows)
+        self.add_group("What to expect", self.expectation)
+        self.column.addWidget(self.advanced)
+        self.end()
+
+        self._sections = (self.network_rows, self.learning_rows, self.computer_rows, self.advanced_rows)
+        for rows in self._sections:
+            rows.valueChanged.connect(self._change)
+        self._finder.found.connect(self._renew)
+        self._renew()
+
+    def value(self) -> TrainingConfig:
+        fields: dict[str, object] = {}
+        for rows in self._sections:
+            fields |= rows.values()
+        return TrainingConfig.model_validate(fields)
+
+    def setValue(self, value: TrainingConfig) -> None:
+        if value == self.value():
+            return
+        self._is_setting = True
+        for rows in self._sections:
+            rows.set_values(value)
+        self._is_setting = False
+        self._change()
+
+    def set_context(
+        self, report: DataReport | None, augmentation: AugmentationConfig, data: DataConfig | None = None
+    ) -> None:
+        """Renew steps per epoch, memory and time. ``data`` tells how many volumes validation takes."""
+        facts = advice.data_facts(report, data, self.value().seed)
+        if (facts, augmentation) != (self._facts, self._augmentation):
+            self._seconds_per_step = None  # it was that of other patches
+        self._facts, self._augmentation = facts, augmentation
+        self._look()
+
+    def set_measured(self, seconds_per_step: float | None) -> None:
+        """What a step has really taken with the values shown; None takes it back."""
+        self._seconds_per_step = seconds_per_step
+        self._renew()
+
+    def set_running(self, running: bool) -> None:
+        """Freeze the values while training, and leave it the whole computer."""
+        self._is_running = running
+        for widget in (self.network_rows, self.learning_rows, self.computer_rows, self.advanced_rows):
+            widget.setEnabled(not running)
+        if running:
+            self._finder.stop()
+            self._renew()
+        else:
+            self._look()
+
+    def show_problems(self, problems: Mapping[str, str]) -> None:
+        """Mark the fields in ``problems`` (text by path such as ``training.device``), and no others."""
+        for rows in self._sections:
+            rows.set_problems(problems)
+        if set(problems) & set(self.advanced_rows.editors):
+            self.advanced.set_open(True)
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        super().showEvent(event)
+        self._look()
+
+    def _look(self) -> None:
+        """Have devices and networks looked at, once somebody wants to see that."""
+        if self.isVisible() and not self._is_running:
+            facts = self._facts
+            self._finder.look(facts.num_outputs if facts else 1, facts.voxel_size if facts else None)
+        self._renew()  # also to say that it is being looked at
+
+    def _change(self) -> None:
+        if self._is_setting:
+            return
+        self._seconds_per_step = None  # it was that of other settings
+        self._renew()
+        self.valueChanged.emit()
+
+    # --- estimates --------------------------------------------------------------------------------------
+
+    def _renew(self) -> None:
+        if self._finder.devices is not None:
+            self.device.set_devices(self._finder.devices)
+        training = self.value()
+        network = self._finder.costs(training.model, training.model_size)
+        words = self._parameters_words(network)
+        self.parameters_text.setText(words)
+        self.parameters_text.setVisible(bool(words))
+        if self._facts is None:
+            self.expectation.setText("Steps, memory and time are shown here once images and labels are chosen.")
+            return
+        plan = costs.plan(self._facts, self._augmentation, training)
+        divisor = advice.network_divisor(training.model, self._facts.voxel_size)
+        lines = [costs.steps_words(plan)]
+        lines.append(self._memory_words(network, plan, divisor, training))
+        lines.append(self._time_words(network, plan, divisor, training))
+        self.expectation.setText("\n".join(lines))
+
+    def _parameters_words(self, network: costs.NetworkCosts | None) -> str:
+        if network is not None:
+            return f"{network.num_parameters:,} parameters."
+        return "Counting its parameters …" if self._finder.is_looking else ""
+
+    def _memory_words(
+        self, network: costs.NetworkCosts | None, plan: costs.Plan, divisor: ZYX, training: TrainingConfig
+    ) -> str:
+        assert self._facts is not None
+        if network is None:
+            return "Memory: being estimated …" if self._finder.is_looking else "Memory: not known beforehand."
+        devices = self._finder.devices
+        on_gpu = devices is not None and devices.kind(training.device) == "cuda"
+        gpu = devices.gpu(training.device) if devices is not None else None
+        free = None if on_gpu else int(psutil.virtual_memory().available)
+        if gpu is not None:
+            free = gpu.free
+        return costs.memory_words(
+            network, plan, divisor, data_bytes=self._facts.num_bytes, free_bytes=free, on_gpu=on_gpu
+        )
+
+    def _time_words(
+        self, network: costs.NetworkCosts | None, plan: costs.Plan, divisor: ZYX, training: TrainingConfig
+    ) -> str:
+        if self._seconds_per_step is not None:
+            return costs.time_words(plan, self._seconds_per_step, measured=True, limit_minutes=training.max_minutes)
+        devices = self._finder.devices
+        speed = self._finder.speed(devices.kind(training.device)) if devices is not None else None
+        if network is None or speed is None:
+            return "Time: being estimated …" if self._finder.is_looking else "Time: measured in the first steps."
+        seconds = costs.step_seconds(network, plan, divisor, speed)
+        return costs.time_words(plan, seconds, measured=False, limit_minutes=training.max_minutes)
+
+
+def _others() -> list[str]:
+    """The fields that have no place of their own: also those that the configuration will get one day."""
+    shown = {*_NETWORK, *_LEARNING, *_COMPUTER}
+    return [name for name in TrainingConfig.model_fields if name not in shown]
+
+
+def _paths(names: list[str] | tuple[str, ...]) -> list[str]:
+    return [f"training.{name}" for name in names if f"training.{name}" in all_fields()]

@@ -1,0 +1,357 @@
+"""The dock widget: three tabs that edit the settings, and below them the run."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari.qt.threading import create_worker
+from napari.utils.notifications import show_error
+from qtpy.QtCore import QEvent, Qt, QTimer
+from qtpy.QtGui import QKeySequence, QShortcut
+from qtpy.QtWidgets import QMainWindow, QMenu, QSplitter, QTabWidget, QToolButton, QVBoxLayout, QWidget
+
+from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.values.config import RunConfig
+from napari_celltrain.values.errors import CellTrainError, Problem
+from napari_celltrain.values.events import EpochDone, Event, Started
+from napari_celltrain.widgets import responsive
+from napari_celltrain.widgets.background import Parcel
+from napari_celltrain.widgets.forms.focus import FocusRing
+from napari_celltrain.widgets.layers import LayerSource, materialize
+from napari_celltrain.widgets.preferences import ask_and_load, ask_and_save, last_run, preferences
+from napari_celltrain.widgets.responsive import RedrawMeter
+from napari_celltrain.widgets.run.closing import CloseGuard, Farewell
+from napari_celltrain.widgets.run.controller import RunController, shared_controller
+from napari_celltrain.widgets.run.curves import CurvesDock
+from napari_celltrain.widgets.run.panel import RunPanel
+from napari_celltrain.widgets.run.sources import PAUSES
+from napari_celltrain.widgets.train.augmentation_tab import AugmentationTab
+from napari_celltrain.widgets.train.data_check import start_problems, texts_of
+from napari_celltrain.widgets.train.data_tab import DataTab
+from napari_celltrain.widgets.train.patch_preview import PatchPreview
+from napari_celltrain.widgets.train.training_tab import TrainingTab
+
+if TYPE_CHECKING:
+    from napari import Viewer
+
+_TITLES = ("&Data", "&Augmentation", "&Training")
+_MARK = " ⚠"
+_MIN_FORM = 120  # pixels: at the end of a run, its buttons matter more than the form
+_MEASURED_EPOCHS = 3  # after these, the time of a step is known well enough
+
+
+class TrainWidget(QWidget):
+    """What the manifest names. Closing it leaves the run to the controller, which outlives it."""
+
+    def __init__(self, napari_viewer: Viewer, controller: RunController | None = None) -> None:
+        super().__init__()
+        self.viewer = napari_viewer
+        self.controller = controller or shared_controller()
+        self._guard: CloseGuard | None = None
+        self._window: QMainWindow | None = None
+        self._steps_per_epoch = 0
+        self._shown = (False, False)
+        self._has_room = False  # for the run
+        self._worker: Any = None
+
+        self.data_tab = DataTab(napari_viewer)
+        self.augmentation_tab = AugmentationTab()
+        self.training_tab = TrainingTab()
+        self.tabs = QTabWidget()
+        self.panel = RunPanel(napari_viewer, self.controller)
+        self.curves = CurvesDock(napari_viewer, self.controller, self)
+        self.patch_preview = PatchPreview(napari_viewer, self)
+        self._lay_out()
+        self._connect()
+        self._use_preferences()
+        self._renew_context()
+        self._renew_state()
+        self._find_last_run()
+
+    @cached_property
+    def _sections(self) -> dict[str, QWidget]:
+        return {"data": self.data_tab, "augmentation": self.augmentation_tab, "training": self.training_tab}
+
+    # --- the settings ---------------------------------------------------------------------------------------------
+
+    def value(self) -> RunConfig:
+        """All settings of the form; with layers as source, without images and labels."""
+        return RunConfig(
+            data=self.data_tab.value(),
+            augmentation=self.augmentation_tab.value(),
+            training=self.training_tab.value(),
+        )
+
+    def setValue(self, value: RunConfig) -> None:
+        self.data_tab.setValue(value.data)
+        self.augmentation_tab.setValue(value.augmentation)
+        self.training_tab.setValue(value.training)
+
+    def reset_choices(self, *_: object) -> None:
+        """The layers of the viewer have changed (napari connects this by its name)."""
+        self.data_tab.reset_choices()
+        self.panel.reset_choices()
+
+    def load_settings(self) -> None:
+        config = ask_and_load(self, self.data_tab.value().results)
+        if config is not None:
+            self.setValue(config)
+
+    def save_settings(self) -> None:
+        ask_and_save(self, Path.home(), self.value())
+
+    # --- starting -------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Check everything that can be checked at once; show what is wrong, or start."""
+        self.data_tab.insist()
+        config = self.value()
+        problems = start_problems(config)
+        blocking = self.data_tab.blocking_problems()
+        self.data_tab.mark(problems)
+        self.augmentation_tab.show_problems(texts_of(problems, "augmentation"))
+        self.training_tab.show_problems(texts_of(problems, "training"))
+        if blocking or problems:
+            self._show_first(problems, bool(blocking))
+            show_error("\n".join(dict.fromkeys(str(problem) for problem in [*blocking, *problems])))
+            return
+        self.patch_preview.release()
+        try:
+            layers = self.data_tab.source()
+        except CellTrainError as error:
+            show_error(str(error))
+            return
+        if layers is None:
+            self._begin(config)
+        else:
+            self._write_layers(layers, config)
+
+    def _show_first(self, problems: list[Problem], data: bool) -> None:
+        """Turn to the first tab that has a problem, and mark the titles of all that have."""
+        wrong = [data or bool(texts_of(problems, "data"))]
+        wrong += [bool(texts_of(problems, section)) for section in ("augmentation", "training")]
+        self._mark_titles(wrong)
+        if any(wrong):
+            self.tabs.setCurrentIndex(wrong.index(True))
+
+    def _write_layers(self, layers: LayerSource, config: RunConfig) -> None:
+        """In a thread: a large volume takes a while to write."""
+        self.panel.set_checking(True)
+        self._worker = create_worker(materialize, Parcel(layers), config)
+        self._worker.returned.connect(self._take_written)
+        self._worker.start()
+
+    def _take_written(self, written: RunConfig | str) -> None:
+        self._worker = None
+        self.panel.set_checking(False)
+        if isinstance(written, str):
+            show_error(written)
+        else:
+            self._begin(written)
+
+    def _begin(self, config: RunConfig) -> None:
+        self.data_tab.cancel()  # training reads the files, too
+        try:
+            self.controller.start(config, preferences().own_process)
+        except CellTrainError as error:
+            show_error(str(error))
+
+    # --- following the run ------------------------------------------------------------------------------------------
+
+    def _renew_state(self) -> None:
+        busy, config = self.controller.is_busy, self.controller.config
+        if busy and config is not None and not self.controller.events:
+            self._show_config(config)
+        for tab in (self.data_tab, self.augmentation_tab, self.training_tab):
+            tab.set_running(busy)
+        self.settings_button.setEnabled(not busy)
+        if not busy:
+            self._prepare()
+        shown = (self.panel.has_run, self.controller.state in ("finished", "failed"))
+        if self._shown != shown:
+            self._shown = shown
+            QTimer.singleShot(0, self._make_room)
+
+    def _make_room(self) -> None:
+        """Half of the height for the run as soon as there is one, and more for all its buttons at the end."""
+        if not self.isVisible():
+            return  # there is no room yet; docking calls again
+        height = self.splitter.height()
+        if not self.panel.has_run:
+            self.splitter.setSizes([height, 0])
+            return
+        wanted = min(self.panel.wanted_height(), height - _MIN_FORM)
+        panel = max(wanted, height // 2, self.panel.height() if self._has_room else 0)
+        self._has_room = True
+        self.splitter.setSizes([height - panel, panel])
+
+    def _show_config(self, config: RunConfig) -> None:
+        """The tabs show what is running; a run on layers keeps them chosen."""
+        if self.controller.watching or self.data_tab.form.source() == "folders":
+            self.data_tab.setValue(config.data)
+        self.augmentation_tab.setValue(config.augmentation)
+        self.training_tab.setValue(config.training)
+
+    def _use_settings(self) -> None:
+        if self.controller.config is not None:
+            self.setValue(self.controller.config)
+            self.tabs.setCurrentIndex(0)
+
+    def _take_events(self, events: tuple[Event, ...]) -> None:
+        self.controller.set_pause(RedrawMeter.of(self).pause(*PAUSES))
+        for event in events:
+            if isinstance(event, Started):
+                self._steps_per_epoch = event.steps_per_epoch
+            elif isinstance(event, EpochDone) and event.epoch <= _MEASURED_EPOCHS and self._steps_per_epoch:
+                self.training_tab.set_measured(event.seconds / self._steps_per_epoch)
+
+    def _find_last_run(self) -> None:
+        """A run of an earlier session of napari may still be going on; its folder may be on a slow disk."""
+        config = self.controller.config
+        if config is not None:  # of this session: it goes on, or has ended
+            self._show_config(config)
+        if self.controller.is_busy:
+            return
+        path = last_run()
+        if path is not None and self.controller.state == "idle":
+            worker = create_worker(_running_folder, path)
+            worker.returned.connect(self._watch_last_run)
+            worker.start()
+
+    def _watch_last_run(self, folder: RunFolder | None) -> None:
+        if folder is not None and self.controller.state == "idle":
+            self.controller.watch(folder)
+
+    # --- how the tabs depend on each other ----------------------------------------------------------------------------
+
+    def _renew_context(self) -> None:
+        data, report = self.data_tab.value(), self.data_tab.report
+        training, augmentation = self.training_tab.value(), self.augmentation_tab.value()
+        self.data_tab.set_seed(training.seed)
+        self.data_tab.set_patch_size(augmentation.patch_size if augmentation.patches else None)
+        self.augmentation_tab.set_context(report, training, data)
+        self.training_tab.set_context(report, augmentation, data)
+        self._renew_titles()
+
+    def _renew_titles(self) -> None:
+        """What blocks a start is marked in the title; what nobody has filled in yet does not count as wrong."""
+        report = self.data_tab.report
+        self._mark_titles([bool(report is not None and report.errors), False, False])
+
+    def _mark_titles(self, wrong: list[bool]) -> None:
+        for index, (title, is_wrong) in enumerate(zip(_TITLES, wrong, strict=True)):
+            self.tabs.setTabText(index, title + _MARK if is_wrong else title)
+
+    def _preview_patches(self) -> None:
+        try:
+            self.patch_preview.show(self.value(), self.data_tab.source())
+        except CellTrainError as error:
+            show_error(str(error))
+
+    def _turn_tab(self, index: int) -> None:
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Have a process ready once somebody looks at the last tab: Start then answers at once."""
+        if self.tabs.currentWidget() is self.training_tab and self.isVisible() and preferences().own_process:
+            self.controller.prepare()
+
+    # --- building -----------------------------------------------------------------------------------------------------
+
+    def _lay_out(self) -> None:
+        for tab, title in zip(self._sections.values(), _TITLES, strict=True):
+            self.tabs.addTab(tab, title)
+        self.tabs.setUsesScrollButtons(True)
+        self.settings_button = QToolButton()
+        self.settings_button.setText("Settings   ")  # with room for the arrow
+        self.settings_button.setToolTip("Load or save all settings of the three tabs")
+        self.settings_button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        menu = QMenu(self.settings_button)
+        menu.addAction("Load settings…", self.load_settings)
+        menu.addAction("Save settings…", self.save_settings)
+        self.settings_button.setMenu(menu)
+        self.tabs.setCornerWidget(self.settings_button)
+        bar = self.tabs.tabBar()
+        assert bar is not None
+        # kept, as the bar is Qt's own: what Python knows of it, and of its children, is forgotten when nobody asks
+        self._rings = [FocusRing(control) for control in (bar, self.settings_button)]
+        self.splitter = QSplitter(Qt.Orientation.Vertical)
+        self.splitter.addWidget(self.tabs)
+        self.splitter.addWidget(self.panel)
+        self.splitter.setStretchFactor(0, 3)
+        self.splitter.setStretchFactor(1, 2)
+        self.splitter.setChildrenCollapsible(False)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.splitter)
+
+    def _connect(self) -> None:
+        for tab in (self.data_tab, self.augmentation_tab, self.training_tab):
+            tab.valueChanged.connect(self._renew_context)
+        self.data_tab.reportChanged.connect(self._renew_context)
+        self.augmentation_tab.previewRequested.connect(self._preview_patches)
+        self.viewer.layers.events.removed.connect(_let_go)
+        self.tabs.currentChanged.connect(self._turn_tab)
+        self.panel.startRequested.connect(self.start)
+        self.panel.settingsRequested.connect(self._use_settings)
+        self.controller.stateChanged.connect(self._renew_state)
+        self.controller.eventsReceived.connect(self._take_events)
+        shortcut = QShortcut(QKeySequence("Ctrl+Return"), self)
+        shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+        shortcut.activated.connect(self.panel.press)
+
+    def _use_preferences(self) -> None:
+        wishes = preferences()
+        training = self.training_tab.value()
+        try:
+            self.training_tab.setValue(type(training).model_validate(training.model_dump() | {"device": wishes.device}))
+        except ValueError:
+            show_error(f"The device {wishes.device!r} of the preferences is none; automatic is taken instead.")
+
+    # --- being docked and undocked ------------------------------------------------------------------------------------
+
+    def event(self, event: QEvent | None) -> bool:
+        handled = super().event(event)
+        if event is not None and event.type() == QEvent.Type.ParentChange:
+            # A dock's ✕ sends no close event; the widget is only taken out of it.
+            if self.parent() is None:
+                self._undock()
+            else:
+                QTimer.singleShot(0, self._dock)  # the dock itself is put into the window later
+        return handled
+
+    def _dock(self) -> None:
+        ancestor = self.parent()
+        while ancestor is not None and not isinstance(ancestor, QMainWindow):
+            ancestor = ancestor.parent()
+        if ancestor is not None and self._guard is None:
+            self._window = ancestor
+            self._guard = CloseGuard(ancestor, self.controller)
+            self._make_room()
+
+    def _undock(self) -> None:
+        if self._guard is None or self._window is None:
+            return
+        self._guard.release()
+        self._guard = None
+        self.curves.remove()
+        window, controller = self._window, self.controller
+        self._window = None
+        if not controller.is_busy:
+            controller.dismiss()
+        QTimer.singleShot(0, Farewell(self, window, controller).say)
+
+
+def _let_go(event: object) -> None:
+    """A layer of the user was removed; whatever holds it in a circle has to be found."""
+    responsive.collect_as_usual()
+
+
+def _running_folder(path: Path) -> RunFolder | None:
+    try:
+        folder = RunFolder.open(path)
+        return folder if folder.is_running() else None
+    except CellTrainError:
+        return None
