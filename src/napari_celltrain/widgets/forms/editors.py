@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from qtpy.QtCore import QSignalBlocker, Qt, Signal
+from qtpy.QtGui import QPaintEvent
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QLineEdit, QSizePolicy, QVBoxLayout, QWidget
 
-from napari_celltrain.widgets.forms.focus import MARGIN, FocusFrame
+from napari_celltrain.widgets.forms.focus import MARGIN, draw_frame
 from napari_celltrain.widgets.forms.inputs import ComboBox, NumberBox, Stepper
 from napari_celltrain.widgets.forms.path_edit import Kind, PathEdit
 from napari_celltrain.widgets.theme import plain_label, tooltip
 
 
-class Editor(FocusFrame):
+class Editor(QWidget):
     """Edits one value: after ``setValue(x)``, ``value() == x``; ``valueChanged`` comes when it has become another."""
 
     valueChanged = Signal()
@@ -40,8 +41,16 @@ class Editor(FocusFrame):
     def set_problem(self, text: str | None) -> None:
         """Frame the field in red and say why in its tooltip, or take that back."""
         self._problem = text
-        self.mark(text is not None)
+        self.update()
         self._renew_tooltip()
+
+    @property
+    def is_marked(self) -> bool:
+        return self._problem is not None
+
+    def paintEvent(self, event: QPaintEvent | None) -> None:
+        if self.is_marked:
+            draw_frame(self, self.rect(), "error")
 
     def setToolTip(self, text: str | None) -> None:
         self._help = text or ""
@@ -64,7 +73,6 @@ class Editor(FocusFrame):
         layout.setSpacing(4)
         for widget in widgets:
             layout.addWidget(widget)
-            self.watch(widget)
         if stretch:
             layout.addStretch(1)
         return layout
@@ -163,7 +171,6 @@ class ChoiceEditor(Editor):
         layout.setSpacing(2)
         layout.addWidget(self.box)
         layout.addWidget(self.help_line)
-        self.watch(self.box)
         self._choices: list[Choice] = []
         self.set_choices(list(choices))
         self.box.currentIndexChanged.connect(self._tell)
@@ -294,7 +301,6 @@ class NumbersEditor(Editor):
             # napari's theme gives every spin box at least 130 pixels, of which three do not fit a dock
             box.setStyleSheet("min-width: 5em; padding: 1px 2px")  # with its buttons, for a number such as 1024
             box.setMaximumWidth(box.fontMetrics().horizontalAdvance("0" * 14))
-            self.watch(box)
             box.valueChanged.connect(self._tell)
         if unit:
             layout.addWidget(QLabel(unit))
@@ -358,7 +364,6 @@ class PathEditor(Editor):
         super().__init__(parent)
         self.edit = PathEdit(kind, history=history, placeholder=placeholder)
         self._hold(self.edit)
-        self.watch(self.edit.edit)
         self.edit.valueChanged.connect(self._tell)
 
     def value(self) -> Any:

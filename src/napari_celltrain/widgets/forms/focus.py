@@ -1,94 +1,70 @@
-"""A thin frame around what has the keyboard's focus, or what is wrong: napari's theme shows neither."""
+"""A thin frame around the control that has the keyboard's focus, which napari's themes hardly show."""
 
 from __future__ import annotations
 
-from qtpy.QtCore import QEvent, QObject, QRect, Qt
+from qtpy.QtCore import QEvent, QObject, QPoint, QRect, Qt
 from qtpy.QtGui import QPainter, QPaintEvent, QPen
-from qtpy.QtWidgets import QTabBar, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QApplication, QSplitter, QTabBar, QWidget
 
 from napari_celltrain.widgets.theme import Meaning, theme_color
 
 MARGIN = 2
-"""Pixels left free around the contents for the frame."""
+"""Pixels around a control, free for its frame."""
 _WIDTH = 1.5
 _RADIUS = 3
 
 
-class FocusFrame(QWidget):
-    """Frames its contents while one of the widgets given to :meth:`watch` has the focus."""
-
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._has_focus = False
-        self._is_wrong = False
-
-    @classmethod
-    def around(cls, widget: QWidget, parent: QWidget | None = None) -> FocusFrame:
-        """A frame for a widget that paints no focus of its own, such as a button."""
-        frame = cls(parent)
-        layout = QVBoxLayout(frame)
-        layout.setContentsMargins(MARGIN, MARGIN, MARGIN, MARGIN)
-        layout.addWidget(widget)
-        frame.watch(widget)
-        return frame
-
-    def watch(self, widget: QWidget) -> None:
-        widget.installEventFilter(self)
-
-    def mark(self, wrong: bool) -> None:
-        """Frame in the theme's colour of errors, with or without focus."""
-        self._is_wrong = wrong
-        self.update()
-
-    @property
-    def is_marked(self) -> bool:
-        return self._is_wrong
-
-    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
-        if event is not None and event.type() in (QEvent.Type.FocusIn, QEvent.Type.FocusOut):
-            self._has_focus = event.type() == QEvent.Type.FocusIn
-            self.update()
-        return False
-
-    def paintEvent(self, event: QPaintEvent | None) -> None:
-        if not (self._is_wrong or self._has_focus):
-            return
-        _draw(self, self.rect(), "error" if self._is_wrong else "text")
-
-
 class FocusRing(QWidget):
-    """Lies over a widget that has the focus and no room around it, such as a small button; of tabs, over the current.
+    """One for all controls of a window: it lies over the one that has the focus; of tabs, over the current.
 
-    It belongs to the widget, which keeps it where Python made the widget.
+    It moves into the parent of that control, and so is scrolled, clipped and hidden together with it. To be kept by
+    ``root``: some of these parents are Qt's own, with whose children Python would lose the ring.
     """
 
-    def __init__(self, widget: QWidget) -> None:
-        super().__init__(widget)
-        self._widget = widget
+    def __init__(self, root: QWidget) -> None:
+        super().__init__(root)
+        self._root = root
+        self._control: QWidget | None = None
         self.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
         self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.hide()
-        widget.installEventFilter(self)
-        if isinstance(widget, QTabBar):
-            widget.currentChanged.connect(self._renew)
+        application = QApplication.instance()
+        assert isinstance(application, QApplication)
+        application.focusChanged.connect(self._follow)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
-        if event is not None and event.type() in (QEvent.Type.FocusIn, QEvent.Type.FocusOut, QEvent.Type.Resize):
-            self._renew()
+        moved = (QEvent.Type.Move, QEvent.Type.Resize, QEvent.Type.Paint)  # another tab is only painted
+        if watched is self._control and event is not None and event.type() in moved:
+            self._place()
         return False
 
     def paintEvent(self, event: QPaintEvent | None) -> None:
-        bar = self._widget
-        _draw(self, bar.tabRect(bar.currentIndex()) if isinstance(bar, QTabBar) else self.rect(), "text")
+        draw_frame(self, self.rect(), "text")
 
-    def _renew(self, *_: object) -> None:
-        self.setGeometry(self._widget.rect())
-        self.setVisible(self._widget.hasFocus())
+    def _follow(self, _before: QWidget | None, now: QWidget | None) -> None:
+        by_tab = now is not None and bool(now.focusPolicy() & Qt.FocusPolicy.TabFocus)  # not a text to copy from
+        self._control = now if by_tab and self._root.isAncestorOf(now) else None
+        host = self._root
+        if self._control is not None:
+            self._control.installEventFilter(self)
+            host = self._control.parentWidget() or self._root
+            while isinstance(host, QSplitter):  # would take the ring for one of its parts
+                host = host.parentWidget() or self._root
+        self.setParent(host)
+        self.setVisible(self._control is not None)
         self.raise_()
-        self.update()
+        self._place()
+
+    def _place(self) -> None:
+        control, host = self._control, self.parentWidget()
+        if control is None or host is None:
+            return
+        rect = control.tabRect(control.currentIndex()) if isinstance(control, QTabBar) else control.rect()
+        rect.translate(control.mapTo(host, QPoint(0, 0)))
+        self.setGeometry(rect.adjusted(-MARGIN, -MARGIN, MARGIN, MARGIN) & host.rect())
 
 
-def _draw(on: QWidget, rect: QRect, color: Meaning) -> None:
+def draw_frame(on: QWidget, rect: QRect, color: Meaning) -> None:
     painter = QPainter(on)
     painter.setRenderHint(QPainter.RenderHint.Antialiasing)
     painter.setPen(QPen(theme_color(color), _WIDTH))

@@ -17,7 +17,6 @@ from qtpy.QtCore import QMimeData, QSettings, Qt, Signal
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QMenu, QPushButton, QStyle, QStyleOptionFrame, QWidget
 
-from napari_celltrain.widgets.forms.focus import FocusRing
 from napari_celltrain.widgets.theme import menu_text, theme_color, tooltip
 
 PATIENCE = 0.3  # seconds; a disk that has to start takes longer, and is asked again the next time
@@ -160,7 +159,6 @@ class PathEdit(QWidget):
         layout.addWidget(self.edit, 1)
         for button in (self.browse_button, self.recent_button):
             button.setMaximumWidth(_BUTTON_WIDTH)
-            FocusRing(button)
             layout.addWidget(button)
         self.setAcceptDrops(True)
 

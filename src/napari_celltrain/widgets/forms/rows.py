@@ -45,7 +45,6 @@ from napari_celltrain.widgets.forms.editors import (
     SwitchEditor,
     TextEditor,
 )
-from napari_celltrain.widgets.forms.focus import FocusFrame
 from napari_celltrain.widgets.forms.inputs import (
     LARGEST,
     LARGEST_WHOLE,
@@ -81,7 +80,7 @@ class Fold(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(2)
-        layout.addWidget(FocusFrame.around(self.button))
+        layout.addWidget(self.button)
         layout.addWidget(content)
         content.setVisible(False)
         self._renew()

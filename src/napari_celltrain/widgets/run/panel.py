@@ -32,7 +32,6 @@ from napari_celltrain.runs.history import History
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import CellTrainError
 from napari_celltrain.values.events import Event, Finished
-from napari_celltrain.widgets.forms.focus import FocusFrame
 from napari_celltrain.widgets.responsive import drawn_once
 from napari_celltrain.widgets.run.controller import RunController
 from napari_celltrain.widgets.run.prediction_layers import PredictionLayers
@@ -64,14 +63,14 @@ class EndRow(QWidget):
         training_on = QWidget()
         row = QHBoxLayout(training_on)
         row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(FocusFrame.around(self.resume_button))
+        row.addWidget(self.resume_button)
         row.addWidget(QLabel("until epoch"))
-        row.addWidget(FocusFrame.around(self.epochs))
+        row.addWidget(self.epochs)
         layout = QFlowLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
         for widget in (self.open_button, self.settings_button):
-            layout.addWidget(FocusFrame.around(widget))
+            layout.addWidget(widget)
         layout.addWidget(training_on)
         self.open_button.clicked.connect(self._open)
         self.settings_button.clicked.connect(self._take_settings)
@@ -212,16 +211,16 @@ class RunPanel(QWidget):
     def _lay_out(self) -> None:
         head = QHBoxLayout()
         middle = Qt.AlignmentFlag.AlignVCenter
-        head.addWidget(FocusFrame.around(self.button), 0, middle)
+        head.addWidget(self.button, 0, middle)
         head.addWidget(self.state, 1)
-        head.addWidget(FocusFrame.around(self.watch_button), 0, middle)
+        head.addWidget(self.watch_button, 0, middle)
         self.previews = QWidget()
         previews = QHBoxLayout(self.previews)
         previews.setContentsMargins(0, 0, 0, 0)
-        previews.addWidget(FocusFrame.around(self.show_predictions))
-        previews.addWidget(FocusFrame.around(self.slider), 1)
+        previews.addWidget(self.show_predictions)
+        previews.addWidget(self.slider, 1)
         previews.addWidget(self.epoch_label)
-        previews.addWidget(FocusFrame.around(self.find_button))
+        previews.addWidget(self.find_button)
         self.scroll_area = self._scrolling(
             self.progress, self.message, self.end_row, self.segment_row, self.previews, self.log
         )

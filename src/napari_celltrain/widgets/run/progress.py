@@ -42,7 +42,6 @@ from napari_celltrain.values.events import (
 )
 from napari_celltrain.values.text import describe, duration, printable, scores
 from napari_celltrain.widgets.field_labels import in_the_window
-from napari_celltrain.widgets.forms.focus import FocusRing
 from napari_celltrain.widgets.layers import PAUSE_MS
 from napari_celltrain.widgets.theme import plain_label
 
@@ -267,7 +266,6 @@ class RunLog(QWidget):
         super().__init__(parent)
         self._folder: RunFolder | None = None
         self.text = _Lines()
-        FocusRing(self.text)
         self.text.setReadOnly(True)
         self.text.setMaximumBlockCount(MAX_LINES)
         self.text.setMinimumHeight(_HEIGHT)

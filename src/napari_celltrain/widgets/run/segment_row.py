@@ -11,7 +11,6 @@ from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QVBoxLayout, 
 
 from napari_celltrain.values.errors import CellTrainError
 from napari_celltrain.widgets.background import Background
-from napari_celltrain.widgets.forms.focus import FocusFrame
 from napari_celltrain.widgets.segment.layers import LayerBox, Place, place_of, volume_of
 from napari_celltrain.widgets.segment.work import LOADING, Result, segment_volume
 from napari_celltrain.widgets.theme import tooltip
@@ -37,7 +36,7 @@ class SegmentRow(QWidget):
         self.progress = QProgressBar()
         self.progress.hide()
         row = QHBoxLayout()
-        row.addWidget(FocusFrame.around(self.button))
+        row.addWidget(self.button)
         row.addWidget(self.layer, 1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)

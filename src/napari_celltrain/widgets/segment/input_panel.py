@@ -12,7 +12,6 @@ from napari_celltrain.io.volume import ArrayVolume
 from napari_celltrain.values.config import Spacing
 from napari_celltrain.values.errors import DataError
 from napari_celltrain.widgets.forms.editors import PathEditor
-from napari_celltrain.widgets.forms.focus import FocusFrame
 from napari_celltrain.widgets.forms.inputs import ComboBox
 from napari_celltrain.widgets.forms.rows import FieldRows, Fold
 from napari_celltrain.widgets.segment.layers import LayerBox, Place, place_of, stack_of, volume_of
@@ -142,7 +141,7 @@ class InputPanel(QWidget):
             wanted = self._wanted_channel
             if wanted is not None and wanted < self.channel.count():
                 self.channel.setCurrentIndex(wanted)
-        self._form.setRowVisible(self._channel_row, stack is not None and self.source() == "layer")
+        self._form.setRowVisible(self.channel, stack is not None and self.source() == "layer")
 
     def _describe(self) -> None:
         problem = False
@@ -166,7 +165,7 @@ class InputPanel(QWidget):
         for widgets, are_shown in ((of_layer, layer), (of_files, not layer)):
             for widget in widgets:
                 self._form.setRowVisible(widget, are_shown)
-        self._form.setRowVisible(self._channel_row, layer and self.channel.count() > 0)
+        self._form.setRowVisible(self.channel, layer and self.channel.count() > 0)
 
     def _switch(self, checked: bool) -> None:
         if checked:
@@ -179,12 +178,11 @@ class InputPanel(QWidget):
         buttons = QHBoxLayout()
         for button in (self.layer_button, self.files_button):
             group.addButton(button)
-            buttons.addWidget(FocusFrame.around(button))
+            buttons.addWidget(button)
         buttons.addStretch(1)
-        self._channel_row = FocusFrame.around(self.channel)
         rows = FieldRows()
         self._form = rows.form
-        for text, widget in (("Layer", self.layer), ("Channel", self._channel_row)):
+        for text, widget in (("Layer", self.layer), ("Channel", self.channel)):
             self._add(text, widget, widget)
         self._form.addRow(self.message)
         self._add("Images", self.images, self.images)

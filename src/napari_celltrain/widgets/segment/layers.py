@@ -22,7 +22,6 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_celltrain.io.volume import ArrayVolume
 from napari_celltrain.values.errors import DataError
-from napari_celltrain.widgets.forms.focus import FocusFrame
 from napari_celltrain.widgets.layers import full_resolution, is_own, undisturbed, voxel_size_of
 from napari_celltrain.widgets.theme import tooltip
 
@@ -153,7 +152,7 @@ class LayerBox(QWidget):
         self.setFocusProxy(self.box.native)  # before it is inside: else Qt closes the order of Tab to a ring
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(FocusFrame.around(self.box.native))
+        layout.addWidget(self.box.native)
         self.box.changed.connect(self._tell)
         self._told = self.value()
 

@@ -16,7 +16,6 @@ from napari_celltrain.io.volume import ArrayVolume
 from napari_celltrain.values.errors import CellTrainError, DataError
 from napari_celltrain.values.text import count
 from napari_celltrain.widgets.background import Background, Job
-from napari_celltrain.widgets.forms.focus import FocusFrame
 from napari_celltrain.widgets.forms.rows import FieldRows
 from napari_celltrain.widgets.segment.layers import LayerBox, jump_to, stack_of, volume_of
 from napari_celltrain.widgets.segment.object_table import ObjectTable
@@ -124,7 +123,7 @@ class MeasurePanel(QWidget):
             label.setBuddy(box)
             rows.form.addRow(label, box)
         buttons = QHBoxLayout()
-        buttons.addWidget(FocusFrame.around(self.save_button))
+        buttons.addWidget(self.save_button)
         buttons.addStretch(1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)

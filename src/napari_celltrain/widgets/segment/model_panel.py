@@ -33,7 +33,6 @@ from napari_celltrain.values.config import Spacing
 from napari_celltrain.values.errors import CellTrainError
 from napari_celltrain.values.text import count, scores
 from napari_celltrain.widgets.background import Background
-from napari_celltrain.widgets.forms.focus import FocusFrame
 from napari_celltrain.widgets.forms.inputs import ComboBox
 from napari_celltrain.widgets.forms.path_edit import PathEdit, recent_paths, remember_path
 from napari_celltrain.widgets.preferences import last_run, preferences
@@ -193,9 +192,7 @@ class ModelPanel(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(2)
-        framed = FocusFrame.around(self.path)
-        framed.watch(self.path.edit)
-        for widget in (FocusFrame.around(self.recent), framed, self.message, self.facts):
+        for widget in (self.recent, self.path, self.message, self.facts):
             layout.addWidget(widget)
         self.recent.activated.connect(self._take_recent)
         self.path.valueChanged.connect(self.read)

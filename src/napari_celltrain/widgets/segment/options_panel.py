@@ -14,7 +14,6 @@ from napari_celltrain.values.decoding import Method, ObjectDecoding, first_decod
 from napari_celltrain.values.fields import help_of
 from napari_celltrain.widgets.costs import DeviceEditor, shared_finder
 from napari_celltrain.widgets.forms.editors import Choice, ChoiceEditor, Editor, NumberEditor, SwitchEditor
-from napari_celltrain.widgets.forms.focus import FocusFrame
 from napari_celltrain.widgets.forms.inputs import LARGEST, NumberBox, nice, one_two_five, steps_of
 from napari_celltrain.widgets.forms.rows import FieldRows
 from napari_celltrain.widgets.segment.model_panel import METHODS, um
@@ -213,7 +212,7 @@ class OptionsPanel(QWidget):
             tooltip("Make objects anew from what the network said the last time; it does not run again")
         )
         for button in (self.reset_button, self.apply_button):
-            buttons.addWidget(FocusFrame.around(button))
+            buttons.addWidget(button)
         buttons.addStretch(1)
         rows.add_widget(self._buttons)
         self.resample.setToolTip("Show the network the image at the voxel size that it was trained on.")

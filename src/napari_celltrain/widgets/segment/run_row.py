@@ -9,7 +9,6 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_celltrain.values.text import duration
-from napari_celltrain.widgets.forms.focus import FocusFrame
 from napari_celltrain.widgets.run.progress import Activity
 from napari_celltrain.widgets.theme import plain_label, theme_color, tooltip
 
@@ -40,7 +39,7 @@ class RunRow(QWidget):
         self.message = plain_label()
         self.message.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         head = QHBoxLayout()
-        head.addWidget(FocusFrame.around(self.button), 0, Qt.AlignmentFlag.AlignVCenter)
+        head.addWidget(self.button, 0, Qt.AlignmentFlag.AlignVCenter)
         head.addWidget(self.bar, 1)
         head.addStretch(0)
         layout = QVBoxLayout(self)

@@ -21,7 +21,6 @@ from napari_celltrain.io.volume import ArrayVolume
 from napari_celltrain.values.config import Spacing
 from napari_celltrain.values.errors import CellTrainError, DataError
 from napari_celltrain.widgets.background import Background, Job
-from napari_celltrain.widgets.forms.focus import FocusFrame
 from napari_celltrain.widgets.forms.inputs import ComboBox
 from napari_celltrain.widgets.forms.rows import FieldRows
 from napari_celltrain.widgets.layers import show_layer, undisturbed
@@ -205,7 +204,7 @@ class ScoresPanel(QWidget):
                 self.filter.addItem(f"{num:,} {name}", kind)
         self.filter.blockSignals(False)
         has_objects = scores is not None and scores.objects is not None
-        self._filter_frame.setVisible(has_objects)
+        self.filter.setVisible(has_objects)
         self.export_button.setVisible(scores is not None)
         self._show_layer()
 
@@ -254,14 +253,13 @@ class ScoresPanel(QWidget):
             form.addRow(label, box)
         self.rows.add("data.label_kind")
         self.rows.add("data.ignore_value")
-        self._filter_frame = FocusFrame.around(self.filter)
         buttons = QHBoxLayout()
-        buttons.addWidget(FocusFrame.around(self.export_button))
+        buttons.addWidget(self.export_button)
         buttons.addStretch(1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
-        for widget in (self.rows, self.run, self.table, self._filter_frame, self.wrong):
+        for widget in (self.rows, self.run, self.table, self.filter, self.wrong):
             layout.addWidget(widget)
         layout.addLayout(buttons)
 

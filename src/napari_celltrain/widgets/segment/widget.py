@@ -15,6 +15,7 @@ from napari_celltrain.values.config import DataConfig
 from napari_celltrain.values.errors import CellTrainError
 from napari_celltrain.values.text import count
 from napari_celltrain.widgets.background import Background
+from napari_celltrain.widgets.forms.focus import FocusRing
 from napari_celltrain.widgets.forms.rows import Fold
 from napari_celltrain.widgets.layers import full_resolution
 from napari_celltrain.widgets.preferences import preferences
@@ -49,6 +50,7 @@ class SegmentWidget(QWidget):
         self.measure_fold = Fold("Measure objects", self.measure)
         self.layers = LayerSegmenter(napari_viewer, self)
         self._file_work = Background("Segmenting", self)
+        self._ring = FocusRing(self)
         self._lay_out()
         self._connect()
         self._use_preferences()

@@ -23,7 +23,6 @@ from napari_celltrain.values.config import (
 )
 from napari_celltrain.values.fields import AUGMENTATIONS_PATH, all_fields, augmentation_classes, field_names
 from napari_celltrain.widgets.forms.editors import NumbersEditor, OptionalEditor, help_label
-from napari_celltrain.widgets.forms.focus import FocusFrame
 from napari_celltrain.widgets.forms.inputs import steps_of
 from napari_celltrain.widgets.forms.rows import FieldRows, Fold, TabPage
 from napari_celltrain.widgets.theme import tooltip
@@ -55,7 +54,7 @@ class AugmentationRow(QWidget):
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(2)
-        layout.addWidget(FocusFrame.around(self.box), 0, Qt.AlignmentFlag.AlignTop)
+        layout.addWidget(self.box, 0, Qt.AlignmentFlag.AlignTop)
         layout.addWidget(self.fold, 1)
         self.box.toggled.connect(self._renew)
         self.rows.valueChanged.connect(self._renew)
@@ -226,13 +225,13 @@ class AugmentationTab(TabPage):
             button.setToolTip(tooltip(facts.help))
         self.add_group(
             "What the network sees",
-            FocusFrame.around(self.patches_button),
-            FocusFrame.around(self.whole_button),
+            self.patches_button,
+            self.whole_button,
             self.patch_rows,
         )
         self.add_group(
             "Augmentation",
-            *(FocusFrame.around(b) for b in (self.off_button, self.default_button, self.custom_button)),
+            *(b for b in (self.off_button, self.default_button, self.custom_button)),
             self.list,
             self.advice_text,
         )
@@ -291,7 +290,7 @@ def _left(button: QPushButton) -> QWidget:
     row = QWidget()
     layout = QHBoxLayout(row)
     layout.setContentsMargins(0, 0, 0, 0)
-    layout.addWidget(FocusFrame.around(button))
+    layout.addWidget(button)
     layout.addStretch(1)
     return row
 

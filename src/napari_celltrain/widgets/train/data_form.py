@@ -28,7 +28,6 @@ from napari_celltrain.values.config import DataConfig, Spacing
 from napari_celltrain.values.errors import DataError, Problem
 from napari_celltrain.values.fields import all_fields
 from napari_celltrain.widgets.forms.editors import PathEditor
-from napari_celltrain.widgets.forms.focus import MARGIN, FocusFrame
 from napari_celltrain.widgets.forms.inputs import ComboBox
 from napari_celltrain.widgets.forms.path_edit import Kind
 from napari_celltrain.widgets.forms.rows import FieldRows, Fold, help_text
@@ -273,13 +272,12 @@ class DataForm(QWidget):
         self.folders_button.setToolTip(tooltip("Train on the volumes of a folder"))
         self.layers_button.setToolTip(tooltip("Train on an image layer and a labels layer of this viewer"))
         self._sources = QButtonGroup(self)
-        holder = FocusFrame()
+        holder = QWidget()
         line = QHBoxLayout(holder)
-        line.setContentsMargins(MARGIN, MARGIN, MARGIN, MARGIN)
+        line.setContentsMargins(2, 2, 2, 2)
         for button in (self.folders_button, self.layers_button):
             self._sources.addButton(button)
             line.addWidget(button)
-            holder.watch(button)
         line.addStretch(1)
         self.folders_button.setChecked(True)
         self.rows.form.addRow(QLabel("Train on"), holder)
@@ -295,13 +293,13 @@ class DataForm(QWidget):
 
     def _add_box(self, text: str, box: QWidget, explanation: str) -> QWidget:
         """A row whose field is none of the configuration; gives what can be hidden."""
-        label, frame = QLabel(text), FocusFrame.around(box)
+        label = QLabel(text)
         label.setBuddy(box)
         box.setAccessibleName(text)
         for widget in (label, box):
             widget.setToolTip(tooltip(explanation))
-        self.rows.form.addRow(label, frame)
-        return frame
+        self.rows.form.addRow(label, box)
+        return box
 
     def _add_path(self, name: str, kind: Kind, caption: str, label: str = "") -> None:
         editor = PathEditor(kind, name.rpartition("_")[2], "Choose or drop a folder")

@@ -19,7 +19,6 @@ from napari_celltrain.values import files
 from napari_celltrain.values.config import ZYX, DataConfig, TrainingConfig
 from napari_celltrain.values.errors import CellTrainError, DataError, Problem
 from napari_celltrain.values.text import count
-from napari_celltrain.widgets.forms.focus import FocusFrame
 from napari_celltrain.widgets.forms.path_edit import remember_path
 from napari_celltrain.widgets.layers import LayerSource
 from napari_celltrain.widgets.preferences import preferences
@@ -157,7 +156,7 @@ class DataTab(QWidget):
         self.table.hide()
         line = QHBoxLayout()
         line.addWidget(self.summary, 1)
-        line.addWidget(FocusFrame.around(self.again_button))
+        line.addWidget(self.again_button)
 
         content = QWidget()
         layout = QVBoxLayout(content)
@@ -166,7 +165,7 @@ class DataTab(QWidget):
         layout.addLayout(line)
         layout.addWidget(self.progress)
         layout.addWidget(self.table, 1000)
-        layout.addWidget(FocusFrame.around(self.problem_list))
+        layout.addWidget(self.problem_list)
         layout.addStretch(1)
         scroll = QScrollArea()
         scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # its contents can be reached by Tab

@@ -273,10 +273,7 @@ class TrainWidget(QWidget):
         menu.addAction("Save settings…", self.save_settings)
         self.settings_button.setMenu(menu)
         self.tabs.setCornerWidget(self.settings_button)
-        bar = self.tabs.tabBar()
-        assert bar is not None
-        # kept, as the bar is Qt's own: what Python knows of it, and of its children, is forgotten when nobody asks
-        self._rings = [FocusRing(control) for control in (bar, self.settings_button)]
+        self._ring = FocusRing(self)
         self.splitter = QSplitter(Qt.Orientation.Vertical)
         self.splitter.addWidget(self.tabs)
         self.splitter.addWidget(self.panel)
