@@ -1,18 +1,16 @@
-"""How a volume that does not fit the memory is cut into blocks, and what tells one such task from another.
-
-The folder in which a large volume is segmented block by block: what is done, and what it gave.
+"""How a large volume is cut into blocks, and the folder in which they are computed.
 
     .NAME-FINGERPRINT.celltrain-partial/
       plan.json          the BlockPlan
-      maps/              Zarr: what the network says, uint8 (C, Z, Y, X): class indices, or probabilities in 255 steps
-      objects/           Zarr: numbered objects (Z, Y, X), each block counting from 1
-      parts/N.npz        the names and sizes of the objects of block N
-      probabilities/     Zarr: float32 (C, Z, Y, X), where they are asked for
+      maps/              Zarr, uint8 (C, Z, Y, X): class indices, or probabilities in 255 steps
+      objects/           Zarr (Z, Y, X): objects, numbered from 1 in each block
+      parts/N.npz        names and sizes of the objects of block N
+      probabilities/     Zarr, float32 (C, Z, Y, X), where they are asked for
       done/STAGE/N       block N of a stage is done: written after all that it holds
       labels.ome.zarr    the result, until it is complete
 
-A block is written by whoever computes it, and no two blocks share a chunk; so any number of processes on any number
-of machines can work in one folder. Whatever is interrupted is simply not done.
+No two blocks share a chunk, so any number of processes on any number of computers can work in one folder. An
+interrupted block is simply not done.
 """
 
 from __future__ import annotations
@@ -24,6 +22,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,32 +34,34 @@ from numpy.typing import NDArray
 from napari_celltrain.engine.windows import BlockGrid, Region, WindowGrid
 from napari_celltrain.io.volume import LazyArray, Volume, voxels_in
 from napari_celltrain.io.writer import refusal
+from napari_celltrain.io.zarr_writer import CHUNK
 from napari_celltrain.nets.normalize import IntensityStatistics
 from napari_celltrain.runs.lock import RunLock, owner_of
 from napari_celltrain.runs.model import CARD, WEIGHTS, ModelCard, model_folder
 from napari_celltrain.values import files
 from napari_celltrain.values.config import ZYX, Frozen, Spacing
+from napari_celltrain.values.decoding import ObjectDecoding
 from napari_celltrain.values.errors import DataError, RunFolderError
 
 if TYPE_CHECKING:
     import zarr
 
-    from napari_celltrain.values.decoding import ObjectDecoding
-
-CHUNK: ZYX = (32, 128, 128)
-"""Voxels of a chunk on the disk. Flat, so that a plane can be read without many others."""
 COLUMN_BYTES = 800 * 2**20
 """Memory for the sums of one column of blocks: the wider a column, the fewer windows are computed twice."""
 OBJECT_VOXELS = 12 * 2**20
-"""Voxels, with what lies around, in which objects are decoded at once; decoding takes some 60 bytes for each, and two
-blocks may be decoded side by side."""
+"""Voxels of a block of objects with its surroundings; decoding takes some 60 bytes for each, and two blocks may be
+decoded side by side."""
 WHOLE_BYTES = 1500 * 2**20
-"""Volumes that need less memory than this are segmented in one go."""
+"""Volumes that need less memory are predicted in one go."""
 _BYTES_TO_DECODE = 60
+_ENDING = ".celltrain-partial"
+_PLAN = "plan.json"
+
+Stage = Literal["maps", "objects", "labels"]
 
 
 class BlockPlan(Frozen):
-    """Written once, before the first block; whoever computes a block reads it here."""
+    """Written once, before the first block; every process reads it here."""
 
     schema_version: Literal[1] = 1
     fingerprint: str
@@ -71,7 +72,7 @@ class BlockPlan(Frozen):
     map_block: ZYX
     """Size of the blocks that the network computes."""
     object_block: ZYX | None
-    """Size of the blocks in which objects are decoded; None where labels are no objects."""
+    """Size of the blocks in which objects are decoded; None where labels are not objects."""
     num_outputs: int
     """Of the network."""
     statistics: IntensityStatistics
@@ -79,7 +80,7 @@ class BlockPlan(Frozen):
     spacing: Spacing
     """Voxel size in µm that objects are decoded with."""
     probabilities: bool
-    """Whether probabilities are kept, besides what the labels are made of."""
+    """Whether probabilities are kept, besides the maps that the labels are made from."""
 
     @property
     def maps(self) -> BlockGrid:
@@ -101,15 +102,14 @@ def make_plan(
 ) -> BlockPlan:
     """``image`` is as the network sees it, with voxels of ``spacing`` µm."""
     shape = shape_of(image)
-    chunk = _clipped(CHUNK, shape)
-    num_outputs = card.network.out_channels
+    z, y, x = (min(size, length) for size, length in zip(CHUNK, shape, strict=True))
+    chunk, num_outputs = (z, y, x), card.network.out_channels
+    grid, itemsize = WindowGrid(shape, card.window), image.dtype.itemsize
     return BlockPlan(
         fingerprint=fingerprint,
         shape=shape,
         chunk=chunk,
-        map_block=_map_block(
-            WindowGrid(shape, card.window), chunk, num_outputs, image.dtype.itemsize, probabilities=probabilities
-        ),
+        map_block=_map_block(grid, chunk, num_outputs, itemsize, probabilities=probabilities),
         object_block=_object_block(shape, chunk, card.decoding, spacing) if card.label_kind == "objects" else None,
         num_outputs=num_outputs,
         statistics=statistics,
@@ -119,7 +119,7 @@ def make_plan(
 
 
 def fits_memory(card: ModelCard, image: LazyArray, *, probabilities: bool) -> bool:
-    """Whether a volume is segmented in one go."""
+    """Whether a volume is predicted in one go."""
     shape = shape_of(image)
     num_outputs = card.network.out_channels
     per_voxel = _BYTES_TO_DECODE + num_outputs if card.label_kind == "objects" else 3
@@ -148,7 +148,7 @@ def _map_block(grid: WindowGrid, chunk: ZYX, num_outputs: int, itemsize: int, *,
 
 
 def _object_block(shape: ZYX, chunk: ZYX, decoding: ObjectDecoding, spacing: Spacing) -> ZYX:
-    """Whole chunks, with as little around them as possible for what the memory allows."""
+    """Whole chunks, with the smallest share of surroundings that the memory allows."""
     from napari_celltrain.engine.objects import halo
 
     around = halo(decoding, spacing)
@@ -167,177 +167,144 @@ def shape_of(image: LazyArray) -> ZYX:
     return z, y, x
 
 
-def _clipped(size: ZYX, shape: ZYX) -> ZYX:
-    z, y, x = (min(a, b) for a, b in zip(size, shape, strict=True))
-    return z, y, x
-
-
 def fingerprint(model: Path, card: ModelCard, volume: Volume, **options: object) -> str:
     """Equal for the same model, the same file in the same state, and the same options."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(card.model_dump_json(exclude={"training", "batch_size"}).encode())
     digest.update(repr((volume.key, volume.shape, volume.voxel_size, sorted(options.items()))).encode())
+    is_package = model.is_file() and model.name not in (CARD, WEIGHTS)
     try:
-        with _weights_of(model).open("rb") as file:
+        with (model if is_package else model_folder(model) / WEIGHTS).open("rb") as file:
             digest.update(hashlib.file_digest(file, "blake2b").digest())
-        for line in _state_of(volume.path):
-            digest.update(line)
+        for file_state in _states(volume.path):
+            digest.update(file_state)
     except OSError as error:
         raise DataError(f"{error.filename or volume.where}: cannot be read ({error.strerror or error}).") from error
     return digest.hexdigest()
 
 
-def _weights_of(model: Path) -> Path:
-    if model.is_file() and model.name not in (CARD, WEIGHTS):
-        return model  # a package: it holds them
-    return model_folder(model) / WEIGHTS
-
-
-def _state_of(path: Path | None) -> list[bytes]:
+def _states(path: Path | None) -> Iterator[bytes]:
     """Size and time of change of a file, or of all files in a folder (the chunks of a Zarr array)."""
     if path is None:
-        return []
-    files = [path] if path.is_file() else [Path(root, name) for root, _, names in os.walk(path) for name in names]
-    states = []
-    for file in sorted(files):
+        return
+    found = [path] if path.is_file() else [Path(root, name) for root, _, names in os.walk(path) for name in names]
+    for file in sorted(found):
         status = file.stat()
-        states.append(f"{file.relative_to(path)} {status.st_size} {status.st_mtime_ns}".encode())
-    return states
+        yield f"{file.relative_to(path)} {status.st_size} {status.st_mtime_ns}".encode()
 
 
-# --- block store -----------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class DoneBlocks:
+    """Which blocks of a stage are done: an empty file for each."""
 
-Stage = Literal["maps", "objects", "labels"]
-_ENDING = ".celltrain-partial"
-_PLAN = "plan.json"
+    folder: Path
+
+    def is_done(self, number: int) -> bool:
+        return (self.folder / str(number)).exists()
+
+    def mark_done(self, number: int) -> None:
+        (self.folder / str(number)).touch()
+
+    def missing(self, total: int) -> list[int]:
+        done = {entry.name for entry in self.folder.iterdir()}
+        return [number for number in range(total) if str(number) not in done]
+
+    def clear(self) -> None:
+        for entry in self.folder.iterdir():
+            entry.unlink(missing_ok=True)
 
 
 class BlockStore:
-    """An opened folder. Raises :class:`DataError` where it cannot be read or written."""
+    """An opened folder. Raises :class:`DataError` where it is damaged, ``OSError`` where it cannot be written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
+        self.done: Mapping[Stage, DoneBlocks] = {
+            stage: DoneBlocks(path / "done" / stage) for stage in ("maps", "objects", "labels")
+        }
+        with self._damage_explained():
             self.plan = BlockPlan.model_validate_json((path / _PLAN).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} is damaged ({error}). Delete this folder, and start again.") from error
-        self.maps = self._array("maps")
-        self.objects = self._array("objects") if self.plan.objects is not None else None
-        self.probabilities = self._array("probabilities") if self.plan.probabilities else None
+            self.maps = self._array("maps")
+            self.objects = self._array("objects") if self.plan.objects is not None else None
+            self.probabilities = self._array("probabilities") if self.plan.probabilities else None
 
-    def missing(self, stage: Stage, total: int) -> list[int]:
-        """The blocks of a stage that nobody has done yet."""
-        with disk_errors_explained(self.path):
-            done = {entry.name for entry in (self.path / "done" / stage).iterdir()}
-        return [number for number in range(total) if str(number) not in done]
-
-    def mark_done(self, stage: Stage, number: int) -> None:
-        with disk_errors_explained(self.path):
-            (self.path / "done" / stage / str(number)).touch()
-
-    def forget(self, stage: Stage) -> None:
-        """Nothing of a stage is done: what it gave is not here any more."""
-        with disk_errors_explained(self.path):
-            for entry in (self.path / "done" / stage).iterdir():
-                entry.unlink(missing_ok=True)
-
-    def is_done(self, stage: Stage, number: int) -> bool:
-        return (self.path / "done" / stage / str(number)).exists()
+    def read(self, array: zarr.Array[Any], region: tuple[Any, ...]) -> NDArray[Any]:
+        """A region of an array whose last three axes are Z, Y, X."""
+        with self._damage_explained():
+            return np.asarray(array[(..., *region)])
 
     def write(self, array: zarr.Array[Any], region: Region, values: NDArray[Any]) -> None:
-        """Write one block of an array whose last three axes are Z, Y, X."""
-        with disk_errors_explained(self.path):
-            array[(..., *region)] = values
+        array[(..., *region)] = values
 
-    def read(self, array: zarr.Array[Any], region: Region) -> NDArray[Any]:
-        with self.damage_explained():
-            return np.asarray(array[(..., *region)])
+    def read_part(self, number: int) -> dict[str, NDArray[Any]]:
+        with self._damage_explained(), np.load(self.path / "parts" / f"{number}.npz") as file:
+            return dict(file)
 
     def write_part(self, number: int, arrays: Mapping[str, NDArray[Any]]) -> None:
         def write(temporary: Path) -> None:
             with temporary.open("wb") as file:
                 np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub takes the names for options
 
-        with disk_errors_explained(self.path):
-            files.write_with(self.path / "parts" / f"{number}.npz", write)
-
-    def read_part(self, number: int) -> dict[str, NDArray[Any]]:
-        with self.damage_explained(), np.load(self.path / "parts" / f"{number}.npz") as file:
-            return dict(file)
+        files.write_with(self.path / "parts" / f"{number}.npz", write)
 
     @contextlib.contextmanager
     def finishing(self) -> Iterator[bool]:
-        """For what one process alone may do; gives False where another one is at it."""
+        """For what one process alone may do; gives False where another one does it, or has done it."""
         lock = self.path / "finishing" / "lock"
         with contextlib.ExitStack() as stack:
-            if owner_of(lock) is not None:
-                yield False
-                return
-            try:
-                stack.enter_context(RunLock(lock))
-            except RunFolderError:
-                if owner_of(lock) is None:
-                    raise
-                yield False  # it came first by a moment
-                return
-            yield True
+            alone = self.path.exists() and owner_of(lock) is None
+            if alone:
+                try:
+                    stack.enter_context(RunLock(lock))
+                except RunFolderError:
+                    if owner_of(lock) is None:
+                        raise
+                    alone = False  # another process was first by a moment
+            yield alone
 
     @contextlib.contextmanager
-    def damage_explained(self) -> Iterator[None]:
+    def _damage_explained(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # decoders meet chunks that were cut off in any way
+        except Exception as error:  # decoders and readers of metadata fail in any way
             raise DataError(f"{self.path} is damaged ({error}). Delete this folder, and start again.") from error
 
     def _array(self, name: str) -> zarr.Array[Any]:
         import zarr
 
-        try:
-            return zarr.open_array(str(self.path / name), mode="r+", zarr_format=3)
-        except Exception as error:  # damaged metadata fail in any way
-            raise DataError(f"{self.path} is damaged ({error}). Delete this folder, and start again.") from error
+        return zarr.open_array(str(self.path / name), mode="r+", zarr_format=3)
 
 
-def folder_for(output: Path, name: str, fingerprint: str) -> Path:
+def store_path(output: Path, name: str, fingerprint: str) -> Path:
     return output / f".{name}-{fingerprint[:12]}{_ENDING}"
 
 
-def others_for(output: Path, name: str, fingerprint: str) -> list[Path]:
-    """Folders of other tasks (another model, a changed input) for the same result."""
-    own = folder_for(output, name, fingerprint)
-    length = len(own.name)
-    with disk_errors_explained(output):
-        entries = [entry for entry in output.iterdir() if entry.name.startswith(f".{name}-")]
-    return [entry for entry in entries if entry.name.endswith(_ENDING) and entry != own and len(entry.name) == length]
+def stores_for(output: Path, name: str) -> list[Path]:
+    """All that interrupted commands have left for the result ``name``, also with other models or images."""
+    return sorted(output.glob(f".{glob.escape(name)}-{'?' * 12}{_ENDING}"))
 
 
-def has_folder(output: Path, name: str) -> bool:
-    """Whether an interrupted command, or part of one, has left something for this result."""
-    return any(output.glob(f".{glob.escape(name)}-*{_ENDING}"))
+def create_store(path: Path, plan: BlockPlan) -> BlockStore:
+    """A new folder; where another process makes it at the same moment, both use the first."""
+    temporary = path.with_name(f"{files.TEMPORARY_PREFIX}{secrets.token_hex(4)}")
+    try:
+        _fill(temporary, plan)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if not (path / _PLAN).exists():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return BlockStore(path)
 
 
-def remove_folder(path: Path) -> None:
-    """Delete a folder; renamed first, so that nobody takes what is half deleted for something to go on with."""
+def remove_store(path: Path) -> None:
+    """Delete a folder; renamed first, so that no process goes on with one that is half deleted."""
     doomed = path.with_name(f"{files.TEMPORARY_PREFIX}{secrets.token_hex(4)}")
     with contextlib.suppress(OSError):
         path.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
-
-
-def create_store(path: Path, plan: BlockPlan) -> BlockStore:
-    """A new folder; where another process makes it at the same moment, the one that comes first is used by both."""
-    temporary = path.with_name(f"{files.TEMPORARY_PREFIX}{secrets.token_hex(4)}")
-    try:
-        with disk_errors_explained(path):
-            _fill(temporary, plan)
-            try:
-                temporary.rename(path)
-            except OSError:
-                if not (path / _PLAN).exists():
-                    raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return BlockStore(path)
 
 
 def _fill(folder: Path, plan: BlockPlan) -> None:
@@ -347,10 +314,8 @@ def _fill(folder: Path, plan: BlockPlan) -> None:
         (folder / part).mkdir(parents=True)
 
     def make(name: str, channels: tuple[int, ...], dtype: type[np.generic]) -> None:
-        chunks = (*(1 for _ in channels), *plan.chunk)
-        zarr.create_array(
-            store=str(folder / name), shape=(*channels, *plan.shape), chunks=chunks, dtype=dtype, zarr_format=3
-        )
+        shape, chunks = (*channels, *plan.shape), (*(1 for _ in channels), *plan.chunk)
+        zarr.create_array(store=str(folder / name), shape=shape, chunks=chunks, dtype=dtype, zarr_format=3)
 
     make("maps", (plan.num_outputs if plan.objects is not None else 1,), np.uint8)
     if plan.objects is not None:

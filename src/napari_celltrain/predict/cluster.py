@@ -9,26 +9,26 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_celltrain.io.volume import LazyArray
-from napari_celltrain.predict.blocks import BlockStore
-from napari_celltrain.predict.blockwise import compute_maps, compute_objects, share_of
-from napari_celltrain.predict.inputs import InputRequest
+from napari_celltrain.predict.blocks import BlockStore, disk_errors_explained
+from napari_celltrain.predict.files import InputRequest
+from napari_celltrain.predict.passes import decode_objects, predict_maps, share_of
 from napari_celltrain.runs.model import Model, ModelCard, load_model
-from napari_celltrain.values.errors import CellTrainError, ConfigError, DeviceError
+from napari_celltrain.values.errors import CellTrainError, ConfigError, DeviceError, Problem
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
 _SECONDS_TO_CONNECT = 30
 _BLOCKS_FOR_SEVERAL_GROUPS = 8
-"""A worker gets more than one group of blocks where there are as many for each, as where groups meet, windows are
-computed twice."""
+"""A worker gets more than one group of blocks where there are as many for each, as windows are computed twice where
+groups meet."""
 _alone = threading.Lock()
 """A worker of several threads must not run several networks, each with threads of its own."""
 
@@ -50,10 +50,9 @@ def connect(address: str) -> Iterator[Client]:
     try:
         from distributed import Client
     except ImportError:
-        raise ConfigError(
-            "--dask needs the package distributed, which is not installed. Install it: "
-            'pip install "napari-celltrain[cluster]".'
-        ) from None
+        message = "A dask cluster needs the package distributed, which is not installed."
+        remedy = 'Install it: pip install "napari-celltrain[cluster]".'
+        raise ConfigError(Problem("no-distributed", "", message, remedy, settings=("dask",))) from None
     try:
         client = Client(address, timeout=_SECONDS_TO_CONNECT)
     except (OSError, TimeoutError, ValueError) as error:
@@ -72,87 +71,69 @@ def connect(address: str) -> Iterator[Client]:
 
 
 def compute_remotely(
-    client: Client, task: Task, stage: Literal["maps", "objects"], numbers: list[int], cancelled: Callable[[], bool]
+    client: Client, task: Task, stage: Literal["maps", "objects"], numbers: list[int]
 ) -> Iterator[int]:
     """Have blocks computed by all workers; gives how many of them are done, whenever that changes.
 
-    Raises what a worker raised. Ends early where ``cancelled()`` turns true.
+    Raises the errors of the workers.
     """
     from distributed import CancelledError, KilledWorker, wait
+    from distributed.comm.core import CommClosedError
 
     workers = len(client.nthreads())
     groups = workers * max(1, min(4, len(numbers) // (_BLOCKS_FOR_SEVERAL_GROUPS * workers)))
     shares = [share_of(numbers, index + 1, groups) for index in range(groups)]
     # not pure: a block that was done before may have been deleted since
     futures = [client.submit(_compute, task, stage, share, pure=False) for share in shares if share]
-    store = BlockStore(task.store)
-    wanted = set(numbers)
-    told = 0
+    blocks = BlockStore(task.store).done[stage]
+    reported = 0
     try:
         waiting: set[Future[Any]] = set(futures)
         while waiting:
-            if cancelled():
-                return
             with contextlib.suppress(TimeoutError):
                 waiting -= wait(waiting, timeout=0.5, return_when="FIRST_COMPLETED").done
             for future in futures:
                 if future.status == "error":
                     future.result()
-            done = len(wanted.difference(store.missing(stage, max(numbers) + 1)))
-            if done > told:
-                told = done
+            done = len(set(numbers).difference(blocks.missing(max(numbers) + 1)))
+            if done > reported:
+                reported = done
                 yield done
     except KilledWorker as error:
         raise DeviceError(
             "Workers of the dask cluster ended several times at the same blocks; they probably ran out of memory. Give "
             "them more, then start the same command again: it goes on where it stopped."
         ) from error
-    except CancelledError as error:
+    except (CancelledError, CommClosedError) as error:
         raise DeviceError("The dask cluster dropped the work. Start the same command again.") from error
     finally:
         client.cancel(futures)
 
 
 def _compute(task: Task, stage: Literal["maps", "objects"], numbers: list[int]) -> int:
-    """Runs in a worker. Blocks that somebody else has done meanwhile are left out."""
-    with _alone:
-        store = _open_store(task.store)
-        missing = set(store.missing(stage, max(numbers) + 1))
-        wanted = [number for number in numbers if number in missing]
+    """Runs in a worker. Blocks that another process has done meanwhile are left out."""
+    with _alone, disk_errors_explained(task.store):
+        if not task.store.is_dir():
+            raise CellTrainError(
+                f"A worker does not see {task.store}. All workers must reach the model, the images and the results by "
+                "the same paths, as on a shared disk."
+            )
+        store = BlockStore(task.store)
+        wanted = sorted(set(numbers).intersection(store.done[stage].missing(max(numbers) + 1)))
         model, image = _prepare(task)
         if stage == "maps":
-            return sum(1 for _ in compute_maps(model, image, store, wanted, _never))
-        return sum(1 for _ in compute_objects(model.card, store, wanted, _never))
-
-
-def _open_store(path: Path) -> BlockStore:
-    if not path.is_dir():
-        raise CellTrainError(
-            f"A worker does not see {path}. All workers must reach the model, the images and the results by the same "
-            "paths, as on a shared disk."
-        )
-    return BlockStore(path)
+            return sum(1 for _ in predict_maps(model, image, store, wanted))
+        return sum(1 for _ in decode_objects(model.card, store, wanted))
 
 
 @lru_cache(maxsize=1)
 def _prepare(task: Task) -> tuple[Model, LazyArray]:
     """The model and the image, kept for the next blocks."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # counts where torch is not loaded yet
-    from napari_celltrain.engine.device import resolve_device, set_threads
-
-    set_threads(_threads_of_worker())
-    model = replace(load_model(task.model, resolve_device(task.device)), card=task.card)
-    return model, task.request.open(task.card).image
-
-
-def _threads_of_worker() -> int | None:
     from distributed import get_worker
 
-    try:
-        return int(get_worker().state.nthreads)
-    except ValueError:  # not in a worker
-        return None
+    from napari_celltrain.engine.device import resolve_device, set_threads
 
-
-def _never() -> bool:
-    return False
+    set_threads(int(get_worker().state.nthreads))
+    model = replace(load_model(task.model, resolve_device(task.device)), card=task.card)
+    return model, task.request.open(task.card).image

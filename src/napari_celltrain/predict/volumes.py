@@ -1,35 +1,61 @@
-"""Using a trained model on new volumes."""
+"""Applying a trained model to new volumes: in one go where they fit the memory, otherwise by blocks.
+
+By blocks there are three passes: the network; the objects in its maps; their numbering, which is written straight to
+the result. Each goes on where it was interrupted, and the blocks can be shared among processes or a dask cluster.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from functools import lru_cache
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_celltrain.io.volume import LazyArray, voxels_in
 from napari_celltrain.io.volumes import find_volumes
+from napari_celltrain.io.zarr_writer import Checklist
 from napari_celltrain.nets.normalize import measure
-from napari_celltrain.predict.blocks import fits_memory, has_folder
-from napari_celltrain.predict.inputs import InputRequest, refuse_other_scale, unknown_size
-from napari_celltrain.predict.large_volumes import LargeVolume, Share, segment_large
-from napari_celltrain.predict.outputs import (
-    Cancelled,
+from napari_celltrain.predict.blocks import (
+    BlockStore,
+    create_store,
+    disk_errors_explained,
+    fingerprint,
+    fits_memory,
+    make_plan,
+    remove_store,
+    shape_of,
+    store_path,
+    stores_for,
+)
+from napari_celltrain.predict.files import (
     FileFormat,
+    InputRequest,
+    OpenedInput,
+    Target,
     plan_targets,
     probability_suffixes,
+    unknown_size,
     write_result,
 )
-from napari_celltrain.runs.model import ModelCard, Segmentation, load_model, read_card, segment
+from napari_celltrain.predict.passes import decode_objects, labels_of, predict_maps, probability_of, share_of
+from napari_celltrain.runs.model import Model, ModelCard, load_model, read_card, segment
 from napari_celltrain.values.config import Spacing
 from napari_celltrain.values.decoding import ObjectDecoding
-from napari_celltrain.values.errors import ConfigError
-from napari_celltrain.values.events import Event, Logged, Prepared, Saved
+from napari_celltrain.values.errors import ConfigError, Problem
+from napari_celltrain.values.events import Event, Logged, Prepared, Saved, Warned
+from napari_celltrain.values.text import count
 
-__all__ = ["predict", "refuse_other_scale"]
+if TYPE_CHECKING:
+    from distributed import Client
+
+Share = tuple[int, int]
+"""Part I (count from 1) of N of the network's blocks."""
 
 
 def predict(
@@ -49,25 +75,26 @@ def predict(
     file_format: FileFormat = "auto",
     blocks: Share | None = None,
     dask: str | None = None,
-    cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
     """Segment every volume of ``inputs`` (files or folders) with the model of a run folder or model folder.
 
     Writes ``output/NAME.tif``, or ``NAME.ome.zarr`` for inputs that are OME-Zarr (``file_format`` decides
     otherwise), with the labels; with ``probabilities`` also ``NAME_probability`` (float32; one file an output of the
-    network). All inputs are looked at before the first is segmented. What does not fit the memory is segmented block
-    by block in a hidden folder beside the result, where the same call goes on if it was interrupted; so is everything
+    network). All inputs are looked at before the first is read. What does not fit the memory is predicted block by
+    block in a hidden folder beside the result, where the same call goes on if it was interrupted; so is everything
     with ``blocks`` (this process does share I of N of the network's blocks of each volume) and with ``dask`` (the
     address of a scheduler, whose workers compute the blocks). ``threshold`` and ``decoding`` replace the model's own.
-    ``cancelled`` is asked often; the files of volumes that are done stay. Raises :class:`CellTrainError` subclasses.
+    Files that are complete stay when the iterator is closed. Raises :class:`CellTrainError` subclasses.
     """
     _check_share(blocks, dask)
     card = _adjusted(read_card(model), threshold, decoding)
-    paths = [path for entry in inputs for path in find_volumes(entry)]
-    requests = [InputRequest(path, axes, channel, voxel_size, resample) for path in paths]
+    requests = [
+        InputRequest(path.absolute(), axes, channel, voxel_size, resample)
+        for each in inputs
+        for path in find_volumes(each)
+    ]
     volumes = [request.look(card) for request in requests]
-    suffixes = probability_suffixes(card) if probabilities else []
-    targets = plan_targets(volumes, output, file_format, suffixes)
+    targets = plan_targets(volumes, output, file_format, probability_suffixes(card) if probabilities else [])
     from napari_celltrain.engine.device import describe, resolve_device, set_threads
 
     chosen = resolve_device(device if dask is None else "cpu")  # the workers resolve it themselves
@@ -76,27 +103,16 @@ def predict(
     if dask is None:
         load()  # a damaged model is refused before anything is read
     where = describe(chosen) if dask is None else f"the dask cluster at {dask}"
-    yield Logged(message=f"Segmenting {len(volumes)} volume{'s' if len(volumes) != 1 else ''} on {where}.")
-    with contextlib.ExitStack() as stack:
-        client = None
-        if dask is not None:
-            from napari_celltrain.predict.cluster import connect
-
-            client = stack.enter_context(connect(dask))
+    yield Logged(message=f"Segmenting {count(len(volumes), 'volume')} on {where}.")
+    with _connected(dask) as client:
         for index, (request, target) in enumerate(zip(requests, targets, strict=True)):
             yield Prepared(stage=f"segmenting {request.path.name}", done=index, total=len(requests))
             opened = request.open(card)
-            if opened.volume.voxel_size is None and card.voxel_size is not None:
+            if opened.voxel_size is None and card.voxel_size is not None:
                 yield unknown_size(opened.volume, card)
-            job = LargeVolume(model, card, load, opened, target, probabilities, device, cancelled, blocks, client)
-            with contextlib.suppress(Cancelled):
-                begun = has_folder(output, target.name)
-                if blocks or dask or begun or not fits_memory(card, opened.image, probabilities=probabilities):
-                    yield from segment_large(job)
-                else:
-                    yield from _segment_at_once(job)
-            if cancelled():
-                return
+            yield from _Prediction(
+                model, card, load, request, opened, target, probabilities, device, blocks, client
+            ).events()
     if blocks is None:
         yield Prepared(stage="segmenting", done=len(volumes), total=len(volumes))
 
@@ -105,11 +121,15 @@ def _check_share(share: Share | None, dask: str | None) -> None:
     if share is None:
         return
     if not 1 <= share[0] <= share[1]:
-        raise ConfigError(
-            f"--blocks {share[0]}/{share[1]} is no share. Give I/N, with I from 1 to N, such as 1/8 for the first of 8."
-        )
+        raise no_share(f"{share[0]}/{share[1]}")
     if dask is not None:
-        raise ConfigError("--blocks and --dask are two ways of dividing the work. Give one of them.")
+        message = "Shares of the blocks and a dask cluster are two ways of dividing the work."
+        raise ConfigError(Problem("two-ways", "", message, "Give one of them.", settings=("blocks", "dask")))
+
+
+def no_share(given: str) -> ConfigError:
+    remedy = "Give I/N, with I from 1 to N, such as 1/8 for the first of 8."
+    return ConfigError(Problem("no-share", given, "is no share.", remedy, settings=("blocks",)))
 
 
 def _adjusted(card: ModelCard, threshold: float | None, decoding: ObjectDecoding | None) -> ModelCard:
@@ -130,41 +150,175 @@ def _adjusted(card: ModelCard, threshold: float | None, decoding: ObjectDecoding
     return card.model_copy(update=changed)
 
 
-def _segment_at_once(job: LargeVolume) -> Iterator[Event]:
-    """For what fits the memory."""
-    model, opened = job.load(), job.opened
-    statistics = measure(opened.raw, job.card.normalization, name=job.where)
-    collected: NDArray[np.float32] | None = None
-    if job.probabilities:
-        collected = np.zeros((job.card.network.out_channels, *opened.image.shape), np.float32)
-
-    def collect(first: int, planes_CZYX: NDArray[np.float32]) -> None:
-        if collected is not None:
-            collected[:, first : first + planes_CZYX.shape[1]] = planes_CZYX
-
-    result = segment(
-        model,
-        opened.image,
-        statistics,
-        voxel_size=opened.voxel_size,
-        probabilities=collect if job.probabilities else None,
-        cancelled=job.cancelled,
-    )
-    if job.cancelled():
+@contextlib.contextmanager
+def _connected(address: str | None) -> Iterator[Client | None]:
+    if address is None:
+        yield None
         return
-    size = opened.volume.voxel_size
-    for _ in write_result(job.target, "", opened.labels_on_grid(result.labels), size, job.cancelled):
-        pass
-    if collected is not None:
-        for suffix, probability in zip(probability_suffixes(job.card), collected, strict=True):
-            for _ in write_result(job.target, suffix, opened.map_on_grid(probability), size, job.cancelled):
-                pass
-    yield Logged(message=f"{job.where}: {_found(job.card, result)}")
-    yield Saved(what="prediction", path=str(job.target.path()), epoch=job.card.training.epoch)
+    from napari_celltrain.predict.cluster import connect
+
+    with connect(address) as client:
+        yield client
 
 
-def _found(card: ModelCard, result: Segmentation) -> str:
-    if card.label_kind == "objects":
-        count = int(result.labels.max(initial=0))
-        return f"{count} object{'s' if count != 1 else ''}"
-    return f"{np.count_nonzero(result.classes) / result.classes.size:.1%} foreground"
+@dataclass(frozen=True, slots=True)
+class _Prediction:
+    """One volume, and everything that its results depend on."""
+
+    model: Path
+    card: ModelCard
+    load: Callable[[], Model]
+    """Gives the model, which is loaded only where this process applies it."""
+    request: InputRequest
+    opened: OpenedInput
+    target: Target
+    probabilities: bool
+    device: str
+    share: Share | None
+    client: Client | None
+
+    @property
+    def where(self) -> str:
+        return self.opened.volume.where
+
+    def events(self) -> Iterator[Event]:
+        """Write the results. Ends with :class:`Saved`, or, where other processes have to finish, with a
+        :class:`Logged` that says so."""
+        folder, name = self.target.folder, self.target.name
+        divided = self.share is not None or self.client is not None or bool(stores_for(folder, name))
+        if not divided and fits_memory(self.card, self.opened.image, probabilities=self.probabilities):
+            yield from self._at_once()
+            return
+        options = {"probabilities": self.probabilities, "resampled": self.opened.is_resampled}
+        mark = fingerprint(self.model, self.card, self.opened.volume, **options)
+        path = store_path(folder, name, mark)
+        with disk_errors_explained(path):
+            yield from self._by_blocks(path, mark)
+
+    def _at_once(self) -> Iterator[Event]:
+        image = self.opened.image
+        statistics = measure(self.opened.raw, self.card.normalization, name=self.where)
+        size = (self.card.network.out_channels if self.probabilities else 0, *shape_of(image))
+        maps = np.zeros(size, np.float32)
+
+        def collect(first: int, planes_CZYX: NDArray[np.float32]) -> None:
+            maps[:, first : first + planes_CZYX.shape[1]] = planes_CZYX
+
+        result = segment(
+            self.load(),
+            image,
+            statistics,
+            voxel_size=self.opened.voxel_size,
+            probabilities=collect if self.probabilities else None,
+        )
+        for _ in self._write(result.labels, list(maps)):
+            pass
+        num_objects = int(result.labels.max(initial=0)) if self.card.label_kind == "objects" else None
+        yield from self._finished(num_objects, int(np.count_nonzero(result.classes)))
+
+    def _by_blocks(self, path: Path, mark: str) -> Iterator[Event]:
+        store = yield from self._open_store(path, mark)
+        total = len(store.plan.maps)
+        missing = store.done["maps"].missing(total)
+        if self.share is not None:
+            missing = sorted(set(missing).intersection(share_of(range(total), *self.share)))
+        yield from self._compute(store, "maps", missing)
+        left = store.done["maps"].missing(total) if path.exists() else []
+        if left:
+            yield Logged(
+                message=f"{self.where}: this share of the blocks is done; {count(len(left), 'block')} of other shares "
+                "to go. The process that computes the last one makes the result; the same command without a share "
+                "computes all that is left."
+            )
+            return
+        with store.finishing() as alone:
+            if not alone:
+                yield Logged(message=f"{self.where}: all blocks are done, and another process makes the result.")
+                return
+            yield from self._finish(store)
+
+    def _open_store(self, path: Path, mark: str) -> Generator[Event, None, BlockStore]:
+        """The folder that an interrupted command has left, or a new one."""
+        for other in stores_for(self.target.folder, self.target.name):
+            if other != path:
+                yield Warned(
+                    message=f"{self.where}: the unfinished work of an earlier command is deleted, since the model, "
+                    "the image or the options have changed since. Starting again."
+                )
+                remove_store(other)
+        if path.exists():
+            store = BlockStore(path)
+            total = len(store.plan.maps)
+            done = total - len(store.done["maps"].missing(total))
+            yield Logged(
+                message=f"{self.where}: going on with what is there: {done} of {count(total, 'block')} are done."
+            )
+            return store
+        yield Prepared(stage=f"measuring {self.where}")
+        statistics = measure(self.opened.raw, self.card.normalization, name=self.where)
+        spacing = self.opened.voxel_size or self.card.spacing
+        plan = make_plan(self.card, self.opened.image, spacing, statistics, mark, probabilities=self.probabilities)
+        return create_store(path, plan)
+
+    def _compute(self, store: BlockStore, stage: Literal["maps", "objects"], numbers: list[int]) -> Iterator[Event]:
+        """Compute blocks, here or by the cluster."""
+        if not numbers:
+            return
+        what = "segmenting" if stage == "maps" else "finding objects in"
+        progressed = partial(Prepared, stage=f"{what} {self.where}", total=len(numbers))
+        yield progressed(done=0)
+        if self.client is not None:
+            from napari_celltrain.predict.cluster import Task, compute_remotely
+
+            task = Task(self.request, self.model.absolute(), self.card, store.path.absolute(), self.device)
+            done = compute_remotely(self.client, task, stage, numbers)
+        elif stage == "maps":
+            done = _counted(predict_maps(self.load(), self.opened.image, store, numbers))
+        else:
+            num_threads = min(2, os.cpu_count() or 1)  # each takes as much memory as the network
+            done = _counted(decode_objects(self.card, store, numbers, num_threads))
+        for number in done:
+            yield progressed(done=number)
+
+    def _finish(self, store: BlockStore) -> Iterator[Event]:
+        """Make the result: by one process alone, helped by the cluster where there is one."""
+        plan = store.plan
+        if plan.objects is not None:
+            yield from self._compute(store, "objects", store.done["objects"].missing(len(plan.objects)))
+        labels, num_objects = labels_of(self.card, store)
+        foreground = 0
+        if num_objects is None:
+            regions = map(plan.maps.region, range(len(plan.maps)))
+            foreground = sum(int(np.count_nonzero(store.read(store.maps, region))) for region in regions)
+        maps = [probability_of(store, channel) for channel in range(plan.num_outputs if plan.probabilities else 0)]
+        growing = store.path / "labels.ome.zarr"
+        if not growing.exists():  # not begun, or complete and moved to its place by a command that was interrupted then
+            store.done["labels"].clear()
+        yield from self._write(labels, maps, (growing, store.done["labels"]))
+        remove_store(store.path)
+        yield from self._finished(num_objects, foreground)
+
+    def _write(
+        self, labels: LazyArray, maps: Sequence[LazyArray], growing: tuple[Path, Checklist] | None = None
+    ) -> Iterator[Event]:
+        opened = self.opened
+        suffixes = probability_suffixes(self.card) if maps else []
+        results = [("", opened.labels_on_grid(labels), growing)]
+        results += [(suffix, opened.map_on_grid(values), None) for suffix, values in zip(suffixes, maps, strict=True)]
+        for suffix, array, partly in results:
+            progressed = partial(Prepared, stage=f"writing {self.target.path(suffix).name}")
+            yield progressed()
+            for done, total in write_result(self.target, suffix, array, opened.volume.voxel_size, partly):
+                yield progressed(done=done, total=total)
+
+    def _finished(self, num_objects: int | None, foreground: int) -> Iterator[Event]:
+        """``foreground`` is the number of voxels in it, for labels that are not objects."""
+        share = foreground / voxels_in(shape_of(self.opened.image))
+        found = f"{share:.1%} foreground" if num_objects is None else count(num_objects, "object")
+        yield Logged(message=f"{self.where}: {found}")
+        yield Saved(what="prediction", path=str(self.target.path()), epoch=self.card.training.epoch)
+
+
+def _counted(blocks: Iterator[int]) -> Iterator[int]:
+    """How many are done, whenever one is."""
+    return (done for done, _ in enumerate(blocks, start=1))

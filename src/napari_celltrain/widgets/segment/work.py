@@ -79,7 +79,7 @@ def segment_volume(
     importlib.import_module("pandas")  # napari's first labels need it, and the window should not wait for it
     from napari_celltrain.engine.device import resolve_device, set_threads
     from napari_celltrain.nets.normalize import measure
-    from napari_celltrain.predict.inputs import MAX_SCALE_RATIO
+    from napari_celltrain.predict.files import MAX_SCALE_RATIO
     from napari_celltrain.runs.model import load_model, segment
 
     set_threads(spare_cores())

@@ -124,9 +124,20 @@ def test_probabilities_by_blocks_are_the_same(tmp_path, volume, network, small_b
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def interrupted(count: int) -> Callable[[], bool]:
-    asked = iter(range(count))
-    return lambda: next(asked, None) is None
+def interrupted(events: Iterator[Event], when: Callable[[Event], bool]) -> list[Event]:
+    """The events up to the first one that ``when`` is true of; there the prediction is given up."""
+    seen = []
+    for event in events:
+        seen.append(event)
+        if when(event):
+            break
+    events.close()
+    return seen
+
+
+def after(blocks: int) -> Callable[[Event], bool]:
+    """When so many blocks have gone through the network."""
+    return lambda event: isinstance(event, Prepared) and event.stage == "segmenting large.tif" and event.done >= blocks
 
 
 def test_interrupted_it_goes_on_where_it_stopped(tmp_path, volume, network, some_blocks):
@@ -134,7 +145,7 @@ def test_interrupted_it_goes_on_where_it_stopped(tmp_path, volume, network, some
     whole = list(predict(model, [volume], tmp_path / "whole"))
     windows = network[-1].windows
     out = tmp_path / "out"
-    first = list(predict(model, [volume], out, cancelled=interrupted(windows // 4)))
+    first = interrupted(predict(model, [volume], out), after(blocks=2))
     assert not any(isinstance(event, Saved) for event in first)
     assert not (out / "large.tif").exists()
     done = network[-1].windows
@@ -149,11 +160,10 @@ def test_interrupted_it_goes_on_where_it_stopped(tmp_path, volume, network, some
 
 def test_interrupted_between_the_passes_the_network_is_not_run_again(tmp_path, volume, network, some_blocks):
     model = write_tiny_model(tmp_path)
-    events = predict(model, [volume], tmp_path / "out")
-    for event in events:
-        if isinstance(event, Prepared) and event.stage.startswith("finding objects") and event.done == 2:
-            break
-    events.close()
+    interrupted(
+        predict(model, [volume], tmp_path / "out"),
+        lambda event: isinstance(event, Prepared) and event.stage.startswith("finding objects") and event.done == 2,
+    )
     list(predict(model, [volume], tmp_path / "out"))
     assert network[-1].windows == 0
     assert (tmp_path / "out" / "large.tif").exists()
@@ -163,7 +173,7 @@ def test_interrupted_after_the_labels_they_are_not_lost(tmp_path, volume, networ
     model = write_tiny_model(tmp_path)
     options = {"file_format": "zarr", "probabilities": True}
     labels = tmp_path / "out" / "large.ome.zarr"
-    list(predict(model, [volume], tmp_path / "out", cancelled=labels.exists, **options))
+    interrupted(predict(model, [volume], tmp_path / "out", **options), lambda _: labels.exists())
     written = open_volume(labels).read()
     assert written.any()
     assert hidden(tmp_path / "out")  # the probabilities are still to come
@@ -174,9 +184,9 @@ def test_interrupted_after_the_labels_they_are_not_lost(tmp_path, volume, networ
 
 def test_another_model_or_image_starts_anew_and_says_so(tmp_path, volume, network, some_blocks):
     out = tmp_path / "out"
-    list(predict(write_tiny_model(tmp_path, "a"), [volume], out, cancelled=interrupted(5)))
+    interrupted(predict(write_tiny_model(tmp_path, "a"), [volume], out), after(blocks=1))
     other = write_tiny_model(tmp_path, "b", threshold=0.6)
-    events = list(predict(other, [volume], out, cancelled=interrupted(5)))
+    events = interrupted(predict(other, [volume], out), after(blocks=1))
     assert "the model, the image or the options have changed" in messages(events, Warned)
     assert len(hidden(out)) == 1
     copy = tmp_path / "images" / "large.tif"
@@ -292,7 +302,8 @@ def test_a_disk_that_refuses_is_one_sentence_and_what_is_done_stays(
         patch.setattr(zarr.Array, "__setitem__", write)
         with pytest.raises(DataError, match=sentence):
             list(predict(model, [volume], tmp_path / "out"))
-    assert "3 of" in messages(list(predict(model, [volume], tmp_path / "out", cancelled=lambda: True)))
+    going_on = interrupted(predict(model, [volume], tmp_path / "out"), lambda event: "going on" in messages([event]))
+    assert "3 of" in messages(going_on)
 
 
 def test_a_damaged_folder_says_what_to_delete(tmp_path, volume, network, some_blocks):
@@ -322,7 +333,7 @@ def test_resampled_the_labels_come_back_on_the_grid_of_the_image(by_blocks, tmp_
     if by_blocks:
         monkeypatch.setattr(blocks, "WHOLE_BYTES", 0)
     model = write_tiny_model(tmp_path, voxel_size=(2.0, 1.0, 1.0))
-    with pytest.raises(CellTrainError, match="--resample"):
+    with pytest.raises(CellTrainError, match="Have the image resampled"):
         list(predict(model, [volume], tmp_path / "out"))
     list(predict(model, [volume], tmp_path / "out", resample=True))
     result = open_volume(tmp_path / "out" / "large.tif")
@@ -361,7 +372,7 @@ def test_what_a_worker_refuses_is_said(cluster, tmp_path, volume, some_blocks, m
         (path / "plan.json").write_text("{")
         return store
 
-    monkeypatch.setattr("napari_celltrain.predict.large_volumes.create_store", vanish)
+    monkeypatch.setattr("napari_celltrain.predict.volumes.create_store", vanish)
     with pytest.raises(DataError, match="is damaged"):
         list(predict(write_tiny_model(tmp_path), [volume], tmp_path / "out", dask=cluster))
 

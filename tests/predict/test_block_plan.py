@@ -11,7 +11,7 @@ from napari_celltrain.io.volumes import open_volume, write_volume
 from napari_celltrain.nets.normalize import IntensityStatistics
 from napari_celltrain.predict import blocks
 from napari_celltrain.predict.blocks import fingerprint, fits_memory, make_plan
-from napari_celltrain.predict.blockwise import share_of
+from napari_celltrain.predict.passes import share_of
 from napari_celltrain.runs.model import read_card
 from tiny_models import VOXEL_SIZE, write_tiny_model
 

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from napari_celltrain.engine.objects import decode, decode_block, halo
 from napari_celltrain.engine.windows import BlockGrid
-from napari_celltrain.predict.blockwise import BlockObjects, number_objects
+from napari_celltrain.predict.passes import BlockObjects, number_objects
 from napari_celltrain.values.decoding import ObjectDecoding
 
 SPACING = (1.0, 0.5, 0.5)
