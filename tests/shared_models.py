@@ -12,11 +12,11 @@ from balls import make_pair
 from napari_celltrain.nets.models import NetworkSpec, build_network
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.runs.model import read_card, write_model
-from napari_celltrain.share.metadata import Sheet, parse_citation, parse_person
+from napari_celltrain.share.metadata import Metadata, parse_citation, parse_person
 from tiny_models import write_tiny_model
 
 WINDOW = (16, 32, 32)
-SHEET = Sheet(
+METADATA = Metadata(
     name="Nuclei of embryos",
     authors=(parse_person("Jane Doe; affiliation=A University; orcid=0000-0002-1825-0097"),),
     license="CC-BY-4.0",

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from napari_celltrain.cli.main import app
 from napari_celltrain.share import export as sharing
-from napari_celltrain.share.metadata import Sheet
+from napari_celltrain.share.metadata import Metadata
 from napari_celltrain.values.errors import CellTrainError, ConfigError
 from napari_celltrain.values.events import Saved
 from tiny_models import write_tiny_model
@@ -49,12 +49,13 @@ def test_the_options_make_the_card(asked, tmp_path):
         *("--author", "Jane; github=jane", "--author", "Jo", "--cite", "Doe, 10.1234/x", "--data", "Mice"),
         *("--limits", "Dark ones", "--tag", "mouse", "--halo", "--force", "--sample", tmp_path / "a.tif"),
     )
-    ((_, chosen, _, sheet), options) = asked[0]
+    ((_, chosen, _, metadata), options) = asked[0]
     assert chosen == "bioimageio"
-    assert isinstance(sheet, Sheet)
-    assert [person.name for person in sheet.authors] == ["Jane", "Jo"]
-    assert (sheet.name, sheet.description, sheet.license, sheet.data) == ("Nuclei", "D", "MIT", "Mice")
-    assert (sheet.cite[0].doi, sheet.limits, sheet.tags, sheet.halo) == ("10.1234/x", "Dark ones", ("mouse",), True)
+    assert isinstance(metadata, Metadata)
+    assert [person.name for person in metadata.authors] == ["Jane", "Jo"]
+    assert (metadata.name, metadata.description, metadata.license, metadata.data) == ("Nuclei", "D", "MIT", "Mice")
+    assert (metadata.cite[0].doi, metadata.limits) == ("10.1234/x", "Dark ones")
+    assert (metadata.tags, metadata.halo) == (("mouse",), True)
     assert options == {"sample": tmp_path / "a.tif", "replace": True}
 
 

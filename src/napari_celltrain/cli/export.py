@@ -14,7 +14,7 @@ from napari_celltrain.cli.display import make_display
 from napari_celltrain.cli.follow import follow, refusals_told
 from napari_celltrain.cli.terminal import console, is_main_process, text
 from napari_celltrain.cli.train import Json
-from napari_celltrain.share.metadata import Sheet, parse_citation, parse_person
+from napari_celltrain.share.metadata import Metadata, parse_citation, parse_person
 
 _CARD = "Card of a bioimage.io package"
 
@@ -148,7 +148,7 @@ def export(
 
     display = make_display(json)
     with refusals_told(display):
-        sheet = Sheet(
+        metadata = Metadata(
             name=name,
             description=description,
             authors=tuple(parse_person(person) for person in author or ()),
@@ -159,6 +159,6 @@ def export(
             tags=tuple(tag or ()),
             halo=halo,
         )
-    follow(sharing.export(model, format, output, sheet, sample=sample, replace=force), display)
+    follow(sharing.export(model, format, output, metadata, sample=sample, replace=force), display)
     if is_main_process() and not display.for_programs:
         console().print(text(f"The model is in {output.absolute()}"), soft_wrap=True)

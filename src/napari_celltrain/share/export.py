@@ -1,69 +1,89 @@
-"""Writing a model as a file for others: checked before it is there under its name, or not there at all."""
+"""Writing a model as a file for others: checked before it is there under its name, or not there at all.
+
+A package for https://bioimage.io is written, validated and run by bioimage.io's own libraries, in the newest version of
+the format that is installed; what they compute from the raw test image, by their normalization and activation, must be
+what we compute.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import random
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
 
+from napari_celltrain.io.tensors import write_tensors
 from napari_celltrain.nets.models import MODELS
-from napari_celltrain.share.metadata import Sheet, check_name, default_name
-from napari_celltrain.share.source_model import Original, cut_from, load_original, made_up
+from napari_celltrain.runs.model import card_to_yaml, read_weights
+from napari_celltrain.runs.model_package import PACKED_CARD, WEIGHTS
+from napari_celltrain.share import source_model
+from napari_celltrain.share.description import describe_model, readme
+from napari_celltrain.share.metadata import Metadata, check_name, default_name
+from napari_celltrain.share.source_model import TOLERANCE, SourceModel, write_onnx, write_torchscript
 from napari_celltrain.values import files
 from napari_celltrain.values.errors import ConfigError, ModelFileError
 from napari_celltrain.values.events import Event, Logged, Prepared, Saved, Warned
+from napari_celltrain.values.text import sizes
+
+if TYPE_CHECKING:
+    from bioimageio.spec.model import AnyModelDescr
 
 Format = Literal["bioimageio", "torchscript", "onnx"]
 ENDINGS: dict[Format, str] = {"bioimageio": ".zip", "torchscript": ".pt", "onnx": ".onnx"}
+_VERDICTS = {
+    "bioimageio": "It is valid, and bioimage.io's library computes with it what the original does",
+    "torchscript": "It computes what the original does",
+    "onnx": "ONNX Runtime computes with it what the original does",
+}
 
 
 def export(
-    source: Path, format: Format, output: Path, sheet: Sheet, *, sample: Path | None = None, replace: bool = False
+    source: Path, format: Format, output: Path, metadata: Metadata, *, sample: Path | None = None, replace: bool = False
 ) -> Iterator[Event]:
     """Write the model of a run folder, model folder or zip to ``output`` and check that it computes the same.
 
     ``sample`` is an image whose middle becomes the test image; without it one is made up, so that no data leave the
     lab unasked. Raises ``CellTrainError`` subclasses; then there is no file, or still the old one.
     """
-    target = _target(output, format, replace)
-    name = check_name(sheet.name) if sheet.name else None
-    original = load_original(source)
-    name = name or default_name([MODELS[original.card.network.key].label, original.card.training.run])
+    _refuse_target(output, format, replace)
+    name = check_name(metadata.name) if metadata.name else None
+    model = source_model.load_source_model(source)
+    name = name or default_name(MODELS[model.card.network.key].label, model.card.training.run)
     if format == "bioimageio":
-        yield from _warnings(sheet)
+        yield from _warnings(metadata)
     yield Prepared(stage=f"converting to {format}")
-    image = cut_from(sample, original.window, channel=original.card.channel) if sample else made_up(original.window)
-    example = original.normalized(image)
+    if sample is None:
+        image = source_model.made_up(model.window)
+    else:
+        image = source_model.cut_from(sample, model.window, channel=model.card.channel)
+    example = model.normalized(image)
     examples = np.concatenate([example, np.ascontiguousarray(example[..., ::-1])])
     difference = 0.0
 
     def write(path: Path) -> None:
         nonlocal difference
         if format == "bioimageio":
-            from napari_celltrain.share.bioimageio import write_package
-
-            difference = write_package(path, original, image, examples, sheet, name)
-        elif format == "onnx":
-            from napari_celltrain.share.network_files import write_onnx
-
-            difference = write_onnx(path, original, examples)
+            difference = write_package(path, model, image, examples, metadata.model_copy(update={"name": name}))
         else:
-            from napari_celltrain.share.network_files import write_torchscript
-
-            difference = write_torchscript(path, original, examples)
+            convert = write_onnx if format == "onnx" else write_torchscript
+            difference = convert(path, model, examples)
 
     try:
-        files.write_with(target, write)
+        files.write_with(output, write)
     except OSError as error:
-        raise ModelFileError(f"{target} cannot be written ({error.strerror or error}).") from error
-    yield Logged(message=_verdict(format, original, difference))
-    yield Saved(what="model", path=str(target), epoch=original.card.training.epoch)
+        raise ModelFileError(f"{output} cannot be written ({error.strerror or error}).") from error
+    window = f"window of {sizes(model.window)} voxels"
+    yield Logged(message=f"{_VERDICTS[format]} (largest difference of a probability: {difference:.1g}; {window}).")
+    yield Saved(what="model", path=str(output), epoch=model.card.training.epoch)
 
 
-def _target(output: Path, format: Format, replace: bool) -> Path:
-    """The file to write; nothing has to be computed to refuse it."""
+def _refuse_target(output: Path, format: Format, replace: bool) -> None:
     ending = ENDINGS[format]
     if output.is_dir():
         raise ConfigError(f"--output: {output} is a folder. Give the name of a file, ending in {ending}.")
@@ -73,26 +93,135 @@ def _target(output: Path, format: Format, replace: bool) -> Path:
         raise ConfigError(f"--output: there is no folder {output.absolute().parent}. Create or choose another one.")
     if output.exists() and not replace:
         raise ConfigError(f"--output: {output} exists already. Give another name, or replace it with --force.")
-    return output
 
 
-def _warnings(sheet: Sheet) -> Iterator[Event]:
-    """What the format leaves open, but nobody who is handed a model can do without."""
-    missing = [
-        (not sheet.authors, "who made it (--author)"),
-        (not sheet.license, "under which licence others may use it (--license, such as CC-BY-4.0)"),
-        (not sheet.data, "what the training images show (--data)"),
-    ]
-    wanted = [text for is_missing, text in missing if is_missing]
-    if wanted:
-        yield Warned(message=f"The package does not say {', nor '.join(wanted)}. bioimage.io asks for it.")
+def _warnings(metadata: Metadata) -> Iterator[Event]:
+    """What the format leaves open, but a user of the model needs to know."""
+    wanted = {
+        "who made it (--author)": metadata.authors,
+        "under which licence others may use it (--license, such as CC-BY-4.0)": metadata.license,
+        "what the training images show (--data)": metadata.data,
+    }
+    missing = [text for text, given in wanted.items() if not given]
+    if missing:
+        yield Warned(message=f"The package does not say {', nor '.join(missing)}. bioimage.io asks for it.")
 
 
-def _verdict(format: Format, original: Original, difference: float) -> str:
-    checked = {
-        "bioimageio": "It is valid, and bioimage.io's library computes with it what the original does",
-        "torchscript": "It computes what the original does",
-        "onnx": "ONNX Runtime computes with it what the original does",
-    }[format]
-    window = " × ".join(map(str, original.window))
-    return f"{checked} (largest difference of a probability: {difference:.1g}; window of {window} voxels)."
+# --- a package for bioimage.io ----------------------------------------------------------------------------------
+
+
+def write_package(
+    path: Path,
+    model: SourceModel,
+    image_ZYX: NDArray[np.float32],
+    examples: NDArray[np.float32],
+    metadata: Metadata,
+) -> float:
+    """Write the package to ``path`` (not atomically); returns the largest difference from the original.
+
+    ``image_ZYX`` becomes the test image; the weights are checked on ``examples`` (2, 1, Z, Y, X). Raises
+    :class:`ModelFileError` where the package is not valid or computes something else, ``ConfigError`` where the
+    metadata are not as the standard wants them, or packages are missing.
+    """
+    source_model.require("bioimageio.spec", "bioimageio.core")
+    expected = model.probabilities(model.logits(examples[:1]))
+    # the library leaves files open until they are collected, and Windows deletes no open file
+    with tempfile.TemporaryDirectory(prefix="celltrain-", ignore_cleanup_errors=True) as scratch, bioimageio_ready():
+        folder = Path(scratch)
+        np.save(folder / "test_input.npy", image_ZYX[None, None])
+        np.save(folder / "test_output.npy", expected)
+        _write_cover(folder / "cover.png", image_ZYX, expected[0, 0])
+        (folder / "README.md").write_text(readme(model, metadata), encoding="utf-8")
+        (folder / PACKED_CARD).write_text(card_to_yaml(model.card), encoding="utf-8")
+        write_tensors(folder / WEIGHTS, read_weights(model.source), {})
+        weights = folder / "weights.pt"
+        try:
+            write_torchscript(weights, model, examples)
+        except ModelFileError:
+            weights.unlink(missing_ok=True)
+            weights = folder / "weights.onnx"
+            write_onnx(weights, model, examples)
+        _write_zip(path, folder, weights, model, metadata)
+        return _check(path, image_ZYX, expected)
+
+
+@contextlib.contextmanager
+def bioimageio_ready() -> Iterator[None]:
+    """Within it bioimage.io's libraries write nothing to standard error, and leave all settings of others alone."""
+    import torch
+    from loguru import logger
+
+    state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - the state that they set
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    only_warn = torch.is_deterministic_algorithms_warn_only_enabled()
+    logger.disable("bioimageio")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        logger.enable("bioimageio.spec")  # core is silent by itself
+        torch.use_deterministic_algorithms(deterministic, warn_only=only_warn)
+        random.setstate(state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def _write_cover(path: Path, image_ZYX: NDArray[Any], probability_ZYX: NDArray[Any]) -> None:
+    """The middle planes side by side, as a picture of 512 x 256 pixels: bioimage.io wants a ratio of 2 to 1."""
+    from matplotlib.figure import Figure
+
+    middle = image_ZYX.shape[0] // 2
+    low, high = np.percentile(image_ZYX[middle], (1, 99.8))
+    figure = Figure(figsize=(5.12, 2.56), dpi=100, facecolor="black")
+    left, right = figure.subplots(1, 2, gridspec_kw={"left": 0, "right": 1, "bottom": 0, "top": 1, "wspace": 0})
+    left.imshow(image_ZYX[middle], cmap="gray", vmin=low, vmax=max(high, low + 1e-12))
+    right.imshow(probability_ZYX[middle], cmap="gray", vmin=0, vmax=1)
+    for axes in (left, right):
+        axes.axis("off")
+    figure.savefig(path)
+
+
+def _write_zip(path: Path, folder: Path, weights: Path, model: SourceModel, metadata: Metadata) -> None:
+    from bioimageio.spec import save_bioimageio_package
+
+    try:
+        description = describe_model(folder, weights, model, metadata)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][:3])
+        raise ConfigError(
+            f"bioimage.io does not take what was given for {where}: {first['msg']}. Fix it in the options of "
+            f"`celltrain export` ({error.error_count()} such problems)."
+        ) from error
+    try:
+        save_bioimageio_package(description, output_path=path)
+    except ValueError as error:
+        raise ModelFileError(f"The package is not valid for bioimage.io: {error}. It was not kept.") from error
+
+
+def _check(path: Path, image: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """Let bioimage.io's library test the package, and compare its result with ours."""
+    from bioimageio.core import load_model_description, test_model
+
+    summary = test_model(path, devices=["cpu"])
+    if summary.status != "passed":
+        problems = "; ".join(str(error.msg) for detail in summary.details for error in detail.errors)
+        raise ModelFileError(f"The package does not pass bioimage.io's test, and was not kept: {problems[:1000]}")
+    found = run_package(load_model_description(path), image)
+    difference = float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
+    if not difference <= TOLERANCE:
+        raise ModelFileError(
+            f"The package gives other results than the original (they differ by {difference:.2g}, where {TOLERANCE:g} "
+            "is allowed). It was not kept."
+        )
+    return difference
+
+
+def run_package(model: AnyModelDescr, image_ZYX: NDArray[Any]) -> NDArray[np.float32]:
+    """What bioimage.io's library makes of a raw image of the window's size: (1, C, Z, Y, X)."""
+    from bioimageio.core import create_prediction_pipeline
+    from bioimageio.core.digest_spec import create_sample_for_model
+
+    sample = create_sample_for_model(model, inputs={"image": image_ZYX[None, None]})
+    with create_prediction_pipeline(model, devices=["cpu"]) as pipeline:
+        result = pipeline.predict_sample_without_blocking(sample, skip_input_padding=True, skip_output_cropping=True)
+    return np.asarray(result.members["probabilities"].data)

@@ -1,9 +1,8 @@
-"""What a person says of a model that is given away, and no file knows: who, under which licence, what it is for."""
+"""What a person adds to a model that is given away, and no file knows: who made it, the licence, what it is for."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 from napari_celltrain.values.config import Frozen
 from napari_celltrain.values.errors import ConfigError
@@ -12,7 +11,6 @@ _DOI = re.compile(r"\b10\.\d{4,9}/[^\s;,]*[^\s;,.)]")
 _URL = re.compile(r"\bhttps?://[^\s;,]+[^\s;,.)]")
 _ORCID = re.compile(r"\d{4}-\d{4}-\d{4}-\d{3}[\dX]")
 _NAME = re.compile(r"[A-Za-z0-9_+\- ()]{5,128}")
-_PERSON_FIELDS = ("affiliation", "orcid", "github", "email")
 
 
 class Person(Frozen):
@@ -26,15 +24,15 @@ class Person(Frozen):
 
 
 class Citation(Frozen):
-    """What to cite; a DOI or an address has to be there."""
+    """A reference; it has a DOI or an address."""
 
     text: str
     doi: str | None = None
     url: str | None = None
 
 
-class Sheet(Frozen):
-    """What the user adds to a model's card; what is left empty is filled in from the run, or left out."""
+class Metadata(Frozen):
+    """What the user adds to a model's card; empty fields are filled in from the run, or left out."""
 
     name: str | None = None
     description: str | None = None
@@ -48,20 +46,21 @@ class Sheet(Frozen):
     """Where the model is known or likely to fail."""
     tags: tuple[str, ...] = ()
     halo: bool = False
-    """Whether to declare a halo, by which programs know how far windows should overlap. Off, as bioimage.io's own
-    `predict` then enlarges every input by it, which networks of a fixed window cannot take."""
+    """Whether to declare a halo, from which programs know how far windows should overlap. Off, because bioimage.io's
+    own `predict` enlarges every input by it, which networks of a fixed window cannot take."""
 
 
 def parse_person(text: str) -> Person:
     """``NAME; affiliation=…; orcid=…; github=…; email=…``, all but the name optional. Raises ``ConfigError``."""
+    known = [field for field in Person.model_fields if field != "name"]
     name, *rest = (part.strip() for part in text.split(";"))
     fields: dict[str, str] = {}
     for part in rest:
-        key, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or key not in _PERSON_FIELDS or not value:
+        key, _, value = (piece.strip() for piece in part.partition("="))
+        if key not in known or not value:
             raise ConfigError(
-                f"--author: {part!r} is not understood. Write the name first, then, as far as wanted, "
-                f"{', '.join(f'{field}=…' for field in _PERSON_FIELDS)}, separated by semicolons."
+                f"--author: {part!r} is not understood. Write the name first, then any of "
+                f"{', '.join(f'{field}=…' for field in known)}, separated by semicolons."
             )
         fields[key] = value
     if not name or "/" in name or "\\" in name:
@@ -75,11 +74,10 @@ def _is_orcid(text: str) -> bool:
     """Whether the check digit fits (ISO 7064, 11-2)."""
     if not _ORCID.fullmatch(text):
         return False
-    digits = text.replace("-", "")
     total = 0
-    for digit in digits[:-1]:
+    for digit in text.replace("-", "")[:-1]:
         total = (total + int(digit)) * 2
-    return "0123456789X"[(12 - total % 11) % 11] == digits[-1]
+    return "0123456789X"[(12 - total % 11) % 11] == text[-1]
 
 
 def parse_citation(text: str) -> Citation:
@@ -95,11 +93,11 @@ def check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ConfigError(
             f"--name: {name!r} must have 5 to 128 letters (A to Z), digits, spaces, or any of _ + - ( ). "
-            "Choose a name that tells what is segmented in which kind of image."
+            "Choose a name that says what is segmented in which kind of image."
         )
     return name
 
 
-def default_name(parts: Sequence[str]) -> str:
-    """A name made of ``parts``, in which letters that the standard forbids become ``-``."""
+def default_name(*parts: str) -> str:
+    """A name made of ``parts``, in which characters that the standard forbids become ``-``."""
     return re.sub(r"[^A-Za-z0-9_+\- ()]+", "-", " ".join(parts))[:128].strip().ljust(5, "-")

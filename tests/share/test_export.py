@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import zipfile
 
 import numpy as np
@@ -13,15 +14,14 @@ import yaml
 from napari_celltrain.io.volumes import write_volume
 from napari_celltrain.nets.models import MODELS
 from napari_celltrain.runs.model import read_card
-from napari_celltrain.share import network_files as torchscript_module
 from napari_celltrain.share import source_model
+from napari_celltrain.share.description import PAPERS, readme
 from napari_celltrain.share.export import export
-from napari_celltrain.share.metadata import Sheet, default_name, parse_citation, parse_person
-from napari_celltrain.share.readme import PAPERS, readme
-from napari_celltrain.share.source_model import cut_from, load_original, made_up
+from napari_celltrain.share.metadata import Metadata, default_name, parse_citation, parse_person
+from napari_celltrain.share.source_model import cut_from, load_source_model, made_up
 from napari_celltrain.values.errors import ConfigError, ModelFileError
 from napari_celltrain.values.events import Saved
-from shared_models import SHEET, WINDOW, camera_image, write_network
+from shared_models import METADATA, WINDOW, camera_image, write_network
 from tiny_models import write_tiny_model
 
 
@@ -30,7 +30,7 @@ def run(tmp_path_factory):
     return write_tiny_model(tmp_path_factory.mktemp("shared"))
 
 
-class TestSheet:
+class TestMetadata:
     def test_a_person_may_have_everything(self):
         person = parse_person("Jane Doe; affiliation=A; orcid=0000-0002-1825-0097; github=jane; email=j@a.org")
         assert (person.name, person.affiliation, person.github, person.email) == ("Jane Doe", "A", "jane", "j@a.org")
@@ -60,12 +60,12 @@ class TestSheet:
             parse_citation("Doe et al. 2026")
 
     def test_a_made_up_name_is_one_that_the_standard_takes(self):
-        assert default_name(["U-Net", "käfer_2026/ü"]) == "U-Net k-fer_2026-"
+        assert default_name("U-Net", "käfer_2026/ü") == "U-Net k-fer_2026-"
 
 
 class TestReadme:
     def test_tells_what_a_user_must_know(self, run):
-        text = readme("Nuclei", load_original(run), SHEET)
+        text = readme(load_source_model(run), METADATA)
         for fact in (
             "0.875",
             "0.750",
@@ -83,7 +83,7 @@ class TestReadme:
         run = write_tiny_model(tmp_path)
         pair = {"name": "secret", "image": "/home/jane/secret.tif", "side": "training", "num_objects": 17}
         (run / "data.json").write_text(json.dumps({"pairs": [pair | {"shape_zyx": [5, 6, 7], "dtype": "uint16"}]}))
-        text = readme("Nuclei", load_original(run), Sheet())
+        text = readme(load_source_model(run), Metadata(name="Nuclei"))
         assert "17 annotated objects" in text
         assert "5 × 6 × 7 voxels" in text
         assert "uint16" in text
@@ -93,10 +93,10 @@ class TestReadme:
     def test_a_damaged_record_of_the_data_is_left_out(self, tmp_path, content):
         run = write_tiny_model(tmp_path)
         (run / "data.json").write_text(content)
-        assert load_original(run).cases == ()
+        assert load_source_model(run).cases == ()
 
     def test_who_is_not_named_is_said_to_be_missing(self, run):
-        assert "none was named" in readme("Nuclei", load_original(run), Sheet())
+        assert "none was named" in readme(load_source_model(run), Metadata(name="Nuclei"))
 
     def test_every_network_has_its_paper(self):
         own = [entry.key for entry in MODELS if entry.build.__module__.startswith("napari_celltrain.")]
@@ -110,30 +110,31 @@ class TestTargets:
     def test_names_that_cannot_be_written_are_refused_first(self, tmp_path, name, match):
         (tmp_path / "folder").mkdir()
         with pytest.raises(ConfigError, match=match):
-            list(export(tmp_path / "no run", "torchscript", tmp_path / name, Sheet()))
+            list(export(tmp_path / "no run", "torchscript", tmp_path / name, Metadata()))
 
     def test_a_file_is_replaced_only_on_demand(self, run, tmp_path):
         (tmp_path / "x.pt").write_bytes(b"mine")
         with pytest.raises(ConfigError, match="--force"):
-            list(export(run, "torchscript", tmp_path / "x.pt", Sheet()))
+            list(export(run, "torchscript", tmp_path / "x.pt", Metadata()))
         assert (tmp_path / "x.pt").read_bytes() == b"mine"
-        list(export(run, "torchscript", tmp_path / "x.pt", Sheet(), replace=True))
+        list(export(run, "torchscript", tmp_path / "x.pt", Metadata(), replace=True))
         assert (tmp_path / "x.pt").read_bytes() != b"mine"
 
     def test_a_run_without_a_model_says_so(self, tmp_path):
         (tmp_path / "config.yaml").touch()
         with pytest.raises(ModelFileError, match="no model yet"):
-            list(export(tmp_path, "torchscript", tmp_path / "x.pt", Sheet()))
+            list(export(tmp_path, "torchscript", tmp_path / "x.pt", Metadata()))
 
     def test_a_name_that_the_standard_forbids_is_refused(self, run, tmp_path):
         with pytest.raises(ConfigError, match="--name"):
-            list(export(run, "bioimageio", tmp_path / "x.zip", Sheet(name="a")))
+            list(export(run, "bioimageio", tmp_path / "x.zip", Metadata(name="a")))
 
     def test_missing_packages_are_named_with_the_way_to_get_them(self, run, tmp_path, monkeypatch):
-        monkeypatch.setattr(source_model, "_is_installed", lambda module: False)
+        for module in ("bioimageio.spec", "onnx"):
+            monkeypatch.setitem(sys.modules, module, None)
         for kind, ending in (("onnx", "onnx"), ("bioimageio", "zip")):
             with pytest.raises(ConfigError, match=r"share"):
-                list(export(run, kind, tmp_path / f"x.{ending}", Sheet()))
+                list(export(run, kind, tmp_path / f"x.{ending}", Metadata()))
         assert not list(tmp_path.iterdir())
 
 
@@ -141,14 +142,14 @@ class TestTargets:
 def written(run, tmp_path_factory):
     """A TorchScript file."""
     path = tmp_path_factory.mktemp("written") / "x.pt"
-    events = list(export(run, "torchscript", path, Sheet()))
+    events = list(export(run, "torchscript", path, Metadata()))
     assert [event.path for event in events if isinstance(event, Saved)] == [str(path)]
     return path
 
 
 class TestTorchScript:
     def test_computes_the_same(self, run, written):
-        model = load_original(run)
+        model = load_source_model(run)
         image = model.normalized(camera_image())
         traced = torch.jit.load(str(written))
         np.testing.assert_allclose(traced(torch.from_numpy(image)).detach(), model.logits(image), atol=1e-4)
@@ -165,8 +166,8 @@ class TestTorchScript:
 
     def test_another_size_is_taken_where_no_layer_normalizes_over_the_window(self, tmp_path):
         run = write_network(tmp_path, "trailmap")
-        list(export(run, "torchscript", tmp_path / "x.pt", Sheet()))
-        model = load_original(run)
+        list(export(run, "torchscript", tmp_path / "x.pt", Metadata()))
+        model = load_source_model(run)
         image = np.random.default_rng(0).normal(size=(1, 1, 24, 40, 32)).astype(np.float32)
         traced = torch.jit.load(str(tmp_path / "x.pt"))
         np.testing.assert_allclose(traced(torch.from_numpy(image)).detach(), model.logits(image), atol=1e-4)
@@ -174,29 +175,29 @@ class TestTorchScript:
     def test_one_that_computes_something_else_is_not_kept(self, run, tmp_path, monkeypatch):
         monkeypatch.setattr(source_model, "TOLERANCE", -1.0)
         with pytest.raises(ModelFileError, match="differs from the original"):
-            list(export(run, "torchscript", tmp_path / "x.pt", Sheet()))
+            list(export(run, "torchscript", tmp_path / "x.pt", Metadata()))
         assert not list(tmp_path.iterdir())
 
     def test_one_that_cannot_be_traced_is_not_kept(self, run, tmp_path, monkeypatch):
         def fail(*_, **__):
             raise RuntimeError("no such thing\nmore")
 
-        monkeypatch.setattr(torchscript_module, "_leave_out_sources", fail)
+        monkeypatch.setattr(source_model, "_leave_out_sources", fail)
         with pytest.raises(RuntimeError):
-            list(export(run, "torchscript", tmp_path / "x.pt", Sheet()))
+            list(export(run, "torchscript", tmp_path / "x.pt", Metadata()))
         monkeypatch.undo()
         monkeypatch.setattr(torch.jit, "trace", fail)
         with pytest.raises(ModelFileError, match=r"cannot be converted .*no such thing.*ONNX"):
-            list(export(run, "torchscript", tmp_path / "x.pt", Sheet()))
+            list(export(run, "torchscript", tmp_path / "x.pt", Metadata()))
         assert not list(tmp_path.iterdir())
 
     def test_a_full_disk_is_told(self, run, tmp_path, monkeypatch):
         def fail(*_, **__):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(torchscript_module, "_leave_out_sources", fail)
+        monkeypatch.setattr(source_model, "_leave_out_sources", fail)
         with pytest.raises(ModelFileError, match="No space left"):
-            list(export(run, "torchscript", tmp_path / "x.pt", Sheet()))
+            list(export(run, "torchscript", tmp_path / "x.pt", Metadata()))
         assert not list(tmp_path.iterdir())
 
 
@@ -214,13 +215,13 @@ class TestAgreement:
         ids=["shifted", "not numbers", "a channel short", "the second sample is the first"],
     )
     def test_other_results_are_noticed(self, run, wrong):
-        model = load_original(run)
+        model = load_source_model(run)
         examples = np.concatenate([model.normalized(camera_image(seed)) for seed in (0, 1)])
         with pytest.raises(ModelFileError, match="No file was written"):
             source_model.check_agreement(model, lambda batch: wrong(model.logits(batch)), examples)
 
     def test_rounding_is_not(self, run):
-        model = load_original(run)
+        model = load_source_model(run)
         examples = np.concatenate([model.normalized(camera_image(seed)) for seed in (0, 1)])
         assert source_model.check_agreement(model, lambda batch: model.logits(batch) + 1e-6, examples) < 1e-5
 

@@ -14,14 +14,13 @@ from balls import make_pair
 from napari_celltrain.io.volumes import open_volume, write_volume
 from napari_celltrain.predict.volumes import predict
 from napari_celltrain.runs.model import load_model, read_card
-from napari_celltrain.share import bioimageio as package_module
-from napari_celltrain.share.bioimageio import bioimageio_ready, run_package
-from napari_celltrain.share.export import export
-from napari_celltrain.share.metadata import Sheet
-from napari_celltrain.share.source_model import load_original
+from napari_celltrain.share import export as export_module
+from napari_celltrain.share.export import bioimageio_ready, export, run_package
+from napari_celltrain.share.metadata import Metadata
+from napari_celltrain.share.source_model import load_source_model
 from napari_celltrain.values.errors import ConfigError, ModelFileError
 from napari_celltrain.values.events import Warned
-from shared_models import SHEET, WINDOW, camera_image, write_network
+from shared_models import METADATA, WINDOW, camera_image, write_network
 from tiny_models import VOXEL_SIZE, write_tiny_model
 
 core = pytest.importorskip("bioimageio.core", reason="needs the extra `share`")
@@ -46,7 +45,7 @@ def objects(tmp_path_factory):
     """The run folder of learned objects, and its package."""
     folder = tmp_path_factory.mktemp("objects")
     run = write_tiny_model(folder)
-    list(export(run, "bioimageio", folder / "x.zip", SHEET))
+    list(export(run, "bioimageio", folder / "x.zip", METADATA))
     return run, folder / "x.zip"
 
 
@@ -57,7 +56,7 @@ def classes(tmp_path_factory):
     run = write_network(
         folder, "trailmap", label_kind="classes", class_values=(0, 7), normalization="zscore", voxel_size=None
     )
-    list(export(run, "bioimageio", folder / "x.zip", Sheet()))
+    list(export(run, "bioimageio", folder / "x.zip", Metadata()))
     return run, folder / "x.zip"
 
 
@@ -114,7 +113,7 @@ def test_the_settings_of_others_are_left_alone(tested):
 def test_the_library_computes_the_same(which, image, described, request):
     """From the raw image: normalization, network and activation are all the library's."""
     run, path = request.getfixturevalue(which)
-    model = load_original(run)
+    model = load_source_model(run)
     with bioimageio_ready():
         found = run_package(described(path), image)
     np.testing.assert_allclose(found, model.probabilities(model.logits(model.normalized(image))), atol=1e-4)
@@ -122,7 +121,7 @@ def test_the_library_computes_the_same(which, image, described, request):
 
 def test_by_the_librarys_shortest_way_too(objects):
     run, path = objects
-    model = load_original(run)
+    model = load_source_model(run)
     image = IMAGES["of a camera"]
     with bioimageio_ready():
         sample = core.predict(model=path, inputs={"image": image[None, None]})
@@ -132,7 +131,7 @@ def test_by_the_librarys_shortest_way_too(objects):
 
 def test_the_description_tells_what_it_is(objects):
     model = description(objects[1])
-    assert (model["name"], model["license"]) == (SHEET.name, "CC-BY-4.0")
+    assert (model["name"], model["license"]) == (METADATA.name, "CC-BY-4.0")
     assert model["authors"][0]["orcid"] == "0000-0002-1825-0097"
     assert model["cite"][0]["doi"] == "10.1234/nuclei.5"
     image, maps = model["inputs"][0], model["outputs"][0]
@@ -169,13 +168,13 @@ def test_the_package_segments_as_the_run_does(objects, tmp_path):
 
 
 def test_a_package_can_be_exported_again(objects, tmp_path):
-    list(export(objects[1], "torchscript", tmp_path / "x.pt", Sheet()))
+    list(export(objects[1], "torchscript", tmp_path / "x.pt", Metadata()))
     assert (tmp_path / "x.pt").exists()
 
 
 def test_what_is_left_open_is_warned_of(classes, tmp_path, monkeypatch):
-    monkeypatch.setattr(package_module, "write_package", lambda path, *_: path.write_bytes(b"x") * 0.0)
-    events = list(export(classes[0], "bioimageio", tmp_path / "x.zip", Sheet()))
+    monkeypatch.setattr(export_module, "write_package", lambda path, *_: path.write_bytes(b"x") * 0.0)
+    events = list(export(classes[0], "bioimageio", tmp_path / "x.zip", Metadata()))
     (warning,) = [event.message for event in events if isinstance(event, Warned)]
     assert "--author" in warning
     assert "--license" in warning
@@ -183,15 +182,15 @@ def test_what_is_left_open_is_warned_of(classes, tmp_path, monkeypatch):
 
 def test_a_licence_that_is_none_is_refused(objects, tmp_path):
     with pytest.raises(ConfigError, match="license"):
-        list(export(objects[0], "bioimageio", tmp_path / "x.zip", Sheet(license="my own")))
+        list(export(objects[0], "bioimageio", tmp_path / "x.zip", Metadata(license="my own")))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_package_that_computes_something_else_is_not_kept(objects, tmp_path, monkeypatch):
-    monkeypatch.setattr(package_module, "run_package", lambda *_: np.zeros((1, 3, *WINDOW), np.float32))
+    monkeypatch.setattr(export_module, "run_package", lambda *_: np.zeros((1, 3, *WINDOW), np.float32))
     (tmp_path / "x.zip").write_bytes(b"the old one")
     with pytest.raises(ModelFileError, match="other results"):
-        list(export(objects[0], "bioimageio", tmp_path / "x.zip", Sheet(), replace=True))
+        list(export(objects[0], "bioimageio", tmp_path / "x.zip", Metadata(), replace=True))
     assert [path.name for path in tmp_path.iterdir()] == ["x.zip"]
     assert (tmp_path / "x.zip").read_bytes() == b"the old one"
 
@@ -200,15 +199,15 @@ def test_where_tracing_fails_the_weights_are_onnx(objects, tmp_path, monkeypatch
     def fail(*_):
         raise ModelFileError("no")
 
-    monkeypatch.setattr(package_module, "write_torchscript", fail)
-    list(export(objects[0], "bioimageio", tmp_path / "x.zip", Sheet()))
+    monkeypatch.setattr(export_module, "write_torchscript", fail)
+    list(export(objects[0], "bioimageio", tmp_path / "x.zip", Metadata()))
     assert list(description(tmp_path / "x.zip")["weights"]) == ["onnx"]
 
 
 def test_onnx_computes_the_same(objects, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
-    list(export(objects[0], "onnx", tmp_path / "x.onnx", Sheet()))
-    model = load_original(objects[0])
+    list(export(objects[0], "onnx", tmp_path / "x.onnx", Metadata()))
+    model = load_source_model(objects[0])
     batch = np.concatenate([model.normalized(camera_image(seed)) for seed in range(3)])
     session = runtime.InferenceSession(str(tmp_path / "x.onnx"), providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run(None, {"image": batch})[0], model.logits(batch), atol=1e-4)
