@@ -1,51 +1,45 @@
-"""What is handed to a worker of napari once.
-
-One piece of work at a time in a thread, with progress, a way to give it up, and nothing kept alive afterwards.
-"""
+"""One piece of work at a time in a thread of napari, with progress and cancelling; nothing is kept alive afterwards."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 from napari.qt.threading import FunctionWorker, create_worker
 from qtpy.QtCore import QObject, QTimer, Signal
 
+from napari_celltrain.values.errors import CellTrainError
 from napari_celltrain.widgets.responsive import quick_switching
-from napari_celltrain.widgets.run.sources import failure
 
-T = TypeVar("T")
-
-
-class Parcel(Generic[T]):
-    """Holds its content until it is taken. napari never lets go of a worker, nor of what it was given."""
-
-    def __init__(self, content: T) -> None:
-        self._content: list[T] = [content]
-
-    def take(self) -> T:
-        """Raises ``LookupError`` the second time."""
-        return self._content.pop()
-
-
-# --- background ------------------------------------------------------------------------------------------
-
-_LOOK_MS = 100
+_LOOK_MS = 200
 _PATIENCE_MS = 1500
 """After this, work that was given up is no longer waited for: reading a slow file cannot be interrupted."""
 
+Work = Callable[["Job"], Any]
+"""Called with the :class:`Job`. Either an ordinary function, or better a generator function, which can be left at each
+yield. A yielded tuple ``(done, total, text)`` is progress (``total`` 0: not known), None is only an opportunity to
+leave, and anything else is reported by ``noted``. What it returns is the result."""
+
+logger = logging.getLogger(__name__)
+
+
+class GivenUpError(Exception):
+    """Raised by :meth:`Job.tell` to leave work that nobody waits for any more."""
+
 
 class Job:
-    """What the window and the thread share. The thread writes how far it is, the window that it should leave.
+    """What the window and the thread share.
 
-    napari keeps every worker, with what it was given, as long as it runs; so the work is taken out when it begins and
-    its result when it is fetched.
+    napari keeps every worker and what it was given. So the work is taken out of the job when it begins, and the result
+    when it is fetched.
     """
 
-    def __init__(self, work: Callable[[Job], Any], activity: str) -> None:
-        self._work: Callable[[Job], Any] | None = work
+    def __init__(self, work: Work, activity: str) -> None:
+        self._work: Work | None = work
         self._activity = activity
         self._cancelled = threading.Event()
         self._notes: deque[Any] = deque()
@@ -62,32 +56,37 @@ class Job:
     def cancel(self) -> None:
         self._cancelled.set()
 
-    def tell(self, done: int, total: int, text: str = "") -> None:
-        """From the thread: ``done`` of ``total``, which is 0 where it is not known."""
-        self.progress = (done, total, text)
-
-    def note(self, item: Any) -> None:
-        """From the thread: something for the window that must not be lost, as progress may be."""
-        self._notes.append(item)
-
-    def notes(self) -> Iterator[Any]:
-        """What has been noted since the last call."""
-        while self._notes:
-            yield self._notes.popleft()
-
     def wait_for_cancel(self, seconds: float) -> bool:
         return self._cancelled.wait(seconds)
 
+    def tell(self, done: int, total: int, text: str = "") -> None:
+        """Progress of work that calls back instead of yielding. Raises :class:`GivenUpError` to leave it."""
+        if self.is_cancelled:
+            raise GivenUpError
+        self.progress = (done, total, text)
+
+    def note(self, item: Any) -> None:
+        """Something for the window that must not be lost, as progress may be."""
+        self._notes.append(item)
+
+    def notes(self) -> Iterator[Any]:
+        """What was noted since the last call."""
+        while self._notes:
+            yield self._notes.popleft()
+
     def run(self) -> None:
+        """In the thread. No error gets out: napari's workers swallow RuntimeErrors, which most errors of torch are."""
         work, self._work = self._work, None
         assert work is not None
         try:
             with quick_switching():  # torch may have to be imported
-                result = None if self.is_cancelled else work(self)
+                result = None if self.is_cancelled else self._follow(work(self))
             if not self.is_cancelled:
                 self._result = result
+        except GivenUpError:
+            pass
         except Exception as error:
-            self.message = failure(error, self._activity).message
+            self.message = explain(error, self._activity)
         finally:
             self.is_done = True
 
@@ -95,88 +94,131 @@ class Job:
         result, self._result = self._result, None
         return result
 
+    def _follow(self, result: Any) -> Any:
+        """The result of a generator; it is closed where the job is given up."""
+        if not isinstance(result, Generator):
+            return result
+        with contextlib.closing(result) as steps:
+            while True:
+                try:
+                    item = next(steps)
+                except StopIteration as end:
+                    return end.value
+                if isinstance(item, tuple):
+                    self.tell(*item)
+                elif item is not None:
+                    self.note(item)
+                if self.is_cancelled:
+                    raise GivenUpError
+
 
 class Background(QObject):
-    """Runs the last job asked for; an earlier one that still goes on is given up, and its answer not heard."""
+    """Does the last piece of work asked for. Earlier work is given up, and its result is not reported."""
 
+    started = Signal()
     progressed = Signal(int, int, str)
     """Done, of how many (0: not known), and what."""
     noted = Signal(object)
     answered = Signal(object)
+    """The result."""
     failed = Signal(str)
     ended = Signal()
     """After ``answered`` and ``failed``, and after :meth:`cancel`."""
 
-    def __init__(self, activity: str, parent: QObject | None = None) -> None:
+    def __init__(self, activity: str, parent: QObject | None = None, *, shown: bool = False) -> None:
+        """``activity`` names the work in errors, and where ``shown`` also beside a bar among napari's activities."""
         super().__init__(parent)
         self._activity = activity
+        self._shown = shown
         self._job: Job | None = None
-        self._told: tuple[int, int, str] = (0, 0, "")
-        self._clock = QTimer(self)
-        self._clock.setInterval(_LOOK_MS)
-        self._clock.timeout.connect(self._look)
-        self._patience = QTimer(self)
-        self._patience.setSingleShot(True)
-        self._patience.setInterval(_PATIENCE_MS)
-        self._patience.timeout.connect(self._let_go)
+        self._next: Work | None = None
+        self._reported: tuple[int, int, str] = (0, 0, "")
+        self._delay = self._timer(self._begin)
+        self._patience = self._timer(self._leave, _PATIENCE_MS)
+        self._clock = self._timer(self._look, _LOOK_MS, repeats=True)
 
     @property
     def is_busy(self) -> bool:
-        return self._job is not None
+        """Whether something is going on, or about to begin."""
+        return self._job is not None or self._next is not None
 
-    def start(self, work: Callable[[Job], Any]) -> None:
-        """Call ``work(job)`` in a thread; it should leave soon once ``job.is_cancelled``."""
-        self._drop()
-        self._job = job = Job(work, self._activity)
-        # a window that is gone wants no answer, and napari waits for its threads before it ends
-        self.destroyed.connect(job.cancel)
-        worker: Any = create_worker(job.run, _start_thread=False, _worker_class=_Worker)
-        worker.job = job
-        worker.finished.connect(self._look)
-        worker.start()
-        self._told = (0, 0, "")
-        self._clock.start()
+    def start(self, work: Work, delay_ms: int = 0) -> None:
+        """Do ``work`` in a thread, once nothing else has been asked for during ``delay_ms``."""
+        self._next = work
+        self._give_up()
+        self._delay.stop()
+        if delay_ms:
+            self._delay.start(delay_ms)
+        else:
+            self._begin()
 
     def cancel(self) -> None:
-        """Give up; ``ended`` comes as soon as the thread has left, and in any case in a moment."""
+        """Give up. ``ended`` comes as soon as the thread has left, and in any case soon."""
+        waited = self._next is not None
+        self._next = None
+        self._delay.stop()
+        self._give_up()
+        if waited and self._job is None:
+            self.ended.emit()
+
+    def _give_up(self) -> None:
         if self._job is not None and not self._job.is_cancelled:
             self._job.cancel()
             self._patience.start()
+
+    def _begin(self) -> None:
+        """One after the other: two at once would take twice the memory."""
+        if self._job is not None or self._next is None or self._delay.isActive():
+            return
+        self._job, self._next = Job(self._next, self._activity), None
+        # a window that is gone wants no answer, and napari waits for its threads before it ends
+        self.destroyed.connect(self._job.cancel)
+        bar = {"desc": self._activity} if self._shown else None
+        worker: Any = create_worker(self._job.run, _start_thread=False, _worker_class=_Worker, _progress=bar)
+        worker.job = self._job
+        worker.finished.connect(self._look)
+        worker.start()
+        self._reported = (0, 0, "")
+        self._clock.start()
+        self.started.emit()
 
     def _look(self) -> None:
         job = self._job
         if job is None:
             return
-        is_done = job.is_done  # asked before the notes are read, so that none is left behind
-        for item in job.notes():
-            self.noted.emit(item)
-        if not is_done:
-            if job.progress != self._told and not job.is_cancelled:
-                self._told = job.progress
+        is_done = job.is_done  # read before the notes, so that none is left behind
+        if self._next is None:
+            for item in job.notes():
+                self.noted.emit(item)
+            if not is_done and not job.is_cancelled and job.progress != self._reported:
+                self._reported = job.progress
                 self.progressed.emit(*job.progress)
+        if is_done and job is self._job:
+            self._leave()
+
+    def _leave(self) -> None:
+        """The work is done, or nobody waits for it any longer."""
+        job, self._job = self._job, None
+        self._clock.stop()
+        self._patience.stop()
+        if job is None:
             return
-        self._drop()
+        self.destroyed.disconnect(job.cancel)
         if not job.is_cancelled:
             if job.message is None:
                 self.answered.emit(job.take())
             else:
                 self.failed.emit(job.message)
-        if self._job is None:  # whoever was answered may have begun the next one
+        self._begin()
+        if not self.is_busy:  # else the answer has begun the next one
             self.ended.emit()
 
-    def _let_go(self) -> None:
-        if self._job is not None:
-            self._drop()
-            self.ended.emit()
-
-    def _drop(self) -> None:
-        self._clock.stop()
-        self._patience.stop()
-        job, self._job = self._job, None
-        if job is not None:
-            if not job.is_done:
-                job.cancel()
-            self.destroyed.disconnect(job.cancel)
+    def _timer(self, slot: Callable[[], None], interval: int = 0, *, repeats: bool = False) -> QTimer:
+        timer = QTimer(self)
+        timer.setSingleShot(not repeats)
+        timer.setInterval(interval)
+        timer.timeout.connect(slot)
+        return timer
 
 
 class _Worker(FunctionWorker):  # type: ignore[misc]  # napari is untyped
@@ -185,3 +227,11 @@ class _Worker(FunctionWorker):  # type: ignore[misc]  # napari is untyped
     def quit(self) -> None:
         """napari is being closed."""
         self.job.cancel()
+
+
+def explain(error: Exception, activity: str) -> str:
+    """The sentence for people; a mistake of our own goes to the log with all its details."""
+    if isinstance(error, CellTrainError):
+        return str(error)
+    logger.error("%s ended by an unexpected error.", activity, exc_info=error)
+    return f"{activity} was ended by an unexpected error ({type(error).__name__}: {error})."

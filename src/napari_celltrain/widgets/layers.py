@@ -19,9 +19,8 @@ from qtpy.QtCore import QTimer
 
 from napari_celltrain.io.axes import spacing_or_none
 from napari_celltrain.io.volume import ArrayVolume, Volume, fingerprint
-from napari_celltrain.values.config import DataConfig, RunConfig, Spacing
-from napari_celltrain.values.errors import CellTrainError, DataError, Problem
-from napari_celltrain.widgets.background import Parcel
+from napari_celltrain.values.config import DataConfig, Spacing
+from napari_celltrain.values.errors import DataError, Problem
 
 OWN_LAYER = "celltrain"
 """Key in the metadata of layers that the plugin itself shows (previews, predictions): they are not offered as data."""
@@ -180,17 +179,6 @@ def micrometres(unit: Any) -> float | None:
 
 def _sizes(shape: Sequence[int]) -> str:
     return " × ".join(map(str, shape))
-
-
-def materialize(layers: Parcel[LayerSource], config: RunConfig) -> RunConfig | str:
-    """For a worker thread: ``config`` with the layers as files, or why they cannot be written."""
-    try:
-        data: DataConfig = layers.take().materialize(config.data, config.data.results)
-        return config.model_copy(update={"data": data})
-    except CellTrainError as error:
-        return str(error)
-    except Exception as error:  # such as a layer whose array cannot be computed
-        return f"The layers could not be written to {config.data.results} ({type(error).__name__}: {error})."
 
 
 # --- own layers ------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from napari.qt.threading import create_worker
 from napari.utils.notifications import show_error
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject
@@ -24,7 +23,8 @@ from napari_celltrain.io.volume import LazyArray, Volume
 from napari_celltrain.io.volumes import open_labels
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.values.config import DataConfig, Spacing
-from napari_celltrain.values.errors import CellTrainError, DataError
+from napari_celltrain.values.errors import DataError
+from napari_celltrain.widgets.background import Background
 from napari_celltrain.widgets.layers import sized
 
 logger = logging.getLogger(__name__)
@@ -221,55 +221,54 @@ class ReadPair:
 
 
 class PairOpener(QObject):
-    """Opens pairs in the viewer."""
+    """Opens pairs in the viewer, one after the other."""
 
     def __init__(self, viewer: Any, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._viewer = viewer
-        self._reading: set[Pair] = set()
+        self._wanted: dict[Pair, DataConfig] = {}
+        self._reader = Background("Opening the pair", self)
+        self._reader.answered.connect(self._show)
+        self._reader.failed.connect(show_error)
+        self._reader.ended.connect(self._go_on)
 
     @property
     def is_busy(self) -> bool:
-        return bool(self._reading)
+        return bool(self._wanted)
 
     def open(self, pair: Pair, config: DataConfig) -> None:
         """Show image and labels of ``pair``; where they are shown already, select them."""
         layers = [layer for layer in self._viewer.layers if layer.metadata.get(_PAIR) == _key(pair)]
         if layers:
             self._viewer.layers.selection = set(layers)
-        elif pair not in self._reading:
-            self._reading.add(pair)
-            worker = create_worker(read_pair, pair, config)
-            worker.returned.connect(self._show)
-            worker.errored.connect(self._stop_waiting)
-            worker.start()
+        elif pair not in self._wanted:
+            self._wanted[pair] = config
+            if len(self._wanted) == 1:
+                self._read()
 
-    def _show(self, read: ReadPair | str) -> None:
-        self._reading.clear()
-        if isinstance(read, str):
-            show_error(read)
-            return
+    def _read(self) -> None:
+        pair, config = next(iter(self._wanted.items()))
+        self._reader.start(lambda job: read_pair(pair, config))
+
+    def _show(self, read: ReadPair) -> None:
         options = {"metadata": {_PAIR: _key(read.pair)}, **sized(self._viewer, read.voxel_size)}
         self._viewer.add_image(read.image, name=read.pair.name, contrast_limits=read.contrast, **options)
         self._viewer.add_labels(read.labels, name=f"{read.pair.name} labels", **options)
 
-    def _stop_waiting(self, *_: Any) -> None:
-        self._reading.clear()
+    def _go_on(self) -> None:
+        del self._wanted[next(iter(self._wanted))]
+        if self._wanted:
+            self._read()
 
 
-def read_pair(pair: Pair, config: DataConfig) -> ReadPair | str:
-    """Both volumes, in the worker's thread; or why they cannot be read."""
-    from napari_celltrain.data.pairs import open_pair
-
-    try:
-        image, labels = open_pair(pair, config)
-        numbers = labels.read()
-        if numbers.dtype.kind == "f":  # napari takes whole numbers only
-            numbers = numbers.astype("int32")
-        pixels = image.read()
-        return ReadPair(pair, pixels, numbers, contrast_of(pixels), image.voxel_size or labels.voxel_size)
-    except CellTrainError as error:
-        return str(error)
+def read_pair(pair: Pair, config: DataConfig) -> ReadPair:
+    """Both volumes, in the worker's thread. Raises :class:`CellTrainError`."""
+    image, labels = open_pair(pair, config)
+    numbers = labels.read()
+    if numbers.dtype.kind == "f":  # napari takes whole numbers only
+        numbers = numbers.astype("int32")
+    pixels = image.read()
+    return ReadPair(pair, pixels, numbers, contrast_of(pixels), image.voxel_size or labels.voxel_size)
 
 
 def _key(pair: Pair) -> tuple[str, str]:

@@ -13,7 +13,6 @@ takes a processor that has no graphics card beside it up to a twentieth of a sec
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import queue
 import threading
@@ -41,6 +40,7 @@ from napari_celltrain.values.events import (
     ValidationProgressed,
     Warned,
 )
+from napari_celltrain.widgets.background import explain
 from napari_celltrain.widgets.responsive import import_engine
 
 Batch = tuple[Event, ...]
@@ -102,8 +102,6 @@ PAUSES = (0.25, 5.0)
 _LOOK_SECONDS = 0.1
 _REACHED = (EpochDone, Validated, Saved)
 NOT_BEGUN = "Training was stopped before it had begun; nothing was trained."
-
-logger = logging.getLogger(__name__)
 
 
 class RunSource(ABC):
@@ -322,12 +320,8 @@ def resumed_in_thread(folder: RunFolder, epochs: int | None) -> RunSource:
 
 
 def failure(error: Exception, activity: str = "Training") -> Failed:
-    """The error as an event; what is our own mistake goes to the log with all its details."""
-    if isinstance(error, CellTrainError):
-        return Failed(message=str(error), time=time.time())
-    logger.error("%s ended by an unexpected error.", activity, exc_info=error)
-    message = f"{activity} was ended by an unexpected error ({type(error).__name__}: {error})."
-    return Failed(message=message, time=time.time())
+    """The error as an event."""
+    return Failed(message=explain(error, activity), time=time.time())
 
 
 def spare_cores() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import weakref
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPushButton, QVBoxL
 from napari_celltrain.io.volume import ArrayVolume
 from napari_celltrain.values.errors import CellTrainError, DataError
 from napari_celltrain.values.text import count
-from napari_celltrain.widgets.background import Background, Job
+from napari_celltrain.widgets.background import Background
 from napari_celltrain.widgets.forms.rows import FieldRows
 from napari_celltrain.widgets.segment.layers import LayerBox, jump_to, stack_of, volume_of
 from napari_celltrain.widgets.segment.object_table import ObjectTable
@@ -73,7 +74,7 @@ class MeasurePanel(QWidget):
         self._layer = weakref.ref(layer)
         self._show({})
         self.run.begin("Measuring")
-        self._work.start(lambda job: measure(job, labels, images))
+        self._work.start(lambda job: measure(labels, images))
 
     def save(self) -> None:
         layer = self._layer() if self._layer is not None else None
@@ -144,7 +145,9 @@ class MeasurePanel(QWidget):
         self.labels.valueChanged.connect(self._renew)
 
 
-def measure(job: Job, labels: ArrayVolume, images: list[ArrayVolume]) -> tuple[Columns, NDArray[np.float64]] | None:
+def measure(
+    labels: ArrayVolume, images: list[ArrayVolume]
+) -> Generator[tuple[int, int, str], None, tuple[Columns, NDArray[np.float64]]]:
     """The columns, and the middle of each object in voxels (z, y, x); in a worker thread."""
     from napari_celltrain.data.measure import measuring
     from napari_celltrain.data.overlaps import find_objects
@@ -159,13 +162,12 @@ def measure(job: Job, labels: ArrayVolume, images: list[ArrayVolume]) -> tuple[C
     importlib.import_module("pandas")  # the layer's features need it, and the window should not wait for it
     size = labels.voxel_size or next((image.voxel_size for image in images), None)
     steps = measuring(labels.lazy(), [image.lazy() for image in images] or None, size)
-    while not job.is_cancelled:
+    while True:
         try:
             done, total = next(steps)
         except StopIteration as finished:
             return finished.value, find_objects(labels.lazy()).centres
-        job.tell(done, total, "Measuring")
-    return None
+        yield done, total, "Measuring"
 
 
 def _channels(layer: Any) -> list[ArrayVolume]:

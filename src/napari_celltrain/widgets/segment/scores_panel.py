@@ -301,33 +301,24 @@ class _ScoreTable(QWidget):
         self.setVisible(bool(rows))
 
 
-class _GivenUpError(Exception):
-    """Raised within a comparison that nobody waits for any more."""
-
-
 def evaluate(
     job: Job, truth: ArrayVolume, predicted: ArrayVolume, kind: LabelKind, ignore_value: int | None
-) -> tuple[VolumeScores, NDArray[np.uint8] | None] | None:
+) -> tuple[VolumeScores, NDArray[np.uint8] | None]:
     """The scores, and for objects the wrong ones as :class:`Difference`; in a worker thread."""
     from napari_celltrain.evaluate.evaluation import evaluate_arrays
 
     def tell(done: int, total: int, name: str) -> None:
-        if job.is_cancelled:
-            raise _GivenUpError
         job.tell(done, total, "Comparing")
 
-    try:
-        scores = evaluate_arrays(
-            truth.lazy(),
-            predicted.lazy(),
-            truth.voxel_size or predicted.voxel_size,
-            name=predicted.name,
-            label_kind=kind,
-            ignore_value=ignore_value,
-            progress=tell,
-        )
-    except _GivenUpError:
-        return None
+    scores = evaluate_arrays(
+        truth.lazy(),
+        predicted.lazy(),
+        truth.voxel_size or predicted.voxel_size,
+        name=predicted.name,
+        label_kind=kind,
+        ignore_value=ignore_value,
+        progress=tell,
+    )
     if scores.objects is None or job.is_cancelled:
         return scores, None
     return scores, mark_wrong(truth.lazy(), predicted.lazy(), scores.wrong, ignore_value)

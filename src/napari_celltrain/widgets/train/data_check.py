@@ -7,20 +7,18 @@ All that can be said against a start at once, before any process is asked.
 
 from __future__ import annotations
 
-import weakref
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from napari.qt.threading import create_worker
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject
 
 from napari_celltrain.runs.config_file import setting_problems
 from napari_celltrain.runs.model import read_card
 from napari_celltrain.values.config import ZYX, DataConfig, RunConfig
 from napari_celltrain.values.errors import CellTrainError, Problem
-from napari_celltrain.widgets.background import Parcel
+from napari_celltrain.widgets.background import Background, Job
 from napari_celltrain.widgets.layers import LayerSource
-from napari_celltrain.widgets.responsive import quick_switching
 
 if TYPE_CHECKING:
     from napari_celltrain.data.pairs import Pair
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from napari_celltrain.io.volume import LazyArray
 
 DEBOUNCE_MS = 400
-PROGRESS_MS = 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,139 +61,41 @@ class Answer:
     """As the check gave it, to be divided anew without reading anything again."""
 
 
-class SupersededError(Exception):
-    """The question is out of date; raised in the worker to leave the check."""
-
-
-@dataclass(eq=False)
-class _Ticket:
-    """Shared by the window and one worker: one writes how far it is, the other that it should leave."""
-
-    cancelled: bool = False
-    progress: tuple[int, int, str] = field(default=(0, 0, ""))
-    worker: Any = None
-    """A weak reference to it: napari asks its workers to quit, and waits for them, before it ends."""
-
-    def cancel(self) -> None:
-        self.cancelled = True
-
-    def tell(self, done: int, total: int, name: str) -> None:
-        worker = self.worker and self.worker()
-        if self.cancelled or (worker is not None and worker.abort_requested):
-            raise SupersededError
-        self.progress = (done, total, name)
-
-
-class DataChecker(QObject):
-    """Answers the last question asked. Progress is looked up at intervals rather than sent, which cannot pile up."""
-
-    started = Signal()
-    progressed = Signal(int, int, str)
-    answered = Signal(object)
-    """An :class:`Answer`."""
-    failed = Signal(str)
+class DataChecker(Background):
+    """Answers the last question asked, with an :class:`Answer`."""
 
     def __init__(self, parent: QObject | None = None) -> None:
-        super().__init__(parent)
-        self._question: Question | None = None
+        super().__init__("The data check", parent)
         self._answer: Answer | None = None
-        self._ticket: _Ticket | None = None
-        self._pause = QTimer(self)
-        self._pause.setSingleShot(True)
-        self._pause.timeout.connect(self._start)
-        self._clock = QTimer(self)
-        self._clock.setInterval(PROGRESS_MS)
-        self._clock.timeout.connect(self._look)
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether an answer is still to come."""
-        return self._question is not None
+        self.answered.connect(self._keep)
 
     def ask(self, question: Question, *, now: bool = False) -> None:
         """Answer ``question``, and no other any more, once nothing else has been asked for a moment, or now."""
-        self._question = question
-        if self._ticket is not None:
-            self._ticket.cancel()
-        self._pause.start(0 if now else DEBOUNCE_MS)
-
-    def cancel(self) -> None:
-        """Give up; nothing will be answered until the next question."""
-        self._question = None
-        self._pause.stop()
-        self._clock.stop()
-        if self._ticket is not None:
-            self._ticket.cancel()
+        self.start(partial(answer, question, self._answer), 0 if now else DEBOUNCE_MS)
 
     def forget(self) -> None:
-        """Read everything anew at the next question, as after files have changed."""
+        """Read everything again at the next question, as after files have changed."""
         self._answer = None
 
-    def _start(self) -> None:
-        if self._ticket is not None or self._question is None:
-            return  # the worker that is leaving starts the next one
-        self._ticket = ticket = _Ticket()
-        # A window that is gone wants no answer, and the check would hold up the end of the program.
-        self.destroyed.connect(ticket.cancel)
-        worker = create_worker(answer, Parcel((self._question, self._answer)), ticket)
-        ticket.worker = weakref.ref(worker)
-        worker.returned.connect(self._finish)
-        worker.errored.connect(self._fail)
-        worker.start()
-        self._clock.start()
-        self.started.emit()
-
-    def _look(self) -> None:
-        if self._ticket is not None and not self._ticket.cancelled and self._ticket.progress[1]:
-            self.progressed.emit(*self._ticket.progress)
-
-    def _finish(self, answer: Answer | None) -> None:
-        self._leave()
-        if answer is None or answer.question is not self._question:
-            self._start()
-            return
+    def _keep(self, answer: Answer) -> None:
         self._answer = answer
-        self._question = None
-        self.answered.emit(answer)
-
-    def _fail(self, error: Exception) -> None:
-        """A mistake of our own: napari shows its traceback, and the tab says that there is no answer."""
-        self._leave()
-        self._question = None
-        self.failed.emit(f"The data check failed: {error}")
-
-    def _leave(self) -> None:
-        self._clock.stop()
-        if self._ticket is not None:
-            self.destroyed.disconnect(self._ticket.cancel)
-        self._ticket = None
 
 
-def answer(asked: Parcel[tuple[Question, Answer | None]], ticket: _Ticket) -> Answer | None:
-    """Check and divide, in the worker's thread; None where the question went out of date meanwhile.
-
-    ``asked``: the question, and the last answer, which may save reading anything again.
-    """
-    question, before = asked.take()
-    try:
-        with quick_switching():
-            if before is not None and before.question.reads_the_same(question):
-                report = before.as_read
-            else:
-                report = _check(question, ticket)
-            return _divided(question, report)
-    except SupersededError:
-        return None
+def answer(question: Question, before: Answer | None, job: Job) -> Answer:
+    """Check and divide, in the worker's thread; ``before``, the last answer, may save reading anything again."""
+    if before is not None and before.question.reads_the_same(question):
+        return _divided(question, before.as_read)
+    return _divided(question, _check(question, job))
 
 
-def _check(question: Question, ticket: _Ticket) -> DataReport:
+def _check(question: Question, job: Job) -> DataReport:
     from napari_celltrain.data.check import check_arrays, check_data
 
     layers = question.layers
     if layers is None:
         # the tab divides by itself, so that another share or seed reads nothing again
-        return check_data(question.config, progress=ticket.tell, division=False)
-    report = check_arrays(question.config, layers.image, layers.labels, progress=ticket.tell)
+        return check_data(question.config, progress=job.tell, division=False)
+    report = check_arrays(question.config, layers.image, layers.labels, progress=job.tell)
     return replace(report, problems=(*report.problems, *layers.notes))
 
 

@@ -8,17 +8,15 @@ from math import ceil, sqrt
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from napari.qt.threading import create_worker
 from napari.utils.notifications import show_error
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject
 
 from napari_celltrain.values.config import ZYX, RunConfig, Spacing
 from napari_celltrain.values.decoding import Target
-from napari_celltrain.values.errors import CellTrainError
-from napari_celltrain.widgets.background import Parcel
+from napari_celltrain.widgets.background import Background
 from napari_celltrain.widgets.layers import LayerSource, beside_the_others, find_layer, show_layer, sized, undisturbed
-from napari_celltrain.widgets.responsive import import_engine, quick_switching
+from napari_celltrain.widgets.responsive import import_engine
 
 if TYPE_CHECKING:
     from napari_celltrain.engine.patches import PatchSource
@@ -55,82 +53,50 @@ class Draw:
     ready: Ready
 
 
-class PatchPreview(QObject):
+class PatchPreview(Background):
     """Shows patches in the viewer. What it keeps in memory goes with :meth:`release`, which Start should call."""
 
-    started = Signal()
-    finished = Signal()
-    """Patches are shown, or the attempt has failed."""
-
     def __init__(self, viewer: Any, parent: QObject | None = None) -> None:
-        super().__init__(parent)
+        super().__init__("Drawing training patches", parent, shown=True)
         self._viewer = viewer
         self._ready: Ready | None = None
         self._num_draws = 0
-        self._is_busy = False
-
-    @property
-    def is_busy(self) -> bool:
-        return self._is_busy
+        self.answered.connect(self._show)
+        self.failed.connect(show_error)
 
     def show(self, config: RunConfig, layers: LayerSource | None = None) -> None:
         """Draw patches of ``config`` in the background, of ``layers`` where these are the source."""
-        if self._is_busy:
+        if self.is_busy:
             return
-        self._is_busy = True
         self._num_draws += 1
-        wanted = Parcel((config, layers, self._num_draws, self._ready))
-        self._ready = None
-        worker = create_worker(_draw_wanted, wanted, _progress={"desc": "Drawing training patches"})
-        worker.returned.connect(self._take)
-        worker.errored.connect(self._end)
-        worker.start()
-        self.started.emit()
+        ready, self._ready = self._ready, None
+        draw = self._num_draws
+        self.start(lambda job: draw_patches(config, layers, draw, ready))
 
     def release(self) -> None:
         """Keep no volume in memory."""
         self._ready = None
 
-    def _take(self, drawn: Draw | str) -> None:
-        if isinstance(drawn, str):
-            show_error(drawn)
-        else:
-            self._ready = drawn.ready if drawn.ready.num_bytes <= MAX_KEPT_BYTES else None
-            is_new = find_layer(self._viewer, IMAGE_LAYER) is None
-            show_patches(self._viewer, drawn)
-            if is_new:  # they lie beside what was in view, and were asked for
-                self._viewer.reset_view()
-        self._end()
-
-    def _end(self, *_: Any) -> None:
-        self._is_busy = False
-        self.finished.emit()
-
-
-def _draw_wanted(
-    wanted: Parcel[tuple[RunConfig, LayerSource | None, int, Ready | None]],
-) -> Generator[None, None, Draw | str]:
-    with quick_switching():
-        return (yield from draw_patches(*wanted.take()))
+    def _show(self, drawn: Draw) -> None:
+        self._ready = drawn.ready if drawn.ready.num_bytes <= MAX_KEPT_BYTES else None
+        is_new = find_layer(self._viewer, IMAGE_LAYER) is None
+        show_patches(self._viewer, drawn)
+        if is_new:  # they lie beside what was in view, and were asked for
+            self._viewer.reset_view()
 
 
 def draw_patches(
     config: RunConfig, layers: LayerSource | None, draw: int, ready: Ready | None
-) -> Generator[None, None, Draw | str]:
-    """The first patches of epoch ``draw``, in the worker's thread; or, as text, why there are none.
+) -> Generator[None, None, Draw]:
+    """The first patches of epoch ``draw``, in the worker's thread. Raises :class:`CellTrainError`.
 
-    A generator, so that napari can end it between two volumes.
+    A generator, so that it can be left between two volumes.
     """
-    try:
-        if layers is not None:
-            config = config.model_copy(update={"data": layers.materialize(config.data, config.data.results)})
-        if ready is None or _what_matters(ready.asked) != _what_matters(config):
-            ready = yield from _prepare(config)
-        return _draw(ready, draw)
-    except CellTrainError as error:
-        return str(error)
-    except RuntimeError as error:  # of which napari's workers for generators tell nobody
-        return f"The patches could not be drawn: {error}"
+    if layers is not None:
+        config = config.model_copy(update={"data": layers.materialize(config.data, config.data.results)})
+    if ready is None or _what_matters(ready.asked) != _what_matters(config):
+        ready = yield from _prepare(config)
+    return _draw(ready, draw)
 
 
 def _draw(ready: Ready, draw: int) -> Draw:

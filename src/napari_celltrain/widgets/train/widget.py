@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from napari.qt.threading import create_worker
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtGui import QKeySequence, QShortcut
@@ -17,9 +16,9 @@ from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import CellTrainError, Problem
 from napari_celltrain.values.events import EpochDone, Event, Started
 from napari_celltrain.widgets import responsive
-from napari_celltrain.widgets.background import Parcel
+from napari_celltrain.widgets.background import Background
 from napari_celltrain.widgets.forms.focus import FocusRing
-from napari_celltrain.widgets.layers import LayerSource, materialize
+from napari_celltrain.widgets.layers import LayerSource
 from napari_celltrain.widgets.preferences import ask_and_load, ask_and_save, last_run, preferences
 from napari_celltrain.widgets.responsive import RedrawMeter
 from napari_celltrain.widgets.run.closing import CloseGuard, Farewell
@@ -54,7 +53,8 @@ class TrainWidget(QWidget):
         self._steps_per_epoch = 0
         self._shown = (False, False)
         self._has_room = False  # for the run
-        self._worker: Any = None
+        self._writer = Background("Writing the layers to files", self)
+        self._finder = Background("Looking for the last run", self)
 
         self.data_tab = DataTab(napari_viewer)
         self.augmentation_tab = AugmentationTab()
@@ -139,17 +139,12 @@ class TrainWidget(QWidget):
     def _write_layers(self, layers: LayerSource, config: RunConfig) -> None:
         """In a thread: a large volume takes a while to write."""
         self.panel.set_checking(True)
-        self._worker = create_worker(materialize, Parcel(layers), config)
-        self._worker.returned.connect(self._take_written)
-        self._worker.start()
+        self._writer.start(
+            lambda job: config.model_copy(update={"data": layers.materialize(config.data, config.data.results)})
+        )
 
-    def _take_written(self, written: RunConfig | str) -> None:
-        self._worker = None
+    def _end_writing(self) -> None:
         self.panel.set_checking(False)
-        if isinstance(written, str):
-            show_error(written)
-        else:
-            self._begin(written)
 
     def _begin(self, config: RunConfig) -> None:
         self.data_tab.cancel()  # training reads the files, too
@@ -216,9 +211,7 @@ class TrainWidget(QWidget):
             return
         path = last_run()
         if path is not None and self.controller.state == "idle":
-            worker = create_worker(_running_folder, path)
-            worker.returned.connect(self._watch_last_run)
-            worker.start()
+            self._finder.start(lambda job: _running_folder(path))
 
     def _watch_last_run(self, folder: RunFolder | None) -> None:
         if folder is not None and self.controller.state == "idle":
@@ -295,6 +288,10 @@ class TrainWidget(QWidget):
         self.panel.settingsRequested.connect(self._use_settings)
         self.controller.stateChanged.connect(self._renew_state)
         self.controller.eventsReceived.connect(self._take_events)
+        self._writer.answered.connect(self._begin)
+        self._writer.failed.connect(show_error)
+        self._writer.ended.connect(self._end_writing)
+        self._finder.answered.connect(self._watch_last_run)
         shortcut = QShortcut(QKeySequence("Ctrl+Return"), self)
         shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
         shortcut.activated.connect(self.panel.press)
