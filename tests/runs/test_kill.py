@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_celltrain.io.tensors import read_tensors
+from checkpoints import tensors_of
 from napari_celltrain.runs.config_file import dump_config
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.values.events import Finished, Validated
@@ -61,8 +61,8 @@ def test_killed_and_resumed_the_weights_are_those_of_an_undisturbed_run(make_con
     assert not any(isinstance(event, Finished) for event in killed.read_events())
     resumed = subprocess.run(celltrain("resume", killed.path), capture_output=True, text=True, timeout=240, check=False)
     assert resumed.returncode == 0, resumed.stderr
-    for part in ("checkpoints/last.safetensors", "model/model.safetensors"):
-        tensors = [read_tensors(results / name / part)[0] for name in ("whole", "killed")]
+    for part in ("checkpoints/last.pt", "model/model.safetensors"):
+        tensors = [tensors_of(results / name / part) for name in names]
         assert tensors[0].keys() == tensors[1].keys()
         assert all(np.array_equal(tensors[0][key].numpy(), tensors[1][key].numpy()) for key in tensors[0])
     written = [sorted((results / name / "validation").iterdir()) for name in ("whole", "killed")]

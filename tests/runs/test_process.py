@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from napari_celltrain.runs import process
-from napari_celltrain.runs.checkpoint import LAST
+from napari_celltrain.runs.checkpoint import LAST, LAST_OF_0_1
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.values.config import DataConfig, RunConfig
 from napari_celltrain.values.errors import RunFolderError
@@ -108,7 +108,7 @@ def test_a_run_from_start_to_stop(start, tmp_path):
     assert (tmp_path / "run" / "done").exists()
 
 
-@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("saved", ["", LAST, LAST_OF_0_1])
 def test_a_killed_child_is_a_failure_that_says_how_to_go_on(start, saved):
     child = start("polite")
     last: Event | None = None
@@ -117,8 +117,8 @@ def test_a_killed_child_is_a_failure_that_says_how_to_go_on(start, saved):
         if isinstance(event, Started):
             assert child.folder is not None
             if saved:
-                (child.folder.path / LAST).parent.mkdir(parents=True, exist_ok=True)
-                (child.folder.path / LAST).touch()
+                (child.folder.path / saved).parent.mkdir(parents=True, exist_ok=True)
+                (child.folder.path / saved).touch()
             os.kill(child.pid, signal.SIGKILL)
     assert isinstance(last, Failed)
     assert "signal 9, SIGKILL" in last.message

@@ -13,7 +13,7 @@ import yaml
 from scipy import ndimage
 
 from balls import VOXEL_SIZE, make_pair, write_pairs
-from napari_celltrain.io.tensors import read_tensors
+from checkpoints import tensors_of
 from napari_celltrain.io.volumes import open_volume, write_volume
 from napari_celltrain.predict.volumes import predict
 from napari_celltrain.runs import session
@@ -42,7 +42,7 @@ def losses(events):
 
 
 def last_tensors(folder):
-    return read_tensors(folder.path / "checkpoints/last.safetensors")[0]
+    return tensors_of(folder.path / "checkpoints/last.pt")
 
 
 def assert_same_tensors(a, b):
@@ -93,7 +93,7 @@ def test_a_run_learns_and_leaves_a_complete_folder(learned):
         "training.png",
         "training_final.png",
         "training_final.svg",
-        "checkpoints/last.safetensors",
+        "checkpoints/last.pt",
         "checkpoints/best.safetensors",
         *(f"previews/epoch_{epoch:04d}.tif" for epoch in (2, 4, 6, 8)),
         f"validation/{held_out}.tif",

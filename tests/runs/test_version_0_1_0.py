@@ -16,11 +16,14 @@ import torch
 from torch import nn
 
 from balls import make_pair, write_pairs
+from napari_celltrain.engine.precision import NumericFormat
+from napari_celltrain.io.tensors import read_tensors, write_tensors
 from napari_celltrain.io.volumes import open_labels, open_volume
-from napari_celltrain.nets.models import MODELS, Architecture, NetworkSpec
+from napari_celltrain.nets.models import MODELS, Architecture, NetworkSpec, build_network
 from napari_celltrain.predict.volumes import predict
 from napari_celltrain.registry import Entry
 from napari_celltrain.runs import process, session
+from napari_celltrain.runs.checkpoint import LAST, LAST_OF_0_1, read_last
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.runs.model import load_model, read_card
 from napari_celltrain.values.events import Finished, Started, Validated
@@ -72,6 +75,28 @@ def test_is_resumed_where_it_was(old_run: RunFolder) -> None:
     assert losses == pytest.approx([2.47692, 2.18166, 1.87686, 1.78359], abs=1e-3)
     assert float(rows[-1]["val_dice"]) == pytest.approx(0.7548, abs=5e-3)
     assert events[-1].epoch == 4
+    assert (old_run.path / LAST).exists()
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_its_moments_are_laid_out_as_their_weights(old_run: RunFolder, layout: Any) -> None:
+    """Version 0.1 stored tensors contiguous, whatever the layout of the network; the fused optimizer needs its own."""
+    path = old_run.path / LAST_OF_0_1
+    tensors, meta = read_tensors(path)
+    write_tensors(path, tensors, meta | {"layout": layout})
+    checkpoint = read_last(old_run)
+    numeric_format = NumericFormat("float32", layout)
+    assert checkpoint.numeric_format == numeric_format
+    network = build_network(NetworkSpec(key="tiny", out_channels=3))
+    numeric_format.lay_out(network, torch.device("cpu"))
+    for index, weight in enumerate(network.parameters()):
+        for name in ("exp_avg", "exp_avg_sq"):
+            moment = checkpoint.state["moments"][index][name]
+            assert torch.equal(moment, tensors[f"optimizer/{index}/{name}"])
+            in_memory = [
+                torch.as_strided(t, (t.numel(),), (1,)) for t in (moment, torch.empty_like(weight).copy_(moment))
+            ]
+            assert torch.equal(*in_memory)
 
 
 def test_its_model_is_used(old_run: RunFolder, tmp_path: Path) -> None:

@@ -1,13 +1,9 @@
-"""The learning rate as a function of the step.
-
-What learns: the network with its optimizer and its averaged weights. One call is one training step.
-"""
+"""The network with its optimizer and its averaged weights; one call is one training step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,43 +16,32 @@ from napari_celltrain.engine.patches import Batch
 from napari_celltrain.engine.precision import NumericFormat
 from napari_celltrain.values.config import TrainingConfig
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 FLOOR = 0.01
 """The learning rate ends at this share of its largest value."""
 PLATEAU_PATIENCE = 5
 """Validations without a better Dice after which ``plateau`` halves the learning rate."""
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """Linear warm-up, then the curve that the config names, over the steps that are planned.
-
-    It is a pure function of numbers that are saved with a run, so a resumed run goes on exactly. Cosine decay after
-    Loshchilov and Hutter, SGDR, ICLR 2017.
-    """
-
-    config: TrainingConfig
-
-    def at(self, step: int, planned_steps: int, halvings: int = 0) -> float:
-        """The learning rate of optimizer step number ``step``, count from 0, of ``planned_steps`` in all."""
-        largest = self.config.learning_rate
-        warmup = min(self.config.warmup_steps, planned_steps // 4)
-        rise = min(1.0, (step + 1) / (warmup + 1))
-        if self.config.schedule == "cosine":
-            progress = min(1.0, max(0.0, (step - warmup) / max(1, planned_steps - warmup)))
-            fall = FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * progress))
-        elif self.config.schedule == "plateau":
-            fall = max(FLOOR, 0.5**halvings)
-        else:
-            fall = 1.0
-        return largest * rise * fall
-
-
-# --- learner ---------------------------------------------------------------------------------------------
-
-Tensors = tuple[Tensor, ...] | list[Tensor]
-
 AVERAGE_DECAY = 0.995
 """Weight of the past in the running average of the weights: about the last 200 steps count."""
+
+
+def learning_rate_at(config: TrainingConfig, step: int, planned_steps: int, halvings: int = 0) -> float:
+    """The learning rate of optimizer step number ``step``, counted from 0, of ``planned_steps`` in all.
+
+    Linear warm-up, then the curve that the config names. It depends only on numbers that are saved with a run, so a
+    resumed run goes on exactly. Cosine decay after Loshchilov and Hutter, SGDR, ICLR 2017.
+    """
+    warmup = min(config.warmup_steps, planned_steps // 4)
+    rise = min(1.0, (step + 1) / (warmup + 1))
+    if config.schedule == "cosine":
+        progress = min(1.0, max(0.0, (step - warmup) / max(1, planned_steps - warmup)))
+        fall = FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * progress))
+    elif config.schedule == "plateau":
+        fall = max(FLOOR, 0.5**halvings)
+    else:
+        fall = 1.0
+    return config.learning_rate * rise * fall
 
 
 class Learner:
@@ -150,44 +135,37 @@ class Learner:
         """The weights that are validated and delivered, by name, on the processor."""
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.evaluated.state_dict().items()}
 
-    def tensors(self) -> dict[str, Tensor]:
-        """All state as flat named tensors on the processor: network, average, optimizer and random numbers."""
-        result = _prefixed("network/", self.network.state_dict())
-        if self._average is not None:
-            result |= _prefixed("average/", self._average.state_dict())
-        for index, values in self._optimizer.state_dict()["state"].items():
-            result |= _prefixed(f"optimizer/{index}/", values)
-        result["random/cpu"] = torch.get_rng_state()
+    def state(self) -> dict[str, Any]:
+        """All that a later learner needs to go on exactly, for ``torch.save``.
+
+        Tensors keep their memory layout: the fused optimizer walks through a weight and its moments side by side.
+        """
+        random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
-            result["random/cuda"] = torch.cuda.get_rng_state(self.device)
-        return result
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {
+            "network": self.network.state_dict(),
+            "average": {} if self._average is None else self._average.state_dict(),
+            "moments": self._optimizer.state_dict()["state"],
+            "scaler": self._scaler.state_dict(),
+            "random": random,
+        }
 
-    def scaler_state(self) -> dict[str, Any]:
-        """The loss scale of half precision; empty in the other formats."""
-        return dict(self._scaler.state_dict())
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to what :meth:`state` gave, read onto the processor. Settings, such as the weight decay, stay.
 
-    @torch.no_grad()
-    def restore(self, tensors: Mapping[str, Tensor], scaler_state: Mapping[str, Any]) -> None:
-        """Go back to what :meth:`tensors` and :meth:`scaler_state` gave. Raises ``KeyError`` or ``RuntimeError``
-        where they do not fit."""
-        self.network.load_state_dict(_unprefixed("network/", tensors))
+        Raises ``KeyError``, ``RuntimeError`` or ``ValueError`` where it does not fit.
+        """
+        self.network.load_state_dict(state["network"])
         if self._average is not None:
-            self._average.load_state_dict(_unprefixed("average/", tensors))
-        parameters = list(self.network.parameters())
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _unprefixed("optimizer/", tensors).items():
-            index, _, key = name.partition("/")
-            parameter = parameters[int(index)]
-            # the fused optimizer walks memory side by side: moments must lie as their parameters do
-            laid_out = tensor if tensor.ndim == 0 else torch.empty_like(parameter).copy_(tensor)
-            state.setdefault(int(index), {})[key] = laid_out.detach()
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
-        if scaler_state:
-            self._scaler.load_state_dict(dict(scaler_state))
-        torch.set_rng_state(tensors["random/cpu"])
-        if self.device.type == "cuda" and "random/cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["random/cuda"], self.device)
+            self._average.load_state_dict(state["average"])
+        settings = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state["moments"], "param_groups": settings})
+        if state["scaler"]:
+            self._scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["random"]["cpu"])
+        if self.device.type == "cuda" and "cuda" in state["random"]:
+            torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
 
 
 @torch.no_grad()
@@ -200,11 +178,3 @@ def _update_average(averages: Tensors, weights: Tensors, num_averaged: Tensor | 
     else:  # counters of batch normalization
         for average, weight in zip(averages, weights, strict=True):
             average.copy_(weight)
-
-
-def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _unprefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

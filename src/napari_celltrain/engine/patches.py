@@ -191,13 +191,19 @@ class PatchSource:
         foreground_fraction: float,
         augmentations: Sequence[Augmentation],
         voxel_size: Spacing | None,
+        samples_per_volume: int = 1,
     ) -> None:
         self.volumes = tuple(volumes)
+        self.samples_per_volume = samples_per_volume
         self._patch_size = patch_size
         self._foreground_fraction = foreground_fraction
         self._make_augmenter: Callable[[], Augmenter] = lambda: Augmenter(augmentations, voxel_size)
         self._augmented = bool(augmentations)
         self._local = threading.local()
+
+    @property
+    def patches_per_epoch(self) -> int:
+        return len(self.volumes) * self.samples_per_volume
 
     def patch(self, request: PatchRequest) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Image and target (Z, Y, X) of one request: the very arrays that the network gets."""

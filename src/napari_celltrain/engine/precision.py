@@ -1,25 +1,22 @@
 """Precision and memory layout of the network's arithmetic, and the short trial that chooses them.
 
 No recipe wins everywhere: channels-last doubles the speed of some networks and slows others, and bfloat16 helps
-only where the processor has instructions for it. So real training steps are timed on the real batch.
-
-Remembers which numeric format won, so that the same run on the same machine starts sooner and repeats exactly.
-
-Timing is noisy: without this, two runs with equal seeds could pick different formats, and their losses would differ
-in the last digits.
+only where the processor has instructions for it. So real training steps are timed on the real batch. The choice is
+remembered: timing is noisy, and equal runs on one machine must compute alike, to the last digit.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +24,9 @@ import platformdirs
 import torch
 from torch import Tensor, nn
 
-from napari_celltrain.engine.device import synchronize
+from napari_celltrain.engine.device import describe, synchronize
+from napari_celltrain.engine.patches import Batch
+from napari_celltrain.values import files
 from napari_celltrain.values.config import TrainingConfig
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -41,6 +40,9 @@ MAX_LOSS_ERROR = 0.02
 """Largest relative difference from float32 in the loss."""
 MIN_GRADIENT_COSINE = 0.98
 """Smallest cosine between a format's gradient and float32's."""
+MAX_REMEMBERED = 200
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class NumericFormat:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One line of the table that the probe logs; ``seconds`` is None where the format failed or disagreed."""
+    """Seconds of a training step in one format, or None and the reason where it failed or disagreed."""
 
     format: NumericFormat
     seconds: float | None
@@ -84,6 +86,8 @@ class Trial:
 class Probe:
     chosen: NumericFormat
     trials: tuple[Trial, ...]
+    is_remembered: bool = False
+    """Whether an earlier run on this computer found it."""
 
     @property
     def seconds_per_step(self) -> float | None:
@@ -127,11 +131,39 @@ class _Outcome:
     gradient: Tensor
 
 
+def choose_format(
+    network: nn.Module,
+    loss_function: LossFunction,
+    batch: Batch,
+    config: TrainingConfig,
+    device: torch.device,
+    description: str,
+) -> Probe:
+    """As :func:`probe_formats`, or what an equal run found on this computer. ``description`` is of the network."""
+    facts = {
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "device": describe(device),
+        "threads": str(torch.get_num_threads()),
+        "network": description,
+        "loss": config.loss,
+        "batch": str(tuple(batch.image.shape)),
+        "precision": config.precision,
+        "layout": config.memory_layout,
+    }
+    key = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
+    probe = _remembered(key)
+    if probe is None:
+        probe = probe_formats(network, loss_function, batch, config, device)
+        _remember(key, probe)
+    return probe
+
+
 def probe_formats(
     network: nn.Module,
-    loss_function: Callable[[Tensor, Tensor], Tensor],
-    image_BCZYX: Tensor,
-    target_BZYX: Tensor,
+    loss_function: LossFunction,
+    batch: Batch,
     config: TrainingConfig,
     device: torch.device,
     *,
@@ -149,8 +181,7 @@ def probe_formats(
         return Probe(formats[0], ())
     start = time.perf_counter()
     trials: list[Trial] = []
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         state = torch.get_rng_state()
         reference: _Outcome | None = None
         for candidate in formats:
@@ -159,7 +190,7 @@ def probe_formats(
                 continue
             torch.set_rng_state(state)  # dropout must not make formats disagree
             try:
-                outcome, seconds = _try(network, loss_function, image_BCZYX, target_BZYX, candidate, device, repeats)
+                outcome, seconds = _try(network, loss_function, batch, candidate, device, repeats)
             except RuntimeError as error:  # PyTorch's word for "not implemented" and "out of memory" alike
                 trials.append(Trial(candidate, None, f"failed: {str(error).splitlines()[0][:80]}"))
                 continue
@@ -171,20 +202,17 @@ def probe_formats(
 
 def _choose(trials: list[Trial]) -> NumericFormat:
     usual = trials[0]
-    timed = [trial for trial in trials if trial.seconds is not None]
+    timed = {trial.format: trial.seconds for trial in trials if trial.seconds is not None}
     if not timed:
         return usual.format
-    best = min(timed, key=lambda trial: trial.seconds or 0.0)
-    if usual.seconds is None or (best.seconds is not None and usual.seconds > MIN_GAIN * best.seconds):
-        return best.format
-    return usual.format
+    best = min(timed, key=timed.__getitem__)
+    return best if usual.seconds is None or usual.seconds > MIN_GAIN * timed[best] else usual.format
 
 
 def _try(
     network: nn.Module,
-    loss_function: Callable[[Tensor, Tensor], Tensor],
-    image: Tensor,
-    target: Tensor,
+    loss_function: LossFunction,
+    batch: Batch,
     numeric_format: NumericFormat,
     device: torch.device,
     repeats: int,
@@ -199,8 +227,8 @@ def _try(
         synchronize(device)
         start = time.perf_counter()
         with numeric_format.autocast(device):
-            logits = trial(numeric_format.place(image, device))
-        loss = loss_function(logits, target.to(device))
+            logits = trial(numeric_format.place(batch.image, device))
+        loss = loss_function(logits, batch.target.to(device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if outcome is None:
@@ -229,9 +257,7 @@ def _disagreement(outcome: _Outcome, reference: _Outcome) -> str:
     return ""
 
 
-# --- probe cache -----------------------------------------------------------------------------------------
-
-MAX_ENTRIES = 200
+# --- remembered choices ----------------------------------------------------------------------------------
 
 
 def cache_file() -> Path:
@@ -240,54 +266,30 @@ def cache_file() -> Path:
     return Path(folder) / "numeric_formats.json"
 
 
-def probe_key(device_name: str, **settings: object) -> str:
-    """A short key for everything that the choice depends on."""
-    facts = {
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "processor": torch.backends.cpu.get_cpu_capability(),
-        "device": device_name,
-        **{name: str(value) for name, value in settings.items()},
-    }
-    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def load_probe(key: str) -> Probe | None:
-    """What was found before under ``key``, or None; a damaged cache counts as empty."""
+def _remembered(key: str) -> Probe | None:
+    """A damaged cache counts as empty."""
     try:
         entry = _read()[key]
         trials = tuple(
             Trial(NumericFormat(t["precision"], t["layout"]), t["seconds"], str(t["note"])) for t in entry["trials"]
         )
-        return Probe(NumericFormat(entry["precision"], entry["layout"]), trials)
+        return Probe(NumericFormat(entry["precision"], entry["layout"]), trials, is_remembered=True)
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 
 
-def save_probe(key: str, probe: Probe) -> None:
-    """Remember ``probe``; that it cannot be written is no reason to stop."""
-    entries = dict(_read())
+def _remember(key: str, probe: Probe) -> None:
+    trials = [asdict(trial.format) | {"seconds": trial.seconds, "note": trial.note} for trial in probe.trials]
+    entries = _read()
     entries.pop(key, None)
-    entries[key] = {
-        "precision": probe.chosen.precision,
-        "layout": probe.chosen.layout,
-        "trials": [
-            {"precision": t.format.precision, "layout": t.format.layout, "seconds": t.seconds, "note": t.note}
-            for t in probe.trials
-        ],
-    }
-    newest = dict(list(entries.items())[-MAX_ENTRIES:])
-    path = cache_file()
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(newest, indent=1), encoding="utf-8")
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
+    entries[key] = asdict(probe.chosen) | {"trials": trials}
+    newest = dict(list(entries.items())[-MAX_REMEMBERED:])
+    with contextlib.suppress(OSError):  # that it cannot be written is no reason to stop
+        cache_file().parent.mkdir(parents=True, exist_ok=True)
+        files.write_text(cache_file(), json.dumps(newest, indent=1))
 
 
-def _read() -> Mapping[str, dict[str, Any]]:
+def _read() -> dict[str, Any]:
     try:
         entries = json.loads(cache_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):

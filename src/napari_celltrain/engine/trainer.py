@@ -1,26 +1,24 @@
-"""Where training stands: all that must be saved beside the tensors to go on from there.
-
-The training loop: a generator of events that changes nothing but its own state and what it is given to keep.
-"""
+"""The training loop: a generator of events. It writes nothing itself; results go to a checkpointer."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_celltrain.engine.device import Ranks, memory_errors_explained
-from napari_celltrain.engine.learner import PLATEAU_PATIENCE, Learner, Schedule
+from napari_celltrain.engine.learner import PLATEAU_PATIENCE, Learner, learning_rate_at
 from napari_celltrain.engine.patches import Batch, PatchRequest, PatchSource, Prefetcher, plan_batches
 from napari_celltrain.engine.predictor import Predictor
 from napari_celltrain.engine.scores import Score
 from napari_celltrain.engine.validation import Validator
-from napari_celltrain.values.config import RunConfig
+from napari_celltrain.values.config import TrainingConfig
 from napari_celltrain.values.errors import DeviceError
 from napari_celltrain.values.events import (
     EpochDone,
@@ -29,20 +27,29 @@ from napari_celltrain.values.events import (
     Saved,
     StepDone,
     StopReason,
+    StopRequest,
     StopRequested,
     Validated,
     ValidationProgressed,
-    VolumeScore,
     Warned,
 )
+
+MAX_BROKEN_STEPS = 20
+"""Steps in a row whose loss or gradient is not finite, after which training gives up."""
+REPLAN_STEPS = 25
+"""How often, in steps, the plan of the learning rate is compared with the clock under a time limit."""
+REPLAN_RATIO = 1.4
+"""How far off the plan may be before it is changed."""
+POLL_SECONDS = 0.3
+"""How often requests to stop are looked for."""
 
 
 @dataclass(slots=True)
 class Progress:
-    """Where training stands; numbers only, so that it is saved beside the tensors."""
+    """Where training stands; numbers only, saved with every checkpoint."""
 
     epoch: int = 1
-    """The epoch in progress, count from 1."""
+    """The epoch in progress, counted from 1."""
     step: int = 0
     """Optimizer steps done."""
     step_in_epoch: int = 0
@@ -57,37 +64,38 @@ class Progress:
     """Of the learning rate, under the plateau schedule."""
     num_patches: int = 0
     batch_size: int = 0
-    """Of the epoch in progress: what its steps mean."""
+    """Of the epoch in progress, together with ``num_patches``: what its steps mean."""
     planned_steps: int = 0
-    """Steps over which the learning rate comes down."""
+    """Steps over which the learning rate falls."""
     seconds: float = 0.0
     """Of all sittings together."""
     validation_seconds: float = 0.0
     compute_seconds: float = 0.0
     """Spent in forward, backward and optimizer step."""
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.num_patches // self.batch_size)
+
+    def set_epoch_size(self, num_patches: int, batch_size: int) -> None:
+        """With other data or batches than when it was saved, an epoch that was begun has to begin again."""
+        if (self.num_patches, self.batch_size) != (num_patches, batch_size):
+            self._begin_epoch()
+        self.num_patches, self.batch_size = num_patches, batch_size
+
+    def next_epoch(self) -> None:
+        self.epoch += 1
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
+        self.step_in_epoch = 0
+        self.loss_sum, self.loss_count, self.epoch_seconds = 0.0, 0, 0.0
 
 
-# --- trainer ---------------------------------------------------------------------------------------------
+class Checkpointer(Protocol):
+    """Where training saves its results. The paths returned are relative to the run folder."""
 
-MAX_BROKEN_STEPS = 20
-"""Steps in a row whose loss or gradient is not finite, after which training gives up."""
-REPLAN_STEPS = 25
-"""How often, in steps, the plan of the learning rate is held against the clock under a time limit."""
-REPLAN_RATIO = 1.4
-"""How far off the plan may be before it is changed."""
-POLL_SECONDS = 0.3
-"""How often requests to stop are looked for."""
-
-StopRequest = Literal["stop", "stop-now"]
-
-
-class Keeper(Protocol):
-    """What training hands over for safe keeping; paths come back relative to the run folder."""
-
-    def save_last(self, tensors: dict[str, Tensor], progress: Progress, scaler: dict[str, Any]) -> str: ...
+    def save_last(self, state: dict[str, Any], progress: Progress) -> str: ...
 
     def save_best(self, weights: dict[str, Tensor], epoch: int) -> str: ...
 
@@ -100,48 +108,33 @@ class Keeper(Protocol):
 class Trainer:
     """Everything one run of training needs. :meth:`run` may be called once."""
 
-    config: RunConfig
+    config: TrainingConfig
     source: PatchSource
     validator: Validator
     learner: Learner
-    make_predictor: Callable[[], Predictor]
-    keeper: Keeper
+    predictor: Predictor
+    """Of the weights that are validated."""
+    checkpointer: Checkpointer
     ranks: Ranks
     progress: Progress
+    """With its epoch's size and its planned steps set."""
+    validation_estimate: float = 0.0
+    """Seconds that the next validation will probably take."""
     clock: Callable[[], float] = time.perf_counter
     started_at: float = field(default_factory=time.perf_counter)
     """When this sitting began, by ``clock``; the time limit counts from here."""
     reason: StopReason | None = None
     """Why training ended, once it has."""
-    _estimate: float = 0.0
     _request: StopRequest | None = None
     _polled_at: float = 0.0
     _broken_steps: int = 0
     _warned_of_cost: bool = False
-    _earlier_seconds: float = 0.0
-    _schedule: Schedule = field(init=False)
+    _earlier_seconds: float = field(init=False)
     _steps_timed: int = 0
     _seconds_timed: float = 0.0
 
     def __post_init__(self) -> None:
         self._earlier_seconds = self.progress.seconds
-        self._schedule = Schedule(self.config.training)
-        self._begin_anew_if_changed()
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return -(-self.num_patches // self.config.training.batch_size)
-
-    @property
-    def num_patches(self) -> int:
-        """Patches of an epoch: every training volume × samples per volume."""
-        augmentation = self.config.augmentation
-        return len(self.source.volumes) * (augmentation.samples_per_volume if augmentation.patches else 1)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether all epochs have been done already."""
-        return self.progress.epoch > self.config.training.epochs
 
     @property
     def elapsed(self) -> float:
@@ -153,18 +146,13 @@ class Trainer:
         """Seconds of all sittings together."""
         return self._earlier_seconds + self.elapsed
 
-    def rehearse(self) -> None:
-        """Validate one window before the first step, so that a broken validation fails in seconds; also gives the
-        first estimate of its time."""
-        start = self.clock()
-        with memory_errors_explained():
-            estimate = self.validator.rehearse(self.make_predictor())
-        self._estimate = self.ranks.broadcast(estimate / self.ranks.world)
-        self.progress.validation_seconds += self.clock() - start
-
     def run(self) -> Iterator[Event]:
-        """Train until the epochs are done or something ends it earlier; the last thing is always a validation."""
-        with Prefetcher(self._make_batch, self._requests(), num_threads=self._num_loader_threads()) as batches:
+        """Train until the epochs are done or something ends it earlier; the last thing is always a validation.
+
+        Nothing happens where all epochs have been done already.
+        """
+        num_threads = 1 if self.learner.device.type == "cpu" else 4
+        with Prefetcher(self._make_batch, self._requests(), num_threads=num_threads) as batches:
             step_began = self.clock()
             for batch in batches:
                 yield self._train_step(batch)
@@ -173,58 +161,44 @@ class Trainer:
                 self.progress.epoch_seconds += seconds
                 yield from self._replan(seconds)
                 yield from self._poll()
-                epoch_complete = self.progress.step_in_epoch == self.steps_per_epoch
+                epoch_complete = self.progress.step_in_epoch == self.progress.steps_per_epoch
                 ending = self._ending(epoch_complete)
                 if epoch_complete or ending is not None:
                     yield self._epoch_done()
-                due = epoch_complete and self.progress.epoch % self.config.training.validation_interval == 0
+                due = epoch_complete and self.progress.epoch % self.config.validation_interval == 0
                 if ending is not None or due:
                     yield from self._validate(epoch_complete)
                     ending = ending or self._ending_after_validation()
                 elif epoch_complete:
-                    self._next_epoch()
+                    self.progress.next_epoch()
                 if ending is not None:
                     self.reason = ending
                     return
                 if due:
-                    step_began = self.clock()  # validation is not the epoch's time
-
-    def _begin_anew_if_changed(self) -> None:
-        """With other data or batches than when it was saved, an epoch that was begun has to be begun again."""
-        progress = self.progress
-        plan = (self.num_patches, self.config.training.batch_size)
-        if (progress.num_patches, progress.batch_size) != plan:
-            progress.step_in_epoch = 0
-            progress.loss_sum, progress.loss_count, progress.epoch_seconds = 0.0, 0, 0.0
-        progress.num_patches, progress.batch_size = plan
+                    step_began = self.clock()  # validation does not count as the epoch's time
 
     # --- one step ---------------------------------------------------------------------------------------
 
     def _requests(self) -> Iterator[list[PatchRequest]]:
-        augmentation, training = self.config.augmentation, self.config.training
         return plan_batches(
             len(self.source.volumes),
-            augmentation.samples_per_volume if augmentation.patches else 1,
-            training.batch_size,
-            training.seed,
+            self.source.samples_per_volume,
+            self.config.batch_size,
+            self.config.seed,
             first_epoch=self.progress.epoch,
             first_step=self.progress.step_in_epoch,
-            last_epoch=training.epochs,
+            last_epoch=self.config.epochs,
         )
 
     def _make_batch(self, requests: list[PatchRequest]) -> Batch:
         # a process without a share of the last, small batch computes its first patch with weight 0
         return self.source.batch(self.ranks.share(requests) or requests[:1])
 
-    def _num_loader_threads(self) -> int:
-        return 1 if self.learner.device.type == "cpu" else 4
-
     def _train_step(self, batch: Batch) -> StepDone:
         progress = self.progress
-        batch_size = self.config.training.batch_size
-        num_items = min(batch_size, self.num_patches - progress.step_in_epoch * batch_size)
+        num_items = min(progress.batch_size, progress.num_patches - progress.step_in_epoch * progress.batch_size)
         assert num_items > 0, "a step beyond the end of its epoch"
-        rate = self._schedule.at(progress.step, progress.planned_steps, progress.halvings)
+        rate = self._learning_rate(progress.step)
         start = self.clock()
         with memory_errors_explained():
             loss = self.learner.step(batch, rate, num_items)
@@ -232,7 +206,7 @@ class Trainer:
         self._watch_for_broken_steps(loss)
         progress.step += 1
         progress.step_in_epoch += 1
-        if np.isfinite(loss):
+        if math.isfinite(loss):
             progress.loss_sum += loss * num_items
             progress.loss_count += num_items
         progress.compute_seconds += seconds
@@ -245,8 +219,11 @@ class Trainer:
             seconds=seconds,
         )
 
+    def _learning_rate(self, step: int) -> float:
+        return learning_rate_at(self.config, step, self.progress.planned_steps, self.progress.halvings)
+
     def _watch_for_broken_steps(self, loss: float) -> None:
-        self._broken_steps = 0 if np.isfinite(loss) else self._broken_steps + 1
+        self._broken_steps = 0 if math.isfinite(loss) else self._broken_steps + 1
         if self._broken_steps >= MAX_BROKEN_STEPS:
             raise DeviceError(
                 f"The loss has not been a finite number for {MAX_BROKEN_STEPS} steps. Take a smaller learning rate, "
@@ -260,18 +237,18 @@ class Trainer:
         """
         self._steps_timed += 1
         self._seconds_timed += seconds
-        limit, progress = self.config.training.max_minutes, self.progress
+        limit, progress = self.config.max_minutes, self.progress
         if limit is None or self._steps_timed % REPLAN_STEPS:
             return
-        between = self.config.training.validation_interval * self.steps_per_epoch
-        per_step = self._seconds_timed / self._steps_timed + self._estimate / between
+        between = self.config.validation_interval * progress.steps_per_epoch
+        per_step = self._seconds_timed / self._steps_timed + self.validation_estimate / between
         left = max(0.0, limit * 60 - self.elapsed - self._closing_seconds())
-        everything = self.config.training.epochs * self.steps_per_epoch
+        everything = self.config.epochs * progress.steps_per_epoch
         likely = self.ranks.broadcast(min(everything, progress.step + int(left / per_step)))
         if max(likely, progress.planned_steps) <= REPLAN_RATIO * min(likely, progress.planned_steps):
             return
         progress.planned_steps = max(1, likely)
-        epochs = likely / self.steps_per_epoch
+        epochs = likely / progress.steps_per_epoch
         yield Logged(message=f"The speed has changed; the learning rate is now planned for about {epochs:.1f} epochs.")
 
     def _epoch_done(self) -> EpochDone:
@@ -279,60 +256,52 @@ class Trainer:
         return EpochDone(
             epoch=progress.epoch,
             step=progress.step,
-            train_loss=progress.loss_sum / progress.loss_count if progress.loss_count else float("nan"),
-            learning_rate=self._schedule.at(max(0, progress.step - 1), progress.planned_steps, progress.halvings),
+            train_loss=progress.loss_sum / progress.loss_count if progress.loss_count else math.nan,
+            learning_rate=self._learning_rate(max(0, progress.step - 1)),
             seconds=progress.epoch_seconds,
             remaining_seconds=self._remaining_seconds(),
         )
 
-    def _next_epoch(self) -> None:
-        progress = self.progress
-        progress.epoch += 1
-        progress.step_in_epoch = 0
-        progress.loss_sum, progress.loss_count, progress.epoch_seconds = 0.0, 0, 0.0
-
     def _remaining_seconds(self) -> float:
-        training, progress = self.config.training, self.progress
-        steps = training.epochs * self.steps_per_epoch - progress.step
-        validations = -(-(training.epochs - progress.epoch) // training.validation_interval) + 1
-        seconds = steps * progress.compute_seconds / max(1, progress.step) + validations * self._estimate
-        if training.max_minutes is not None:
-            seconds = min(seconds, training.max_minutes * 60 - self.elapsed)
+        config, progress = self.config, self.progress
+        steps = config.epochs * progress.steps_per_epoch - progress.step
+        validations = -(-(config.epochs - progress.epoch) // config.validation_interval) + 1
+        seconds = steps * progress.compute_seconds / max(1, progress.step) + validations * self.validation_estimate
+        if config.max_minutes is not None:
+            seconds = min(seconds, config.max_minutes * 60 - self.elapsed)
         return max(0.0, seconds)
 
     # --- ending -----------------------------------------------------------------------------------------
 
     def _poll(self) -> Iterator[StopRequested]:
-        """Look for requests to stop; a new one is told once. The first process decides for all."""
+        """Look for requests to stop; each new one becomes one event. The first process decides for all."""
         if self.ranks.world == 1 and self.clock() - self._polled_at < POLL_SECONDS:
             return
         self._polled_at = self.clock()
-        request = self.ranks.broadcast(self.keeper.stop_request())
+        request = self.ranks.broadcast(self.checkpointer.stop_request())
         if request is not None and request != self._request:
             self._request = request
             yield StopRequested(now=request == "stop-now")
 
     def _ending(self, epoch_complete: bool) -> StopReason | None:
         """Why training has to end with a validation right now, if it has to."""
-        if epoch_complete and self.progress.epoch >= self.config.training.epochs:
+        if epoch_complete and self.progress.epoch >= self.config.epochs:
             return "epochs"
         if self._request == "stop-now":
             return "stopped-now"
-        limit = self.config.training.max_minutes
-        if limit is not None:
-            late = self.elapsed + self._closing_seconds() > limit * 60
-            if self.ranks.broadcast(late):
-                return "max-minutes"
+        limit = self.config.max_minutes
+        if limit is not None and self.ranks.broadcast(self.elapsed + self._closing_seconds() > limit * 60):
+            return "max-minutes"
         return None
 
     def _closing_seconds(self) -> float:
         """What comes after the last step: a validation, the final predictions, and the choice of their decoding."""
-        return 2.1 * self._estimate + self.validator.tuning_seconds(self.make_predictor().target)
+        return 2.1 * self.validation_estimate + self.validator.tuning_seconds(self.predictor.target)
 
     def _ending_after_validation(self) -> StopReason | None:
         if self._request is not None:
             return "stopped"
-        patience = self.config.training.early_stopping
+        patience = self.config.early_stopping
         if patience is not None and self.progress.validations_since_best >= patience:
             return "early-stopping"
         return None
@@ -340,34 +309,31 @@ class Trainer:
     # --- validation -------------------------------------------------------------------------------------
 
     def _validate(self, epoch_complete: bool) -> Iterator[Event]:
-        """Score the evaluated weights, keep them if they are the best so far, and save what resuming needs."""
-        progress = self.progress
+        """Score the evaluated weights, save them if they are the best so far, and save what resuming needs."""
+        progress, epoch = self.progress, self.progress.epoch
         start = self.clock()
         scores: dict[int, Score] = {}
         preview: str | None = None
         indices = range(len(self.validator.volumes))
-        for scored in self.validator.score(self.make_predictor(), self.ranks.share(indices)):
+        own_share = self.ranks.share(indices)
+        for scored in self.validator.score(self.predictor, own_share):
             scores[scored.index] = scored.score
             if scored.index == 0:
-                preview = self.keeper.save_preview(progress.epoch, scored.shown)
-            yield ValidationProgressed(done=len(scores), total=len(self.ranks.share(indices)))
+                preview = self.checkpointer.save_preview(epoch, scored.shown)
+            yield ValidationProgressed(done=len(scores), total=len(own_share))
         for part in self.ranks.gather(scores):
             scores |= part
         validated = self._judge([scores[index] for index in indices], preview, self.clock() - start)
-        self._estimate = self.ranks.broadcast(validated.seconds)
+        self.validation_estimate = self.ranks.broadcast(validated.seconds)
         yield validated
         yield from self._warn_of_cost(validated.seconds)
         if validated.is_best:
-            yield Saved(
-                what="best", path=self.keeper.save_best(self.learner.weights(), progress.epoch), epoch=progress.epoch
-            )
-        epoch = progress.epoch
+            yield Saved(what="best", path=self.checkpointer.save_best(self.learner.weights(), epoch), epoch=epoch)
         if epoch_complete:
-            self._next_epoch()
+            progress.next_epoch()
         progress.validation_seconds += self.clock() - start
         progress.seconds = self.total_seconds
-        path = self.keeper.save_last(self.learner.tensors(), progress, self.learner.scaler_state())
-        yield Saved(what="last", path=path, epoch=epoch)
+        yield Saved(what="last", path=self.checkpointer.save_last(self.learner.state(), progress), epoch=epoch)
 
     def _judge(self, scores: list[Score], preview: str | None, seconds: float) -> Validated:
         progress = self.progress
@@ -384,25 +350,21 @@ class Trainer:
             step=progress.step,
             dice=pooled.dice,
             f1=pooled.f1,
-            volumes=tuple(
-                VolumeScore(name=volume.name, dice=score.dice, f1=score.f1)
-                for volume, score in zip(self.validator.volumes, scores, strict=True)
-            ),
+            volumes=self.validator.by_volume(scores),
             seconds=seconds,
             is_best=is_best,
             preview=preview,
         )
 
     def _warn_of_cost(self, seconds: float) -> Iterator[Warned]:
-        training, progress = self.config.training, self.progress
-        per_epoch = self.steps_per_epoch * progress.compute_seconds / max(1, progress.step)
-        between = per_epoch * training.validation_interval
+        progress = self.progress
+        per_epoch = progress.steps_per_epoch * progress.compute_seconds / max(1, progress.step)
+        between = per_epoch * self.config.validation_interval
         if self._warned_of_cost or seconds <= between:
             return
         self._warned_of_cost = True
         interval = int(np.ceil(4 * seconds / max(per_epoch, 1e-9)))
         yield Warned(
             message=f"A validation takes {seconds:.0f} s, longer than the {between:.0f} s of training between two of "
-            f"them. An interval of {interval} epochs (--validation-interval {interval}) would leave most of the time "
-            "to training."
+            f"them. A validation interval of {interval} epochs would leave most of the time to training."
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -20,6 +20,7 @@ from napari_celltrain.io.volume import LazyArray
 from napari_celltrain.nets.normalize import IntensityStatistics
 from napari_celltrain.values.config import ZYX, Spacing
 from napari_celltrain.values.decoding import ObjectDecoding, Target
+from napari_celltrain.values.events import VolumeScore
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,31 +73,27 @@ class Validator:
         self._decoding_seconds = 0.0
         self._decoded_voxels = 0
 
-    def score(
-        self, predictor: Predictor, indices: Sequence[int], cancelled: Callable[[], bool] | None = None
-    ) -> Iterator[ScoredVolume]:
-        """Score the volumes at ``indices``, in that order; fewer where ``cancelled()`` turns true."""
+    def score(self, predictor: Predictor, indices: Sequence[int]) -> Iterator[ScoredVolume]:
+        """Score the volumes at ``indices``, in that order."""
         # of this validation alone: the first pieces of a new network are slow to decode, and so is a cold start
         self._decoding_seconds, self._decoded_voxels = 0.0, 0
         for index in indices:
             volume = self.volumes[index]
-            prediction, objects = self._predict(predictor, volume, volume.image, cancelled)
-            if cancelled is not None and cancelled():
-                return
+            prediction, objects = self._predict(predictor, volume, volume.image)
             yield ScoredVolume(index, self.compare(index, prediction, objects), prediction, objects)
 
+    def by_volume(self, scores: Sequence[Score]) -> tuple[VolumeScore, ...]:
+        """One score for each volume, with its name."""
+        pairs = zip(self.volumes, scores, strict=True)
+        return tuple(VolumeScore(name=volume.name, dice=score.dice, f1=score.f1) for volume, score in pairs)
+
     def _predict(
-        self,
-        predictor: Predictor,
-        volume: ValidationVolume,
-        image: LazyArray,
-        cancelled: Callable[[], bool] | None = None,
+        self, predictor: Predictor, volume: ValidationVolume, image: LazyArray
     ) -> tuple[NDArray[np.uint8], NDArray[np.int32] | None]:
         """Class indices of ``image``, which is of the volume, and its objects."""
         if self.decoding is None:
-            labels = predictor.labels(image, volume.statistics, threshold=self.threshold, cancelled=cancelled)
-            return labels, None
-        maps = predictor.maps(image, volume.statistics, cancelled=cancelled)
+            return predictor.labels(image, volume.statistics, threshold=self.threshold), None
+        maps = predictor.maps(image, volume.statistics)
         start = time.perf_counter()
         objects = decode(maps, self.threshold, self.decoding, volume.voxel_size or self.spacing)
         self._decoding_seconds += time.perf_counter() - start

@@ -63,12 +63,8 @@ def build_network(spec: NetworkSpec) -> SegmentationNetwork:
     return SegmentationNetwork(architecture.module, architecture.divisor)
 
 
-def num_parameters(spec: NetworkSpec) -> int:
-    """Trainable numbers of the network. It has to be built for this, which takes up to a second."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        network = build_network(spec)
+def num_parameters(network: nn.Module) -> int:
+    """Trainable numbers of the network."""
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 

@@ -1,27 +1,33 @@
-"""What a run keeps on its way: the state to resume from, the best weights with their model, and the previews."""
+"""What a run saves on its way: the state to resume from, the best weights with their model, and the previews."""
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from napari_celltrain.io.tensors import read_tensors, write_tensors
-from napari_celltrain.runs.folder import RunFolder, StopRequest
+from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.runs.model import ModelCard, write_model
 from napari_celltrain.values.config import Spacing
 from napari_celltrain.values.errors import ModelFileError, RunFolderError
+from napari_celltrain.values.events import StopRequest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from napari_celltrain.engine.precision import NumericFormat
     from napari_celltrain.engine.trainer import Progress
 
-LAST = "checkpoints/last.safetensors"
+LAST = "checkpoints/last.pt"
+LAST_OF_0_1 = "checkpoints/last.safetensors"
+"""As version 0.1 called it."""
 BEST = "checkpoints/best.safetensors"
 
 
@@ -29,91 +35,108 @@ BEST = "checkpoints/best.safetensors"
 class Checkpoint:
     """All that ``last`` holds: with it a run goes on as if it had never stopped."""
 
-    tensors: dict[str, Tensor]
+    state: Mapping[str, Any]
+    """As of ``Learner.state``."""
     progress: Progress
-    scaler: dict[str, Any]
     numeric_format: NumericFormat
 
 
-class FolderKeeper:
-    """The trainer's :class:`~napari_celltrain.engine.trainer.Keeper` that writes a run folder."""
+@dataclass(frozen=True, slots=True)
+class FolderCheckpointer:
+    """The trainer's :class:`~napari_celltrain.engine.trainer.Checkpointer`.
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        *,
-        numeric_format: NumericFormat,
-        card: Callable[[], ModelCard],
-        preview_voxel_size: Spacing | None,
-    ) -> None:
-        self._folder = folder
-        self._numeric_format = numeric_format
-        self._card = card
-        self._preview_voxel_size = preview_voxel_size
+    ``folder`` is None in the processes of a distributed run that are not the first: they write nothing.
+    """
 
-    def save_last(self, tensors: dict[str, Tensor], progress: Progress, scaler: dict[str, Any]) -> str:
-        meta = {
-            "progress": progress.as_dict(),
-            "scaler": scaler,
-            "precision": self._numeric_format.precision,
-            "layout": self._numeric_format.layout,
-        }
-        self._folder.write_with(LAST, lambda path: write_tensors(path, tensors, meta))
+    folder: RunFolder | None
+    numeric_format: NumericFormat
+    make_card: Callable[[], ModelCard]
+    """Of the best model so far."""
+    preview_voxel_size: Spacing | None
+
+    def save_last(self, state: dict[str, Any], progress: Progress) -> str:
+        if self.folder is not None:
+            import torch
+
+            # through memory: torch hides what the system says of a full disk
+            content = io.BytesIO()
+            torch.save({"learner": state, "progress": asdict(progress), **asdict(self.numeric_format)}, content)
+            self.folder.write_bytes(LAST, content.getvalue())
         return LAST
 
     def save_best(self, weights: dict[str, Tensor], epoch: int) -> str:
-        self._folder.write_with(BEST, lambda path: write_tensors(path, weights, {"epoch": epoch}))
-        # the deliverable is renewed at once, so that a run that is killed leaves a usable model
-        write_model(self._folder, self._card(), weights)
+        if self.folder is not None:
+            self.folder.write_with(BEST, lambda path: write_tensors(path, weights, {"epoch": epoch}))
+            # the model is renewed at once, so that a run that is killed leaves a usable one
+            write_model(self.folder, self.make_card(), weights)
         return BEST
 
     def save_preview(self, epoch: int, prediction_ZYX: NDArray[Any]) -> str:
         name = f"previews/epoch_{epoch:04d}.tif"
-        self._folder.write_volume(name, prediction_ZYX, self._preview_voxel_size)
+        if self.folder is not None:
+            self.folder.write_volume(name, prediction_ZYX, self.preview_voxel_size)
         return name
 
     def stop_request(self) -> StopRequest | None:
-        return self._folder.stop_request()
+        return None if self.folder is None else self.folder.stop_request()
 
 
-class NoKeeper:
-    """Keeps nothing: for the processes of a distributed run that are not the first."""
-
-    def save_last(self, tensors: dict[str, Tensor], progress: Progress, scaler: dict[str, Any]) -> str:
-        return LAST
-
-    def save_best(self, weights: dict[str, Tensor], epoch: int) -> str:
-        return BEST
-
-    def save_preview(self, epoch: int, prediction_ZYX: NDArray[Any]) -> str:
-        return ""
-
-    def stop_request(self) -> StopRequest | None:
-        return None
+def has_checkpoint(folder: RunFolder) -> bool:
+    """Whether there is anything to resume."""
+    return any((folder.path / name).exists() for name in (LAST, LAST_OF_0_1))
 
 
 def read_last(folder: RunFolder) -> Checkpoint:
     """The state to resume ``folder`` from. Raises :class:`RunFolderError`."""
+    import torch
+
     from napari_celltrain.engine.precision import NumericFormat
     from napari_celltrain.engine.trainer import Progress
 
-    if not os.path.isfile(folder.path / LAST):  # noqa: PTH113 - pathlib's raises where there is no permission
+    name = next((name for name in (LAST, LAST_OF_0_1) if os.path.isfile(folder.path / name)), None)  # noqa: PTH113
+    if name is None:
         raise RunFolderError(
             f"The run {folder.name} ended before its first validation, so there is nothing to resume. "
             f"Start it again: celltrain train {folder.config_file}"
         )
+    path = folder.path / name
     try:
-        tensors, meta = read_tensors(folder.path / LAST)
+        found = torch.load(path, "cpu", weights_only=True) if name == LAST else _read_0_1(path)
         names = {field.name for field in fields(Progress)}
-        progress = Progress(**{name: value for name, value in meta["progress"].items() if name in names})
-        return Checkpoint(
-            tensors=tensors,
-            progress=progress,
-            scaler=dict(meta["scaler"]),
-            numeric_format=NumericFormat(meta["precision"], meta["layout"]),
-        )
-    except (ModelFileError, KeyError, TypeError, ValueError, AttributeError) as error:
+        progress = Progress(**{name: value for name, value in found["progress"].items() if name in names})
+        return Checkpoint(found["learner"], progress, NumericFormat(found["precision"], found["layout"]))
+    except Exception as error:  # what torch raises depends on where a file is damaged
+        reason = f"{path.name} in {path.parent} is damaged or was not written by this program"
+        if isinstance(error, OSError | ModelFileError):
+            reason = str(error).removesuffix(".")
         raise RunFolderError(
-            f"The saved state of the run {folder.name} cannot be read ({error}). Its best model may still be usable; "
+            f"The saved state of the run {folder.name} cannot be read ({reason}). Its best model may still be usable; "
             "start a new run with these starting weights."
         ) from error
+
+
+def _read_0_1(path: Path) -> dict[str, Any]:
+    """The content of ``last.pt``, from the flat named tensors of version 0.1."""
+    from napari_celltrain.engine.precision import NumericFormat
+
+    tensors, meta = read_tensors(path)
+
+    def below(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    layout = NumericFormat(meta["precision"], meta["layout"]).memory_format
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in below("optimizer/").items():
+        index, _, key = name.partition("/")
+        # they were stored contiguous, but the fused optimizer needs them laid out as their weights
+        moments.setdefault(int(index), {})[key] = (
+            tensor.contiguous(memory_format=layout) if tensor.ndim == 5 else tensor
+        )
+    learner = {
+        "network": below("network/"),
+        "average": below("average/"),
+        "moments": moments,
+        "scaler": meta["scaler"],
+        "random": below("random/"),
+    }
+    return {"learner": learner, **meta}

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -21,7 +21,7 @@ from napari_celltrain.runs.lock import RunLock, owner_of
 from napari_celltrain.values import files
 from napari_celltrain.values.config import RunConfig, Spacing
 from napari_celltrain.values.errors import DataError, RunFolderError
-from napari_celltrain.values.events import Event, from_json, to_json
+from napari_celltrain.values.events import Event, StopRequest, from_json, to_json
 
 
 class EventTail:
@@ -58,8 +58,6 @@ def _parse(line: bytes) -> Event | None:
 
 
 # --- folder ----------------------------------------------------------------------------------------------
-
-StopRequest = Literal["stop", "stop-now"]
 
 _SUBFOLDERS = ("checkpoints", "previews", "validation", "model", "control")
 # After these a power cut must not take back what the other files already say.

@@ -92,6 +92,7 @@ class Preparation:
             foreground_fraction=augmentation.foreground_fraction,
             augmentations=augmentation.augmentations if augmentation.augment else (),
             voxel_size=self.network.voxel_size,
+            samples_per_volume=augmentation.samples_per_volume if augmentation.patches else 1,
         )
 
     def validator(self) -> Validator:

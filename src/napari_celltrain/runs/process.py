@@ -24,7 +24,7 @@ from pathlib import Path
 
 import psutil
 
-from napari_celltrain.runs.checkpoint import LAST
+from napari_celltrain.runs.checkpoint import has_checkpoint
 from napari_celltrain.runs.config_file import dump_config
 from napari_celltrain.runs.folder import EventTail, RunFolder
 from napari_celltrain.values.config import RunConfig
@@ -272,7 +272,7 @@ class ChildRun(Child):
         """What is left of a run whose process died, and how to go on."""
         if self._folder is None:
             return "Training had not begun."
-        if not (self._folder.path / LAST).exists():  # saved at the first validation
+        if not has_checkpoint(self._folder):  # saved at the first validation
             return f"Nothing had been saved yet; start it again with `celltrain train {self._folder.path}`."
         return f"What it had saved is intact; continue with `celltrain resume {self._folder.path}`."
 

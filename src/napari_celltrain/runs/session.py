@@ -13,12 +13,14 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from napari_celltrain.runs.checkpoint import Checkpoint, FolderKeeper, read_last
+from napari_celltrain.nets.models import num_parameters
+from napari_celltrain.runs.checkpoint import Checkpoint, FolderCheckpointer, read_last
 from napari_celltrain.runs.config_file import check_settings
+from napari_celltrain.runs.finalize import finalize
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.runs.job import Job, model_card, set_up
 from napari_celltrain.runs.prepare import Preparation, prepare
 from napari_celltrain.runs.record import Recorder, describe_environment
+from napari_celltrain.runs.setup import Setup, set_up
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import CellTrainError, ConfigError, RunFolderError
 from napari_celltrain.values.events import Event, Failed, Finished, Started, Warned
@@ -42,9 +44,9 @@ def run(config: RunConfig) -> Iterator[Event]:
     with _processes(config) as (device, ranks):
         pending: list[Event] = []
         preparation = yield from _collect(prepare(config), pending)
-        job = yield from _collect(set_up(preparation, device, ranks, started_at), pending)
-        folder = _new_folder(preparation, ranks, job)
-        yield from _in_folder(folder, job, pending)
+        setup = yield from _collect(set_up(preparation, device, ranks, started_at), pending)
+        folder = _new_folder(setup)
+        yield from _train(folder, setup, pending)
 
 
 def resume(path: Path, *, epochs: int | None = None, max_minutes: float | None = None) -> Iterator[Event]:
@@ -61,13 +63,11 @@ def resume(path: Path, *, epochs: int | None = None, max_minutes: float | None =
     with _processes(config) as (device, ranks):
         pending: list[Event] = []
         preparation = yield from _collect(prepare(config), pending)
-        job = yield from _collect(
+        setup = yield from _collect(
             set_up(preparation, device, ranks, started_at, checkpoint, new_end=epochs is not None), pending
         )
-        for event in _changed_data(folder, preparation):
-            pending.append(event)
-            yield event
-        yield from _in_folder(folder if ranks.is_first else None, job, pending, resumed=True)
+        yield from _collect(_changed_data(folder, preparation), pending)
+        yield from _train(folder if ranks.is_first else None, setup, pending, is_resumed=True)
 
 
 # --- before the folder ----------------------------------------------------------------------------------
@@ -98,16 +98,16 @@ def _collect(events: Generator[Event, None, R], pending: list[Event]) -> Generat
         yield event
 
 
-def _new_folder(preparation: Preparation, ranks: Ranks, job: Job) -> RunFolder | None:
+def _new_folder(setup: Setup) -> RunFolder | None:
     """The run's new folder, in the first process; the others wait until it is there, or learn why it is not."""
     folder: RunFolder | None = None
     refusal: Exception | None = None
-    if ranks.is_first:
+    if setup.ranks.is_first:
         try:
-            folder = _make_folder(preparation, job, ranks.world)
+            folder = _make_folder(setup)
         except Exception as error:  # the other processes are waiting for an answer, whatever it is
             refusal = error
-    refused = ranks.broadcast(None if refusal is None else str(refusal))
+    refused = setup.ranks.broadcast(None if refusal is None else str(refusal))
     if refusal is not None:
         raise refusal
     if refused is not None:
@@ -115,13 +115,13 @@ def _new_folder(preparation: Preparation, ranks: Ranks, job: Job) -> RunFolder |
     return folder
 
 
-def _make_folder(preparation: Preparation, job: Job, num_processes: int) -> RunFolder:
-    config = preparation.config
+def _make_folder(setup: Setup) -> RunFolder:
+    config = setup.config
     folder = RunFolder.create(config.data.results, config.run_name, config.training.model)
     try:
         folder.write_config(config)
-        folder.write_text("data.json", preparation.record)
-        folder.write_text("environment.json", describe_environment(job.device_name, num_processes))
+        folder.write_text("data.json", setup.preparation.record)
+        folder.write_text("environment.json", describe_environment(setup.device_name, setup.ranks.world))
     except BaseException:
         shutil.rmtree(folder.path, ignore_errors=True)  # a folder that cannot be begun would only be in the way
         raise
@@ -149,88 +149,74 @@ def _refuse_if_over(folder: RunFolder, config: RunConfig, checkpoint: Checkpoint
         )
 
 
-def _changed_data(folder: RunFolder, preparation: Preparation) -> list[Event]:
-    try:
-        before = folder.data_file.read_text(encoding="utf-8")
-    except OSError:
-        return []
-    if before == preparation.record:
-        return []
-    return [
-        Warned(
-            message="The images, labels or their division have changed since this run began; it goes on with the new "
-            "ones. Scores before and after cannot be compared."
-        )
-    ]
+def _changed_data(folder: RunFolder, preparation: Preparation) -> Generator[Event, None, None]:
+    with contextlib.suppress(OSError):
+        if folder.data_file.read_text(encoding="utf-8") != preparation.record:
+            yield Warned(
+                message="The images, labels or their division have changed since this run began; it goes on with the "
+                "new ones. Scores before and after cannot be compared."
+            )
 
 
 # --- in the folder --------------------------------------------------------------------------------------
 
 
-def _in_folder(folder: RunFolder | None, job: Job, pending: list[Event], resumed: bool = False) -> Iterator[Event]:
-    """Train and deliver. Without a folder (not the first process), the same without writing."""
+def _train(folder: RunFolder | None, setup: Setup, pending: list[Event], is_resumed: bool = False) -> Iterator[Event]:
+    """Train and finalize. Without a folder (not the first process), train without writing."""
     if folder is None:
-        yield from job.trainer.run()
+        yield from setup.trainer(_checkpointer(None, setup)).run()
         return
     with folder.lock():
         folder.clean()
         folder.clear_requests()
-        if resumed:
-            folder.write_config(job.config)
-            folder.write_text("data.json", job.preparation.record)
+        if is_resumed:
+            folder.write_config(setup.config)
+            folder.write_text("data.json", setup.preparation.record)
         recorder = Recorder(folder)
-        job.trainer.keeper = _keeper(folder, job)
         for event in pending:
             recorder.record(event)
         try:
-            yield from _recorded(recorder, _train_and_deliver(folder, job))
+            for event in _train_in(folder, setup):
+                yield recorder.record(event)
+                yield from recorder.own_events()
         except Exception as error:
             with contextlib.suppress(CellTrainError):  # the disk may be the very thing that failed
                 recorder.record(Failed(message=_sentence(error)))
             raise
 
 
-def _recorded(recorder: Recorder, events: Iterator[Event]) -> Iterator[Event]:
-    for event in events:
-        yield recorder.record(event)
-        yield from recorder.own_events()
+def _train_in(folder: RunFolder, setup: Setup) -> Iterator[Event]:
+    trainer = setup.trainer(_checkpointer(folder, setup))
+    yield _started(folder, setup)
+    yield from trainer.run()
+    yield from finalize(folder, setup, trainer)
 
 
-def _train_and_deliver(folder: RunFolder, job: Job) -> Iterator[Event]:
-    from napari_celltrain.runs.finalize import deliver
-
-    trainer = job.trainer
-    yield _started(folder, job)
-    if not trainer.is_over:
-        yield from trainer.run()
-    yield from deliver(folder, job)
-
-
-def _started(folder: RunFolder, job: Job) -> Started:
-    config, trainer = job.config, job.trainer
-    return Started(
-        run=folder.name,
-        first_epoch=trainer.progress.epoch,
-        epochs=config.training.epochs,
-        steps_per_epoch=trainer.steps_per_epoch,
-        num_training=len(trainer.source.volumes),
-        num_validation=len(trainer.validator.volumes),
-        num_parameters=job.num_parameters,
-        model=config.training.model,
-        loss=config.training.loss,
-        patch_size=config.augmentation.patch_size if config.augmentation.patches else None,
-        batch_size=config.training.batch_size,
-        device=job.device_name,
-        numeric_format=str(job.numeric_format),
+def _checkpointer(folder: RunFolder | None, setup: Setup) -> FolderCheckpointer:
+    return FolderCheckpointer(
+        folder,
+        setup.learner.numeric_format,
+        make_card=lambda: setup.card("" if folder is None else folder.name),
+        preview_voxel_size=setup.preparation.preview_voxel_size,
     )
 
 
-def _keeper(folder: RunFolder, job: Job) -> FolderKeeper:
-    return FolderKeeper(
-        folder,
-        numeric_format=job.numeric_format,
-        card=lambda: model_card(job, folder.name),
-        preview_voxel_size=job.preparation.preview_voxel_size,
+def _started(folder: RunFolder, setup: Setup) -> Started:
+    training, augmentation = setup.config.training, setup.config.augmentation
+    return Started(
+        run=folder.name,
+        first_epoch=setup.progress.epoch,
+        epochs=training.epochs,
+        steps_per_epoch=setup.progress.steps_per_epoch,
+        num_training=len(setup.source.volumes),
+        num_validation=len(setup.validator.volumes),
+        num_parameters=num_parameters(setup.learner.network),
+        model=training.model,
+        loss=training.loss,
+        patch_size=augmentation.patch_size if augmentation.patches else None,
+        batch_size=training.batch_size,
+        device=setup.device_name,
+        numeric_format=str(setup.learner.numeric_format),
     )
 
 

@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 StopReason = Literal["epochs", "stopped", "stopped-now", "max-minutes", "early-stopping"]
+StopRequest = Literal["stop", "stop-now"]
+"""To end after the next validation, or after the current batch."""
 
 
 class _Event(BaseModel):

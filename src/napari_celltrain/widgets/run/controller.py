@@ -15,7 +15,7 @@ from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtCore import QCoreApplication, QObject, Signal
 
 from napari_celltrain.runs import process
-from napari_celltrain.runs.folder import RunFolder, StopRequest
+from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.runs.history import History, HistoryBuilder
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import CellTrainError, RunFolderError
@@ -26,6 +26,7 @@ from napari_celltrain.values.events import (
     Prepared,
     Started,
     StepDone,
+    StopRequest,
     StopRequested,
     ValidationProgressed,
     Warned,
