@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +14,27 @@ from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_sco
 
 from label_pairs import line, random_pair
 from napari_celltrain.data.differences import Difference
-from napari_celltrain.evaluate.evaluation import evaluate, evaluate_arrays, evaluate_run, write_evaluation
+from napari_celltrain.evaluate import evaluation
+from napari_celltrain.evaluate.evaluation import Evaluation, VolumeScores, finish
+from napari_celltrain.evaluate.score_files import write_evaluation
 from napari_celltrain.io import volume
 from napari_celltrain.io.volumes import fingerprint, open_labels, write_volume
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.values.config import DataConfig, RunConfig
 from napari_celltrain.values.errors import DataError, RunFolderError
+
+
+def evaluate(*arguments: Any, **options: Any) -> Evaluation:
+    return finish(evaluation.evaluate(*arguments, **options))
+
+
+def evaluate_arrays(*arguments: Any, **options: Any) -> VolumeScores:
+    return finish(evaluation.evaluate_arrays(*arguments, **options))
+
+
+def evaluate_run(run: Path) -> Evaluation:
+    return finish(evaluation.evaluate_run(run))
+
 
 VOXELS = ("dice", "iou", "precision", "recall")
 
@@ -89,12 +105,12 @@ class TestArrays:
         with pytest.raises(DataError, match=r"v \(prediction\): holds fractions"):
             evaluate_arrays(line((1, 4)), line((1, 4)) * 0.3, name="v")
 
-    def test_progress_may_end_it(self) -> None:
-        def stop(done: int, total: int, name: str) -> None:
-            raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            evaluate_arrays(line((1, 4)), line((1, 4)), progress=stop)
+    def test_it_goes_step_by_step_and_can_be_closed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        truth, predicted = random_pair(3)
+        monkeypatch.setattr(volume, "SLAB_VOXELS", truth[0].size)
+        steps = evaluation.evaluate_arrays(truth, predicted)
+        assert [next(steps)[:2] for _ in range(3)] == [(done, len(truth)) for done in (1, 2, 3)]
+        steps.close()
 
 
 class TestFiles:

@@ -7,7 +7,7 @@ import pytest
 import tifffile
 import yaml
 
-from napari_celltrain.evaluate.evaluation import evaluate_run
+from napari_celltrain.evaluate.evaluation import evaluate_run, finish
 from napari_celltrain.predict.volumes import predict
 from napari_celltrain.runs import session
 from napari_celltrain.runs.folder import RunFolder
@@ -50,7 +50,7 @@ def test_objects_are_learned_where_labels_number_them_and_the_decoding_is_kept(o
 def test_the_final_f1_is_that_of_the_files_by_the_evaluation(objects_run):
     events, folder, _ = objects_run
     finished = next(event for event in events if isinstance(event, Finished))
-    scores = evaluate_run(folder.path).pooled
+    scores = finish(evaluate_run(folder.path)).pooled
     assert scores.objects.f1 == pytest.approx(finished.best_f1)
     assert scores.voxels.dice == pytest.approx(finished.best_dice)
     assert read_card(folder.path).training.validation_f1 == pytest.approx(finished.best_f1)

@@ -1,46 +1,43 @@
-"""How good predictions are, compared with labels: of arrays, of files and folders, of a run's validation volumes.
+"""How good predictions are, compared with labels: of arrays, of files and folders, of the validation volumes of a run.
 
-What each score means, and where its formula comes from, is told in ``docs/scores.md``.
-
-The picture of an evaluation: F1 against the overlap that is asked for, and how many objects were found.
-
-Only matplotlib's object interface is used: pyplot and its global state belong to whoever runs us.
-
-The scores of an evaluation as files: a table, JSON for programs, a picture.
+Every score and the source of its formula are explained in ``docs/scores.md``. Comparisons are generators that yield
+how far they are, so that a reader may close them; :func:`finish` gives the result alone.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
-from napari_celltrain.data.differences import Difference, WrongObject
-from napari_celltrain.engine.scores import THRESHOLDS, ObjectScores, VoxelCounts
-from napari_celltrain.evaluate.comparison import compare, find_class_values
-from napari_celltrain.evaluate.pairs import FilePair, pair_predictions, read_run
-from napari_celltrain.io.volume import LazyArray
-from napari_celltrain.values import files
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_celltrain.data.differences import Difference, WrongObject, wrong_objects
+from napari_celltrain.data.labels import MAX_CLASSES, distinct_values, whole_numbers
+from napari_celltrain.data.overlaps import OverlapCounter, without_ignored
+from napari_celltrain.data.pairs import pair_files
+from napari_celltrain.engine.scores import ObjectScores, VoxelCounts, score_objects
+from napari_celltrain.engine.windows import Region
+from napari_celltrain.io.volume import LazyArray, Volume, fingerprint, slabs
+from napari_celltrain.io.volumes import open_labels
+from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.values.config import LabelKind, Spacing
-from napari_celltrain.values.errors import Problem
-from napari_celltrain.values.files import table_refusal, write_file, write_table
+from napari_celltrain.values.errors import DataError, Problem, RunFolderError, raise_problems
+from napari_celltrain.values.text import sizes
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-__all__ = ["Evaluation", "VolumeScores", "evaluate", "evaluate_arrays", "evaluate_run", "write_evaluation"]
+T = TypeVar("T")
+Step = tuple[int, int, str]
+"""How many are done, how many there are, and the name of the next."""
+Sides = tuple[str, str]
+"""The names of labels and prediction in messages."""
 
 POOLED = "pooled"
 """Name of the scores of all volumes together."""
-
-Progress = Callable[[int, int, str], None]
-"""Called with (done, total, name). It may raise, to end the comparison: the exception passes through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +68,7 @@ class VolumeScores:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What :func:`evaluate` found; :func:`write_evaluation` writes it."""
+    """The scores of all volumes."""
 
     label_kind: LabelKind
     volumes: tuple[VolumeScores, ...]
@@ -80,31 +77,33 @@ class Evaluation:
     """Warnings, such as of files that have no partner and were left out."""
 
 
+def finish(steps: Generator[Any, None, T]) -> T:
+    """The result of a generator whose steps interest nobody."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
 def evaluate(
-    predictions: Path,
-    labels: Path,
-    *,
-    label_kind: LabelKind = "objects",
-    ignore_value: int | None = None,
-    progress: Progress | None = None,
-) -> Evaluation:
+    predictions: Path, labels: Path, *, label_kind: LabelKind = "objects", ignore_value: int | None = None
+) -> Generator[Step, None, Evaluation]:
     """Compare the volumes of two folders, or two files, paired by name as images and labels are.
 
     Raises :class:`DataError` naming the file, where one cannot be read or has another shape than its partner.
     """
-    pairs, problems = pair_predictions(predictions, labels)
-    return _evaluate_pairs(pairs, label_kind, ignore_value, (), problems, progress)
+    pairs, problems = _pair_predictions(predictions, labels)
+    return (yield from _evaluate_pairs(_Comparison(pairs, label_kind, ignore_value, (), problems)))
 
 
-def evaluate_run(run: Path, *, progress: Progress | None = None) -> Evaluation:
+def evaluate_run(run: Path) -> Generator[Step, None, Evaluation]:
     """Compare ``validation/*.tif`` of a run folder with the labels that it was validated on.
 
     Raises :class:`RunFolderError` where these are not there yet, :class:`DataError` where labels cannot be read.
     """
-    found = read_run(run)
-    return _evaluate_pairs(
-        found.pairs, found.label_kind, found.ignore_value, found.class_values, found.problems, progress
-    )
+    return (yield from _evaluate_pairs(_read_run(RunFolder.open(run))))
 
 
 def evaluate_arrays(
@@ -116,58 +115,82 @@ def evaluate_arrays(
     label_kind: LabelKind = "objects",
     ignore_value: int | None = None,
     class_values: Sequence[int] = (),
-    progress: Progress | None = None,
-) -> VolumeScores:
-    """Compare two arrays of label values (any integer type, 0 background); they are read slab by slab.
+) -> Generator[Step, None, VolumeScores]:
+    """Compare two arrays of label values (any integer type, 0 background), slab by slab; the steps count planes.
 
-    ``class_values`` of kind ``classes``, the background first, are found out where left empty. ``progress`` hears of
-    planes. For a picture of what is wrong see :func:`napari_celltrain.data.differences.mark_wrong`. Raises
-    :class:`DataError` for other shapes, and for fractions.
+    ``class_values`` of kind ``classes``, the background first, are found out where left empty. For a picture of what
+    is wrong see :func:`napari_celltrain.data.differences.mark_wrong`. Raises :class:`DataError` for other shapes, and
+    for fractions.
     """
     sides = (f"{name} (labels)", f"{name} (prediction)") if name else ("The labels", "The prediction")
-    if label_kind == "classes":
-        class_values = find_class_values([(truth_ZYX, predicted_ZYX, sides)], ignore_value, class_values)
-
-    def tell(done: int, total: int) -> None:
-        if progress is not None:
-            progress(done, total, name)
-
-    found = compare(truth_ZYX, predicted_ZYX, sides, label_kind, ignore_value, class_values, tell)
-    foreground = tuple(class_values[1:]) if label_kind == "classes" else ()
-    return VolumeScores(name, found.voxels, found.objects, foreground, found.wrong, voxel_size)
+    pair = (truth_ZYX, predicted_ZYX, sides)
+    classes = _find_classes([pair], ignore_value, class_values) if label_kind == "classes" else ()
+    scores = yield from _compare(*pair, label_kind, ignore_value, classes)
+    return replace(scores, name=name, voxel_size=voxel_size)
 
 
-def _evaluate_pairs(
-    pairs: Sequence[FilePair],
-    label_kind: LabelKind,
-    ignore_value: int | None,
-    class_values: Sequence[int],
-    problems: Sequence[Problem],
-    progress: Progress | None,
-) -> Evaluation:
+# --- pairs of files -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _FilePair:
+    """A prediction and its labels, of which only the headers are read; of the labels, ``region`` was predicted."""
+
+    name: str
+    labels: Volume
+    prediction: Volume
+    region: Region | None = None
+
+    @property
+    def sides(self) -> Sides:
+        """With the folder, so that they differ also where both files have one name."""
+        labels, prediction = (
+            volume.where if volume.path is None else "/".join(volume.path.parts[-2:])
+            for volume in (self.labels, self.prediction)
+        )
+        return labels, prediction
+
+    def open(self) -> tuple[LazyArray, LazyArray]:
+        """Labels and prediction, read piece by piece where their files allow it. A region is read whole: it is part of
+        a volume that was small enough to be the only one."""
+        labels = array_of(self.labels)
+        return labels if self.region is None else labels[self.region], array_of(self.prediction)
+
+
+@dataclass(frozen=True, slots=True)
+class _Comparison:
+    """The files to compare, and the meaning of their labels."""
+
+    pairs: tuple[_FilePair, ...]
+    label_kind: LabelKind
+    ignore_value: int | None
+    class_values: tuple[int, ...]
+    problems: tuple[Problem, ...]
+
+
+def array_of(volume: Volume) -> LazyArray:
+    """Read piece by piece where the file allows it."""
+    lazy = volume.lazy()
+    return volume.read() if lazy is None else lazy
+
+
+def _evaluate_pairs(files: _Comparison) -> Generator[Step, None, Evaluation]:
     """One volume is in memory at a time, and of it no more than its file makes necessary."""
-    if label_kind == "classes":
-        volumes = ((*pair.open(), pair.sides) for pair in pairs)
-        class_values = find_class_values(volumes, ignore_value, class_values)
+    kind, ignored, classes = files.label_kind, files.ignore_value, files.class_values
+    if kind == "classes":
+        classes = _find_classes(((*pair.open(), pair.sides) for pair in files.pairs), ignored, classes)
     scores = []
-    for index, pair in enumerate(pairs):
-        if progress is not None:
-            progress(index, len(pairs), pair.name)
-        truth, predicted = pair.open()
-        found = compare(truth, predicted, pair.sides, label_kind, ignore_value, class_values, _silent)
-        foreground = tuple(class_values[1:]) if label_kind == "classes" else ()
-        scores.append(VolumeScores(pair.name, found.voxels, found.objects, foreground, found.wrong, pair.voxel_size))
-    if progress is not None:
-        progress(len(pairs), len(pairs), "")
+    for index, pair in enumerate(files.pairs):
+        yield index, len(files.pairs), pair.name
+        found = finish(_compare(*pair.open(), pair.sides, kind, ignored, classes))
+        voxel_size = pair.labels.voxel_size or pair.prediction.voxel_size
+        scores.append(replace(found, name=pair.name, voxel_size=voxel_size))
+    yield len(files.pairs), len(files.pairs), ""
     pooled = replace(reduce(add, scores), name=POOLED, wrong=(), voxel_size=None)
-    return Evaluation(label_kind, tuple(scores), pooled, (*problems, *_masks(scores, pairs)))
+    return Evaluation(kind, tuple(scores), pooled, (*files.problems, *_masks(scores, files.pairs)))
 
 
-def _silent(done: int, total: int) -> None:
-    return None
-
-
-def _masks(scores: Iterable[VolumeScores], pairs: Iterable[FilePair]) -> list[Problem]:
+def _masks(scores: Iterable[VolumeScores], pairs: Iterable[_FilePair]) -> list[Problem]:
     """A mask in which all objects have one number looks like a single, huge object."""
     problems = []
     for score, pair in zip(scores, pairs, strict=True):
@@ -175,195 +198,179 @@ def _masks(scores: Iterable[VolumeScores], pairs: Iterable[FilePair]) -> list[Pr
             continue
         counts = (score.objects.num_true, score.objects.num_predicted)
         if min(counts) == 1 and max(counts) > 2:
-            message = f"All that is in it has one number, so it counts as one object against {max(counts)}."
+            message = f"All of its objects have one number, so they count as one object against {max(counts)}."
             remedy = "If it is a mask, number its objects first, or compare as label kind foreground."
             side = pair.sides[0 if counts[0] == 1 else 1]
-            problems.append(Problem("looks-like-mask", side, message, remedy, "warning"))
+            problems.append(Problem("looks-like-mask", side, message, remedy, "warning", ("data.label_kind",)))
     return problems
 
 
-def write_evaluation(evaluation: Evaluation, folder: Path) -> tuple[Path, ...]:
-    """Write ``scores.csv``, ``scores.json`` and ``scores.png`` to ``folder``, which is made; gives their paths.
-
-    Raises :class:`DataError` where that cannot be done.
-    """
-
-    return write_scores(evaluation, folder)
-
-
-# --- score plot ------------------------------------------------------------------------------------------
-
-# Okabe and Ito (2008): told apart by all kinds of colour vision.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_OTHER = "#999999"
-_POOLED = "#000000"
-_MAX_NAMED = len(_COLORS)
-"""With more volumes, single ones are drawn in grey, since nobody tells that many colours apart."""
-_MAX_NAME = 28
+def _pair_predictions(predictions: Path, labels: Path) -> tuple[tuple[_FilePair, ...], tuple[Problem, ...]]:
+    """Pairs by name, and warnings of files without a partner. Raises :class:`DataError` where nothing pairs up."""
+    found = pair_files(predictions, labels)
+    problems = found.problems
+    pairs = [(pair.name, pair.labels, pair.image) for pair in found.pairs]
+    if not pairs:
+        # Words such as _masks are taken off the names of labels alone, and predictions are called so as well.
+        swapped = pair_files(labels, predictions)
+        if swapped.pairs:
+            pairs = [(pair.name, pair.image, pair.labels) for pair in swapped.pairs]
+            problems = swapped.problems
+    raise_problems(problems, DataError, "Predictions and labels do not pair up:")
+    return tuple(_FilePair(name, open_labels(true), open_labels(guess)) for name, true, guess in pairs), problems
 
 
-def save_score_plot(evaluation: Evaluation, path: Path) -> None:
-    """Draw to ``path`` in the format of its suffix."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10.0, 4.6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    draw_scores(figure, evaluation)
-    figure.savefig(path)
-
-
-def draw_scores(figure: Figure, evaluation: Evaluation) -> None:
-    """Two axes where labels are objects, else one with the Dice of each volume."""
-    objects = [volume.objects for volume in evaluation.volumes]
-    if evaluation.pooled.objects is None or any(scores is None for scores in objects):
-        _draw_dice(figure.add_subplot(), evaluation)
-        return
-    left, right = figure.subplots(1, 2)
-    named = len(objects) <= _MAX_NAMED
-    colors = _COLORS if named else (_OTHER,) * len(objects)
-    for volume, color in zip(evaluation.volumes, colors, strict=False):
-        if volume.objects is not None:
-            label = _short(volume.name) if named else None
-            _draw_f1(left, volume.objects, color, 1.2, label)
-            right.plot(volume.objects.num_true, volume.objects.num_predicted, "o", color=color, label=label)
-    _draw_f1(left, evaluation.pooled.objects, _POOLED, 2.4, "pooled")
-    left.set(xlabel="IoU from which on an object counts as found", ylabel="F1", ylim=(-0.02, 1.02))
-    left.set_xticks([threshold for index, threshold in enumerate(THRESHOLDS) if index % 2 == 0])
-    _draw_diagonal(right)
-    right.set(xlabel="Labelled objects", ylabel="Predicted objects")
-    for axes in (left, right):
-        _tidy(axes)
-    legend = left.legend(fontsize=8, frameon=False, loc="lower left")
-    for text in legend.get_texts():
-        text.set_parse_math(False)  # a $ in a file's name is no formula
-
-
-def _draw_f1(axes: Axes, scores: ObjectScores, color: str, width: float, label: str | None) -> None:
-    f1s = [counts.f1 for counts in scores.counts]
-    axes.plot(THRESHOLDS, f1s, "-o", color=color, linewidth=width, markersize=2 * width, label=label)
-
-
-def _draw_diagonal(axes: Axes) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    top = max(1.0, *axes.dataLim.max) * 1.08
-    axes.plot([0, top], [0, top], "--", color=_OTHER, linewidth=1, zorder=0)
-    axes.set(xlim=(0, top), ylim=(0, top))
-    axes.set_aspect("equal")
-    axes.text(top * 0.97, top * 0.03, "dashed: as many as labelled", color=_OTHER, fontsize=8, ha="right")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-
-
-def _draw_dice(axes: Axes, evaluation: Evaluation) -> None:
-    rows = (*evaluation.volumes, evaluation.pooled)
-    colors = [_COLORS[0]] * len(evaluation.volumes) + [_POOLED]
-    axes.barh(range(len(rows)), [row.voxels.dice for row in rows], color=colors)
-    axes.set_yticks(range(len(rows)), [_short(row.name) for row in rows], parse_math=False)
-    axes.invert_yaxis()
-    axes.set(xlabel="Dice", xlim=(0, 1))
-    _tidy(axes)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…"
-
-
-def _tidy(axes: Axes) -> None:
-    axes.grid(True, color="#E4E4E4", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-# --- score files -----------------------------------------------------------------------------------------
-
-
-def write_scores(evaluation: Evaluation, folder: Path) -> tuple[Path, ...]:
-    """Raises :class:`DataError` where ``folder`` cannot be written."""
-    table, values, picture = (folder / f"scores.{suffix}" for suffix in ("csv", "json", "png"))
-    rows = [score_row(scores) for scores in (*evaluation.volumes, evaluation.pooled)]
-    write_table(table, list(rows[0]), [list(row.values()) for row in rows])
-    write_file(values, scores_json(evaluation))
-    _write_picture(evaluation, picture)
-    return table, values, picture
-
-
-def scores_json(evaluation: Evaluation) -> str:
-    """All scores, and every object that is wrong. What has no value, such as SEG without a labelled object, is null."""
-    content = {
-        "schema_version": 1,
-        "label_kind": evaluation.label_kind,
-        "iou_thresholds": list(THRESHOLDS),
-        "volumes": [
-            score_row(volume) | {"wrong_objects": [_wrong(found) for found in volume.wrong]}
-            for volume in evaluation.volumes
-        ],
-        "pooled": score_row(evaluation.pooled),
-        "problems": [dataclasses.asdict(problem) for problem in evaluation.problems],
-    }
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
-def score_row(scores: VolumeScores) -> dict[str, Any]:
-    """The columns of the table, in their order."""
-    voxels = scores.voxels
-    row: dict[str, Any] = {
-        "volume": scores.name,
-        "dice": voxels.dice,
-        "iou": voxels.iou,
-        "precision": voxels.precision,
-        "recall": voxels.recall,
-    }
-    for index, value in enumerate(scores.class_values):
-        one = voxels.of_class(index)
-        row |= {
-            f"dice_class_{value}": one.dice,
-            f"iou_class_{value}": one.iou,
-            f"precision_class_{value}": one.precision,
-            f"recall_class_{value}": one.recall,
-        }
-    return row | (_object_columns(scores.objects) if scores.objects is not None else {})
-
-
-def _object_columns(objects: ObjectScores) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "true_objects": objects.num_true,
-        "predicted_objects": objects.num_predicted,
-        "count_error": objects.count_error,
-        "mean_average_precision": objects.mean_average_precision,
-        "panoptic_quality": objects.panoptic_quality,
-        "segmentation_quality": objects.segmentation_quality,
-        "recognition_quality": objects.recognition_quality,
-        "seg": objects.seg,
-    }
-    for threshold in THRESHOLDS:
-        counts = objects.at(threshold)
-        at = f"at_{threshold:.2f}"
-        row |= {
-            f"f1_{at}": counts.f1,
-            f"objects_precision_{at}": counts.precision,
-            f"objects_recall_{at}": counts.recall,
-            f"average_precision_{at}": counts.average_precision,
-            f"tp_{at}": counts.tp,
-            f"fp_{at}": counts.fp,
-            f"fn_{at}": counts.fn,
-        }
-    return row
-
-
-def _wrong(found: WrongObject) -> dict[str, Any]:
-    return dataclasses.asdict(found) | {"kind": found.kind.name.lower()}
-
-
-def _write_picture(evaluation: Evaluation, path: Path) -> None:
-
-    def write(temporary: Path) -> None:
-        save_score_plot(evaluation, temporary)
-
+def _read_run(folder: RunFolder) -> _Comparison:
+    """The predictions that a run has made at its end, and their labels."""
+    config = folder.read_config().data
+    pairs, problems = [], []
     try:
-        files.write_with(path, write)
-    except OSError as error:
-        raise table_refusal(path, error) from error
+        record = json.loads(folder.data_file.read_text(encoding="utf-8"))
+        cases = [case for case in record["pairs"] if case["side"] == "validation"]
+        missing = [case["name"] for case in cases if not (folder.validation / f"{case['name']}.tif").is_file()]
+        if missing or not cases:
+            raise _unfinished(folder, missing)
+        for case in cases:
+            labels = open_labels(Path(case["labels"]), axes=config.axes, voxel_size=config.voxel_size)
+            prediction = open_labels(folder.validation / f"{case['name']}.tif")
+            pairs.append(_FilePair(str(case["name"]), labels, prediction, _region(case["region_zyx"])))
+            problems += _changed(labels, case["labels_fingerprint"])
+        kind, values = record["label_kind"], tuple(record["class_values"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise RunFolderError(
+            f"{folder.data_file} is missing or damaged, so the labels of this run are unknown. Give its predictions "
+            f"and the labels: celltrain evaluate {folder.validation} LABELS."
+        ) from error
+    return _Comparison(tuple(pairs), kind, config.ignore_value, values, tuple(problems))
+
+
+def _unfinished(folder: RunFolder, missing: Sequence[str]) -> RunFolderError:
+    lacking = f"of {', '.join(missing[:4])}" if missing else "of volumes"
+    return RunFolderError(
+        f"{folder.path} has no predictions {lacking} in its folder validation: they are written when a run ends. Let "
+        "it end, or continue it with `celltrain resume`."
+    )
+
+
+def _region(spans: Sequence[Sequence[int]] | None) -> Region | None:
+    if spans is None:
+        return None
+    z, y, x = (slice(int(start), int(stop)) for start, stop in spans)
+    return z, y, x
+
+
+def _changed(labels: Volume, recorded: str | None) -> list[Problem]:
+    if recorded is None or fingerprint(labels) == recorded:
+        return []
+    message, remedy = "The labels have changed since the run was made.", "The scores are of the labels as they are now."
+    return [Problem("labels-changed", labels.where, message, remedy, "warning")]
+
+
+# --- comparing arrays -----------------------------------------------------------------------------------------
+
+
+def _compare(
+    truth_ZYX: LazyArray,
+    predicted_ZYX: LazyArray,
+    sides: Sides,
+    label_kind: LabelKind,
+    ignore_value: int | None,
+    class_values: Sequence[int],
+) -> Generator[Step, None, VolumeScores]:
+    """Go through both arrays together, once and slab by slab, so that large volumes need little memory."""
+    depth = _same_shape(truth_ZYX, predicted_ZYX, sides)[0]
+    size = len(class_values) or 2
+    confusion, counter = np.zeros((size, size), np.int64), OverlapCounter()
+    for start, slab in slabs(truth_ZYX):
+        truth = _whole(slab, sides[0])
+        predicted = _whole(np.asarray(predicted_ZYX[start : start + len(slab), :, :]), sides[1])
+        if label_kind == "classes":
+            counted = truth != ignore_value if ignore_value is not None else ...
+            indices = (_indices(values[counted], class_values) for values in (truth, predicted))
+            confusion += _confusion(*indices, size)
+        else:
+            truth, predicted = without_ignored(truth, predicted, ignore_value)
+            confusion += _confusion(truth > 0, predicted > 0, size)
+        if label_kind == "objects":
+            counter.add(start, truth, predicted)
+        yield start + len(slab), depth, sides[1]
+    voxels = _counts(confusion)
+    if label_kind != "objects":
+        return VolumeScores("", voxels, None, tuple(class_values[1:]))
+    overlaps = counter.overlaps()
+    return VolumeScores("", voxels, score_objects(overlaps), (), wrong_objects(overlaps))
+
+
+def _find_classes(
+    volumes: Iterable[tuple[LazyArray, LazyArray, Sides]], ignore_value: int | None, known: Sequence[int] = ()
+) -> tuple[int, ...]:
+    """All classes, the background first: it is the smallest value of the labels. Where ``known`` they are those, and
+    the other values of the predictions. Raises :class:`DataError` for values that cannot be classes."""
+    true, predicted = set(known), set[int]()
+    for truth, prediction, sides in volumes:
+        if not known:
+            true |= _values(truth, ignore_value, sides[0])
+        predicted |= _values(prediction, None, sides[1])
+    if len(true | predicted) > MAX_CLASSES:
+        raise _too_many("All volumes together")
+    background = known[0] if known else min(true, default=0)
+    return (background, *sorted((true | predicted) - {background}))
+
+
+def _values(array: LazyArray, ignore_value: int | None, side: str) -> set[int]:
+    try:
+        values = distinct_values(array, ignore_value, limit=MAX_CLASSES)
+    except DataError:
+        raise _fractions(side) from None
+    if len(values) > MAX_CLASSES:
+        raise _too_many(side)
+    return values
+
+
+def _too_many(side: str) -> DataError:
+    message = f"more than {MAX_CLASSES} different values, so these look like objects, not classes."
+    remedy = "Compare them as label kind objects."
+    return DataError(Problem("too-many-classes", side, message, remedy, settings=("data.label_kind",)))
+
+
+def _indices(values: NDArray[Any], class_values: Sequence[int]) -> NDArray[np.integer]:
+    """The place of each value in ``class_values``, all of which are there."""
+    order = np.argsort(class_values)
+    return np.asarray(order[np.searchsorted(np.array(class_values, np.int64)[order], values)])
+
+
+def _confusion(truth: NDArray[Any], predicted: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """(count, count): voxels by true and predicted class."""
+    codes = truth.astype(np.uint16) * np.uint16(count) + predicted.astype(np.uint16)
+    return np.bincount(codes.ravel(), minlength=count * count).reshape(count, count)
+
+
+def _counts(confusion: NDArray[np.int64]) -> VoxelCounts:
+    """Of all classes but the first."""
+    right = np.diagonal(confusion)
+    found, missed = confusion.sum(axis=0) - right, confusion.sum(axis=1) - right
+    tp, fp, fn = (tuple(map(int, numbers[1:])) for numbers in (right, found, missed))
+    return VoxelCounts(tp, fp, fn)
+
+
+def _same_shape(truth: LazyArray, predicted: LazyArray, sides: Sides) -> tuple[int, ...]:
+    shape, other = tuple(truth.shape), tuple(predicted.shape)
+    if len(shape) != 3:
+        raise DataError(Problem("not-3d", sides[0], f"has {len(shape)} axes, and a volume has 3 (z, y, x)."))
+    if shape != other:
+        message = f"has {sizes(other)} voxels, but {sides[0]} {sizes(shape)}."
+        remedy = "They can only be compared voxel by voxel; give the prediction of the same volume."
+        raise DataError(Problem("shape-mismatch", sides[1], message, remedy))
+    return shape
+
+
+def _whole(slab: NDArray[Any], side: str) -> NDArray[Any]:
+    try:
+        return whole_numbers(slab)
+    except DataError:
+        raise _fractions(side) from None
+
+
+def _fractions(side: str) -> DataError:
+    message = "holds fractions, where each voxel needs a whole number."
+    return DataError(Problem("fractions", side, message, "Give labels, not intensities or probabilities."))

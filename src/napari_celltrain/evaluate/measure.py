@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from napari_celltrain.data.measure import Columns, Progress, measure_objects
+from napari_celltrain.data.measure import Columns, measuring
 from napari_celltrain.data.pairs import pair_files
-from napari_celltrain.io.volume import LazyArray, Volume
+from napari_celltrain.evaluate.evaluation import Step, array_of
+from napari_celltrain.io.volume import Volume
 from napari_celltrain.io.volumes import SeveralChannelsError, find_volumes, open_labels, open_volume
 from napari_celltrain.values.config import Spacing
 from napari_celltrain.values.errors import DataError, Problem, raise_problems
 from napari_celltrain.values.files import write_table
+from napari_celltrain.values.text import sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +32,14 @@ def measure_files(
     image: Path | None = None,
     axes: str | None = None,
     voxel_size: Spacing | None = None,
-    progress: Callable[[str], Progress] | None = None,
-) -> Measured:
+) -> Generator[Step, None, Measured]:
     """Write a table with a row for each object of each volume of ``labels`` (a file or folder), named in the first
-    column. ``image`` is a file or folder that is paired with the labels by name. ``progress`` is asked for a callback
-    for each volume. Raises :class:`DataError`.
+    column. ``image`` is a file or folder that is paired with the labels by name. The steps count the objects of each
+    volume. Raises :class:`DataError`.
     """
     if output.suffix.lower() != ".csv":
-        raise DataError(f"{output}: the table is written as CSV. Give a name that ends in .csv with --output.")
+        remedy = "Give a name that ends in .csv."
+        raise DataError(Problem("not-csv", str(output), "the table is written as CSV.", remedy, settings=("output",)))
     pairs, problems = _pairs(labels, image)
     tables: list[tuple[str, Columns]] = []
     for labels_file, image_file in pairs:
@@ -46,8 +48,8 @@ def measure_files(
         size = volume.voxel_size or next((channel.voxel_size for channel in channels), None)
         if size is None:
             problems.append(_unknown_size(volume))
-        tell = None if progress is None else progress(volume.name)
-        tables.append((volume.name, _measure(volume, channels, size, tell)))
+        columns = yield from _measure(volume, channels, size)
+        tables.append((volume.name, columns))
     header = list(dict.fromkeys(title for _, columns in tables for title in columns))
     write_table(output, ["volume", *header], _rows(tables, header))
     return Measured(len(tables), sum(len(columns["label"]) for _, columns in tables), tuple(problems))
@@ -57,7 +59,7 @@ def _pairs(labels: Path, image: Path | None) -> tuple[list[tuple[Path, Path | No
     if image is None:
         return [(path, None) for path in find_volumes(labels)], []
     found = pair_files(image, labels)
-    raise_problems(list(found.problems), DataError, "Images and labels do not pair up:")
+    raise_problems(found.problems, DataError, "Images and labels do not pair up:")
     return [(pair.labels, pair.image) for pair in found.pairs], list(found.problems)
 
 
@@ -70,33 +72,28 @@ def _open_channels(path: Path, axes: str | None, voxel_size: Spacing | None) -> 
     return [open_volume(path, axes=axes, channel=index, voxel_size=voxel_size) for index in range(count)]
 
 
-def _measure(labels: Volume, channels: list[Volume], size: Spacing | None, progress: Progress | None) -> Columns:
+def _measure(labels: Volume, channels: list[Volume], size: Spacing | None) -> Generator[Step, None, Columns]:
     for channel in channels:
         if channel.shape != labels.shape:
-            raise DataError(
-                f"{channel.where}: has {_voxels(channel)} voxels, but its labels {labels.where} {_voxels(labels)}. "
-                "Give the image that these labels were made of."
-            )
-    try:
-        return measure_objects(_array(labels), [_array(channel) for channel in channels], size, progress=progress)
-    except DataError as error:
-        if labels.where in str(error):
-            raise
-        raise DataError(f"{labels.where}: {error}") from error
-
-
-def _array(volume: Volume) -> LazyArray:
-    lazy = volume.lazy()
-    return volume.read() if lazy is None else lazy
-
-
-def _voxels(volume: Volume) -> str:
-    return " × ".join(map(str, volume.shape))
+            message = f"has {sizes(channel.shape)} voxels, but its labels {labels.where} {sizes(labels.shape)}."
+            remedy = "Give the image that these labels were made of."
+            raise DataError(Problem("shape-mismatch", channel.where, message, remedy))
+    steps = measuring(array_of(labels), [array_of(channel) for channel in channels], size)
+    while True:
+        try:
+            done, total = next(steps)
+        except StopIteration as end:
+            columns: Columns = end.value
+            return columns
+        except DataError as error:
+            raise DataError(*(replace(found, where=found.where or labels.where) for found in error.problems)) from error
+        yield done, total, labels.name
 
 
 def _unknown_size(volume: Volume) -> Problem:
     message = "The file does not tell the size of a voxel, so its lengths are in voxels."
-    return Problem("no-voxel-size", volume.where, message, "Give it with --voxel-size Z,Y,X.", "warning")
+    remedy = "Give the voxel size."
+    return Problem("no-voxel-size", volume.where, message, remedy, "warning", ("data.voxel_size",))
 
 
 def _rows(tables: list[tuple[str, Columns]], header: list[str]) -> Iterator[list[object]]:

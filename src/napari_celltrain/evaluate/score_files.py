@@ -1,0 +1,158 @@
+"""The scores of an evaluation as files: a table, JSON for programs, a picture.
+
+Only matplotlib's object interface is used: pyplot and its global state belong to the calling program.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_celltrain.data.differences import WrongObject
+from napari_celltrain.engine.scores import THRESHOLDS, ObjectScores
+from napari_celltrain.evaluate.evaluation import Evaluation, VolumeScores
+from napari_celltrain.values.files import table_refusal, write_file, write_table, write_with
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_VOXEL_SCORES = ("dice", "iou", "precision", "recall")
+_OBJECT_SCORES = ("count_error", "mean_average_precision", "panoptic_quality", "segmentation_quality")
+_OBJECT_SCORES += ("recognition_quality", "seg")
+_SCORES_AT_IOU = {"f1": "f1", "objects_precision": "precision", "objects_recall": "recall"}
+_SCORES_AT_IOU |= {name: name for name in ("average_precision", "tp", "fp", "fn")}
+# Okabe and Ito (2008): told apart by all kinds of colour vision.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""With more volumes, single ones are drawn in grey, since nobody tells that many colours apart."""
+_OTHER = "#999999"
+_POOLED = "#000000"
+_MAX_NAME = 28
+
+
+def write_evaluation(evaluation: Evaluation, folder: Path) -> tuple[Path, ...]:
+    """Write ``scores.csv``, ``scores.json`` and ``scores.png`` to ``folder``, which is made; gives their paths.
+
+    Raises :class:`DataError` where that cannot be done.
+    """
+    table, values, picture = (folder / f"scores.{suffix}" for suffix in ("csv", "json", "png"))
+    rows = [score_row(scores) for scores in (*evaluation.volumes, evaluation.pooled)]
+    write_table(table, list(rows[0]), [list(row.values()) for row in rows])
+    write_file(values, scores_json(evaluation))
+    try:
+        write_with(picture, partial(save_score_plot, evaluation))
+    except OSError as error:
+        raise table_refusal(picture, error) from error
+    return table, values, picture
+
+
+def scores_json(evaluation: Evaluation) -> str:
+    """All scores, and every object that is wrong. Scores without a value, such as SEG without a labelled object, are
+    null."""
+    content = {
+        "schema_version": 1,
+        "label_kind": evaluation.label_kind,
+        "iou_thresholds": list(THRESHOLDS),
+        "volumes": [
+            score_row(volume) | {"wrong_objects": [_wrong(found) for found in volume.wrong]}
+            for volume in evaluation.volumes
+        ],
+        "pooled": score_row(evaluation.pooled),
+        "problems": [dataclasses.asdict(problem) for problem in evaluation.problems],
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def score_row(scores: VolumeScores) -> dict[str, Any]:
+    """The columns of the table, in their order."""
+    row: dict[str, Any] = {"volume": scores.name}
+    row |= {name: getattr(scores.voxels, name) for name in _VOXEL_SCORES}
+    for index, value in enumerate(scores.class_values):
+        row |= {f"{name}_class_{value}": getattr(scores.voxels.of_class(index), name) for name in _VOXEL_SCORES}
+    objects = scores.objects
+    if objects is None:
+        return row
+    row |= {"true_objects": objects.num_true, "predicted_objects": objects.num_predicted}
+    row |= {name: getattr(objects, name) for name in _OBJECT_SCORES}
+    for threshold, counts in zip(THRESHOLDS, objects.counts, strict=True):
+        row |= {f"{title}_at_{threshold:.2f}": getattr(counts, name) for title, name in _SCORES_AT_IOU.items()}
+    return row
+
+
+def _wrong(found: WrongObject) -> dict[str, Any]:
+    return dataclasses.asdict(found) | {"kind": found.kind.name.lower()}
+
+
+def save_score_plot(evaluation: Evaluation, path: Path) -> None:
+    """F1 against the overlap that is asked for, and how many objects were found; drawn in the format of the suffix."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.0, 4.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    _draw_scores(figure, evaluation)
+    figure.savefig(path)
+
+
+def _draw_scores(figure: Figure, evaluation: Evaluation) -> None:
+    """Two axes where labels are objects, else one with the Dice of each volume."""
+    found = [(volume.name, volume.objects) for volume in evaluation.volumes if volume.objects is not None]
+    if evaluation.pooled.objects is None or len(found) < len(evaluation.volumes):
+        _draw_dice(figure.add_subplot(), evaluation)
+        return
+    left, right = figure.subplots(1, 2)
+    named = len(found) <= len(_COLORS)
+    for (name, objects), color in zip(found, _COLORS if named else (_OTHER,) * len(found), strict=False):
+        label = _short(name) if named else None
+        _draw_f1(left, objects, color, 1.2, label)
+        right.plot(objects.num_true, objects.num_predicted, "o", color=color, label=label)
+    _draw_f1(left, evaluation.pooled.objects, _POOLED, 2.4, "pooled")
+    left.set(xlabel="IoU from which on an object counts as found", ylabel="F1", ylim=(-0.02, 1.02))
+    left.set_xticks(THRESHOLDS[::2])
+    _draw_diagonal(right)
+    right.set(xlabel="Labelled objects", ylabel="Predicted objects")
+    for axes in (left, right):
+        _tidy(axes)
+    for text in left.legend(fontsize=8, frameon=False, loc="lower left").get_texts():
+        text.set_parse_math(False)  # a $ in a file's name is no formula
+
+
+def _draw_f1(axes: Axes, scores: ObjectScores, color: str, width: float, label: str | None) -> None:
+    f1s = [counts.f1 for counts in scores.counts]
+    axes.plot(THRESHOLDS, f1s, "-o", color=color, linewidth=width, markersize=2 * width, label=label)
+
+
+def _draw_diagonal(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    top = max(1.0, *axes.dataLim.max) * 1.08
+    axes.plot([0, top], [0, top], "--", color=_OTHER, linewidth=1, zorder=0)
+    axes.set(xlim=(0, top), ylim=(0, top))
+    axes.set_aspect("equal")
+    axes.text(top * 0.97, top * 0.03, "dashed: as many as labelled", color=_OTHER, fontsize=8, ha="right")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def _draw_dice(axes: Axes, evaluation: Evaluation) -> None:
+    rows = (*evaluation.volumes, evaluation.pooled)
+    colors = [_COLORS[0]] * len(evaluation.volumes) + [_POOLED]
+    axes.barh(range(len(rows)), [row.voxels.dice for row in rows], color=colors)
+    axes.set_yticks(range(len(rows)), [_short(row.name) for row in rows], parse_math=False)
+    axes.invert_yaxis()
+    axes.set(xlabel="Dice", xlim=(0, 1))
+    _tidy(axes)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…"
+
+
+def _tidy(axes: Axes) -> None:
+    axes.grid(True, color="#E4E4E4", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
