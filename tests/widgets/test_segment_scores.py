@@ -12,7 +12,7 @@ from qtpy.QtCore import Qt
 
 from balls import make_pair
 from napari_celltrain.data.differences import Difference
-from napari_celltrain.evaluate.evaluation import evaluate_arrays
+from napari_celltrain.evaluate.evaluation import evaluate_arrays, finish
 from napari_celltrain.widgets.layers import find_layer
 from napari_celltrain.widgets.segment.layers import jump_to
 from napari_celltrain.widgets.segment.measure_panel import MeasurePanel
@@ -59,7 +59,7 @@ def test_scores_are_those_of_the_runs_layer(qtbot, viewer: ViewerModel, scores: 
     assert (scores.truth.value().name, scores.prediction.value().name) == ("truth", "found")
     compare(qtbot, scores)
     truth, found = viewer.layers["truth"].data, viewer.layers["found"].data
-    expected = evaluate_arrays(truth, found, (1.0, 0.5, 0.5), name="found")
+    expected = finish(evaluate_arrays(truth, found, (1.0, 0.5, 0.5), name="found"))
     assert scores.scores == expected
     assert scores.table.values["Dice"] == f"{expected.voxels.dice:.4f}"
     assert scores.table.values["F1 at IoU 0.7"] == f"{expected.objects.at(0.7).f1:.4f}"

@@ -5,25 +5,22 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from napari_celltrain.cli.options import AXES, IGNORE_VALUE, LABEL_KIND, VOXEL_SIZE, Overrides, with_settings
-from napari_celltrain.cli.terminal import console, tell_warning, text, write_line
+from napari_celltrain.cli.terminal import console, show_progress, tell_warning, text, write_line
 from napari_celltrain.runs.config_file import override
-from napari_celltrain.values.config import LabelKind, RunConfig
+from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import ConfigError
 from napari_celltrain.values.text import count
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from napari_celltrain.evaluate.evaluation import Evaluation, Progress, VolumeScores
+    from napari_celltrain.evaluate.evaluation import Evaluation, VolumeScores
 
 
 @with_settings(LABEL_KIND, IGNORE_VALUE)
@@ -60,33 +57,23 @@ def evaluate(
             "A run folder knows itself what its labels mean. Leave out the options on data, or give LABELS."
         )
     data = override(RunConfig(), overrides).data
-    from napari_celltrain.evaluate import evaluation
+    from napari_celltrain.evaluate import evaluation, score_files
 
-    with Console(stderr=True, quiet=not sys.stderr.isatty()).status("Reading the volumes …") as status:
-
-        def progress(done: int, total: int, name: str) -> None:
-            status.update(text(f"Comparing … {done} of {total}, {name}"))
-
-        found = _compare(predictions, labels, data.label_kind, data.ignore_value, progress)
-        paths = evaluation.write_evaluation(found, output) if output is not None else ()
+    if labels is None:
+        steps = evaluation.evaluate_run(predictions)
+    else:
+        kind, ignored = data.label_kind, data.ignore_value
+        steps = evaluation.evaluate(predictions, labels, label_kind=kind, ignore_value=ignored)
+    found = show_progress(steps, "Comparing … {done} of {total}, {name}")
+    paths = score_files.write_evaluation(found, output) if output is not None else ()
     for problem in found.problems:
         tell_warning(str(problem))
     if json:
-        write_line(evaluation.scores_json(found).rstrip())
+        write_line(score_files.scores_json(found).rstrip())
         return
     console().print(score_table(found))
     for path in paths:
         console().print(text(f"Saved {path}"), soft_wrap=True)
-
-
-def _compare(
-    predictions: Path, labels: Path | None, label_kind: LabelKind, ignore_value: int | None, progress: Progress
-) -> Evaluation:
-    from napari_celltrain.evaluate import evaluation
-
-    if labels is None:
-        return evaluation.evaluate_run(predictions, progress=progress)
-    return evaluation.evaluate(predictions, labels, label_kind=label_kind, ignore_value=ignore_value, progress=progress)
 
 
 def score_table(found: Evaluation) -> Table:
@@ -163,16 +150,8 @@ def measure(
     data = override(RunConfig(), overrides).data
     from napari_celltrain.evaluate.measure import measure_files
 
-    with Console(stderr=True, quiet=not sys.stderr.isatty()).status("Reading the volumes …") as status:
-
-        def tell(name: str) -> Callable[[int, int], None]:
-            def progress(done: int, total: int) -> None:
-                if done % 50 == 0:
-                    status.update(text(f"Measuring {name} … {done} of {total} objects"))
-
-            return progress
-
-        found = measure_files(labels, output, image=image, axes=data.axes, voxel_size=data.voxel_size, progress=tell)
+    steps = measure_files(labels, output, image=image, axes=data.axes, voxel_size=data.voxel_size)
+    found = show_progress(steps, "Measuring {name} … {done} of {total} objects")
     for problem in found.problems:
         tell_warning(str(problem))
     objects, volumes = count(found.num_objects, "object"), count(found.num_volumes, "volume")

@@ -14,8 +14,10 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Generator
 from enum import IntEnum
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 from rich.text import Text
@@ -31,6 +33,8 @@ from napari_celltrain.values.errors import (
     RunFolderError,
 )
 from napari_celltrain.values.text import printable
+
+T = TypeVar("T")
 
 
 class ExitCode(IntEnum):
@@ -123,6 +127,18 @@ def write_line(line: str) -> None:
     except BrokenPipeError:
         # The interpreter would fail once more when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def show_progress(steps: Generator[tuple[int, int, str], None, T], sentence: str) -> T:
+    """The result of ``steps``. On a terminal a line says how far they are, such as ``{done} of {total}, {name}``."""
+    with Console(stderr=True, quiet=not sys.stderr.isatty()).status("Reading the volumes …") as status:
+        while True:
+            try:
+                done, total, name = next(steps)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            status.update(text(sentence.format(done=done, total=total, name=name)))
 
 
 # --- crash -----------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from napari_celltrain.values.text import sizes
 
 T = TypeVar("T")
 Step = tuple[int, int, str]
-"""How many are done, how many there are, and the name of the next."""
+"""How many are done, how many there are, and the name of the next one or of the work."""
 Sides = tuple[str, str]
 """The names of labels and prediction in messages."""
 
@@ -286,14 +286,14 @@ def _compare(
         predicted = _whole(np.asarray(predicted_ZYX[start : start + len(slab), :, :]), sides[1])
         if label_kind == "classes":
             counted = truth != ignore_value if ignore_value is not None else ...
-            indices = (_indices(values[counted], class_values) for values in (truth, predicted))
-            confusion += _confusion(*indices, size)
+            true, guessed = (_indices(values[counted], class_values) for values in (truth, predicted))
+            confusion += _confusion(true, guessed, size)
         else:
             truth, predicted = without_ignored(truth, predicted, ignore_value)
             confusion += _confusion(truth > 0, predicted > 0, size)
         if label_kind == "objects":
             counter.add(start, truth, predicted)
-        yield start + len(slab), depth, sides[1]
+        yield start + len(slab), depth, "Comparing"
     voxels = _counts(confusion)
     if label_kind != "objects":
         return VolumeScores("", voxels, None, tuple(class_values[1:]))

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _VOXEL_SCORES = ("dice", "iou", "precision", "recall")
-_OBJECT_SCORES = ("count_error", "mean_average_precision", "panoptic_quality", "segmentation_quality")
-_OBJECT_SCORES += ("recognition_quality", "seg")
+_OBJECT_SCORES = (
+    *("count_error", "mean_average_precision", "panoptic_quality"),
+    *("segmentation_quality", "recognition_quality", "seg"),
+)
 _SCORES_AT_IOU = {"f1": "f1", "objects_precision": "precision", "objects_recall": "recall"}
 _SCORES_AT_IOU |= {name: name for name in ("average_precision", "tp", "fp", "fn")}
 # Okabe and Ito (2008): told apart by all kinds of colour vision.

@@ -6,7 +6,7 @@ How good a prediction is: a labels layer against the labels of a person, with th
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ from napari_celltrain.widgets.theme import plain_label, tooltip
 if TYPE_CHECKING:
     from napari import Viewer
 
-    from napari_celltrain.evaluate.evaluation import VolumeScores
+    from napari_celltrain.evaluate.evaluation import Step, VolumeScores
     from napari_celltrain.values.config import LabelKind
 
 KINDS = {
@@ -172,7 +172,8 @@ class ScoresPanel(QWidget):
 
     def save_to(self, folder: Path) -> None:
         """Write the scores shown to ``folder``."""
-        from napari_celltrain.evaluate.evaluation import Evaluation, write_evaluation
+        from napari_celltrain.evaluate.evaluation import Evaluation
+        from napari_celltrain.evaluate.score_files import write_evaluation
 
         if self.scores is None:
             return
@@ -303,21 +304,17 @@ class _ScoreTable(QWidget):
 
 def evaluate(
     job: Job, truth: ArrayVolume, predicted: ArrayVolume, kind: LabelKind, ignore_value: int | None
-) -> tuple[VolumeScores, NDArray[np.uint8] | None]:
+) -> Generator[Step, None, tuple[VolumeScores, NDArray[np.uint8] | None]]:
     """The scores, and for objects the wrong ones as :class:`Difference`; in a worker thread."""
     from napari_celltrain.evaluate.evaluation import evaluate_arrays
 
-    def tell(done: int, total: int, name: str) -> None:
-        job.tell(done, total, "Comparing")
-
-    scores = evaluate_arrays(
+    scores = yield from evaluate_arrays(
         truth.lazy(),
         predicted.lazy(),
         truth.voxel_size or predicted.voxel_size,
         name=predicted.name,
         label_kind=kind,
         ignore_value=ignore_value,
-        progress=tell,
     )
     if scores.objects is None or job.is_cancelled:
         return scores, None
