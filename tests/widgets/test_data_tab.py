@@ -67,9 +67,9 @@ def fill(qtbot, tab: DataTab, config: DataConfig) -> None:
 
 def type_path(qtbot, editor, path: Path) -> None:
     """As a person does: into the field, then Enter."""
-    editor.edit.edit.clear()
-    qtbot.keyClicks(editor.edit.edit, str(path))
-    qtbot.keyClick(editor.edit.edit, Qt.Key.Key_Return)
+    editor.edit.clear()
+    qtbot.keyClicks(editor.edit, str(path))
+    qtbot.keyClick(editor.edit, Qt.Key.Key_Return)
 
 
 # --- the value -----------------------------------------------------------------------------------------------

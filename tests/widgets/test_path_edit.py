@@ -151,9 +151,9 @@ def test_names_are_shown_as_they_are(edit: PathEdit) -> None:
     assert "&lt;b&gt;" in edit.toolTip()
     assert "&lt;img src=x&gt;" in edit.toolTip()
     assert "The images." in edit.toolTip()
-    assert edit.edit.isMarked()
+    assert edit.is_marked
     edit.set_problem(None)
-    assert not edit.edit.isMarked()
+    assert not edit.is_marked
 
 
 def test_a_drive_that_does_not_answer_holds_nobody_up(monkeypatch, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def drop(field, path: Path) -> None:
 def fill(qtbot, widget: SegmentWidget, model: Path, images: Path, output: Path) -> None:
     choose_model(qtbot, widget, model)
     click(qtbot, widget.input.files_button)
-    drop(widget.input.images.edit, images)
+    drop(widget.input.images, images)
     widget.input.output.setValue(output)
 
 

@@ -92,11 +92,11 @@ def test_what_cannot_be_read_gets_one_sentence(qtbot, panel: ModelPanel, tmp_pat
     assert panel.problem
     assert panel.message.text() == panel.problem
     assert "Traceback" not in panel.problem
-    assert panel.path.edit.isMarked()
+    assert panel.path.is_marked
     panel.setValue(write_tiny_model(tmp_path, "sound"))
     wait(qtbot, lambda: panel.card is not None)
     assert panel.problem == ""
-    assert not panel.path.edit.isMarked()
+    assert not panel.path.is_marked
 
 
 def test_names_are_shown_as_they_are(qtbot, panel: ModelPanel, tmp_path: Path) -> None:

@@ -79,7 +79,8 @@ def _explain(path: str, detail: Any) -> tuple[str, str]:
     facts = all_fields().get(path)
     if facts is None:
         return f"{detail['msg']}.", ""
-    return f"must be {facts.expectation}, and it is {_shown(value)}.", ""
+    which = "one of them" if isinstance(detail["loc"][-1], int) and kind != "missing" else "it"
+    return f"must be {facts.expectation}, and {which} is {_shown(value)}.", ""
 
 
 def _shown(value: object) -> str:

@@ -1,22 +1,55 @@
-"""Everything that a run is told, as frozen values: one class per tab of the form.
+"""All settings of a run, as frozen values: one class per tab of the form.
 
-The docstring under each field is its tooltip, its ``--help`` text and its comment in the written YAML; its
-bounds are the range of its spin box.
+A field is described here and nowhere else. The docstring under it is its tooltip, its ``--help`` text and its comment
+in the written YAML; its bounds are the range of its spin box; its :class:`Shown` adds label and unit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SCHEMA_VERSION: Final = 1
 
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """How a field is shown where its name, its type and its bounds do not say it."""
+
+    label: str = ""
+    unit: str = ""
+    """With ``%``, a fraction is shown in percent."""
+    empty: str = "automatic"
+    """What no value means."""
+    start: Any = None
+    """The first value once there is to be one."""
+    by_magnitude: bool = False
+    """Whether the arrows go along 0.001, 0.002, 0.005, 0.01, ..."""
+    choices: Mapping[str, str] = field(default_factory=dict)
+    """Labels of choices."""
+
+
+def _ordered(value: tuple[Any, Any]) -> tuple[Any, Any]:
+    if value[0] > value[1]:
+        raise ValueError(f"the first value of a range must not be above the second, and {value} is")
+    return value
+
+
+Number = TypeVar("Number")
+Range = Annotated[tuple[Number, Number], AfterValidator(_ordered)]
+"""The smallest and the largest value, from which one is drawn."""
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+NotNegative = Annotated[float, Field(ge=0.0)]
+Positive = Annotated[float, Field(gt=0.0)]
 ZYX = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 FloatRange = tuple[float, float]
+_Side = Annotated[int, Field(ge=8, le=1024)]
+_Size = Annotated[float, Field(gt=0.0, le=1e6)]
 
 
 class Frozen(BaseModel):
@@ -32,20 +65,14 @@ class Frozen(BaseModel):
     )
 
 
-def _ordered(value: FloatRange) -> FloatRange:
-    if value[0] > value[1]:
-        raise ValueError(f"the first value of a range must not be above the second, and {value} is")
-    return value
-
-
 # --- augmentations: one class each, told apart by `name` ------------------------------------------------
 
 
 class AugmentationSpec(Frozen):
-    """What every augmentation has: how often it is applied."""
+    """What all augmentations share: how often each is applied."""
 
     probability: Probability = 0.0
-    """How often it is applied: 0 is never, 1 is to every patch."""
+    """Probability of applying it to a patch: 0 is never, 1 is always."""
 
 
 class Flip(AugmentationSpec):
@@ -56,48 +83,34 @@ class Flip(AugmentationSpec):
 
 
 class Rotate90(AugmentationSpec):
-    """Turn the patch by 90, 180 or 270 degrees; in the plane only where z is coarse."""
+    """Rotate the patch by 90, 180 or 270 degrees; only in the plane if z is coarse."""
 
     name: Literal["rotate90"] = "rotate90"
     probability: Probability = 0.5
 
 
 class Affine(AugmentationSpec):
-    """Rotate, scale and shear the patch; in the plane only where z is coarse."""
+    """Rotate, scale and shear the patch; only in the plane if z is coarse."""
 
     name: Literal["affine"] = "affine"
     probability: Probability = 0.2
-    rotation: float = Field(default=20.0, ge=0.0, le=180.0)
+    rotation: Annotated[float, Field(ge=0.0, le=180.0), Shown("Rotation up to", "°")] = 20.0
     """Largest rotation about an axis, in degrees."""
-    scaling: FloatRange = (0.85, 1.2)
-    """Smallest and largest zoom."""
-    shear: float = Field(default=0.08, ge=0.0, le=0.5)
+    scaling: Range[Annotated[float, Field(ge=0.1, le=10.0)]] = (0.85, 1.2)
+    """Smallest and largest zoom factor."""
+    shear: Annotated[float, Field(ge=0.0, le=0.5), Shown("Shear up to")] = 0.08
     """Largest shear (tangent of the angle)."""
-
-    @field_validator("scaling")
-    @classmethod
-    def _check_scaling(cls, value: FloatRange) -> FloatRange:
-        if value[0] <= 0.1 or value[1] > 10:
-            raise ValueError("the zoom must lie between 0.1 and 10")
-        return _ordered(value)
 
 
 class Elastic(AugmentationSpec):
-    """Bend the patch smoothly, as tissue bends; in the plane only where z is coarse."""
+    """Deform the patch smoothly, as tissue deforms; only in the plane if z is coarse."""
 
     name: Literal["elastic"] = "elastic"
     probability: Probability = 0.1
-    spacing: int = Field(default=16, ge=4, le=256)
-    """Distance between the points that are moved, in voxels: larger bends more gently."""
-    magnitude: FloatRange = (0.0, 3.0)
-    """Smallest and largest typical displacement of these points, in voxels."""
-
-    @field_validator("magnitude")
-    @classmethod
-    def _check_magnitude(cls, value: FloatRange) -> FloatRange:
-        if value[0] < 0:
-            raise ValueError("a displacement cannot be negative")
-        return _ordered(value)
+    spacing: Annotated[int, Field(ge=4, le=256), Shown("Grid spacing", "voxels")] = 16
+    """Distance between the control points of the deformation grid, in voxels: larger is smoother."""
+    magnitude: Annotated[Range[NotNegative], Shown(unit="voxels")] = (0.0, 3.0)
+    """Smallest and largest typical displacement of the control points, in voxels."""
 
 
 class IntensityShift(AugmentationSpec):
@@ -105,7 +118,7 @@ class IntensityShift(AugmentationSpec):
 
     name: Literal["intensity_shift"] = "intensity_shift"
     probability: Probability = 0.3
-    offset: float = Field(default=0.1, ge=0.0, le=2.0)
+    offset: Annotated[float, Field(ge=0.0, le=2.0), Shown("Largest shift")] = 0.1
     """Largest shift up or down, in units of the normalized intensity."""
 
 
@@ -114,7 +127,7 @@ class IntensityScale(AugmentationSpec):
 
     name: Literal["intensity_scale"] = "intensity_scale"
     probability: Probability = 0.3
-    factor: float = Field(default=0.25, ge=0.0, le=0.95)
+    factor: Annotated[float, Field(ge=0.0, le=0.95), Shown("Largest change")] = 0.25
     """Largest relative change: 0.25 multiplies by 0.75 to 1.25."""
 
 
@@ -123,56 +136,35 @@ class Contrast(AugmentationSpec):
 
     name: Literal["contrast"] = "contrast"
     probability: Probability = 0.2
-    gamma: FloatRange = (0.7, 1.5)
-    """Smallest and largest gamma; below 1 lifts the dark parts."""
-
-    @field_validator("gamma")
-    @classmethod
-    def _check_gamma(cls, value: FloatRange) -> FloatRange:
-        if value[0] <= 0:
-            raise ValueError("gamma must be above 0")
-        return _ordered(value)
+    gamma: Range[Positive] = (0.7, 1.5)
+    """Smallest and largest gamma; below 1 brightens dark regions."""
 
 
 class Noise(AugmentationSpec):
-    """Add Gaussian noise, as of a camera."""
+    """Add Gaussian noise, as from a camera."""
 
     name: Literal["noise"] = "noise"
     probability: Probability = 0.15
-    std: float = Field(default=0.1, ge=0.0, le=2.0)
+    std: Annotated[float, Field(ge=0.0, le=2.0), Shown("Strength")] = 0.1
     """Largest standard deviation of the noise, in units of the normalized intensity."""
 
 
 class Blur(AugmentationSpec):
-    """Blur the patch, as out of focus."""
+    """Blur the patch, as if out of focus."""
 
     name: Literal["blur"] = "blur"
     probability: Probability = 0.1
-    sigma: FloatRange = (0.3, 1.0)
+    sigma: Annotated[Range[NotNegative], Shown(unit="voxels")] = (0.3, 1.0)
     """Smallest and largest sigma of the Gaussian, in voxels."""
-
-    @field_validator("sigma")
-    @classmethod
-    def _check_sigma(cls, value: FloatRange) -> FloatRange:
-        if value[0] < 0:
-            raise ValueError("sigma cannot be negative")
-        return _ordered(value)
 
 
 class LowResolution(AugmentationSpec):
-    """Simulate a coarser microscope: shrink the patch and enlarge it again."""
+    """Simulate a lower resolution: downsample the patch and upsample it again."""
 
     name: Literal["low_resolution"] = "low_resolution"
     probability: Probability = 0.1
-    zoom: FloatRange = (0.5, 1.0)
-    """Smallest and largest factor of shrinking."""
-
-    @field_validator("zoom")
-    @classmethod
-    def _check_zoom(cls, value: FloatRange) -> FloatRange:
-        if value[0] <= 0.05 or value[1] > 1:
-            raise ValueError("the zoom must lie above 0.05 and at most at 1")
-        return _ordered(value)
+    zoom: Range[Annotated[float, Field(ge=0.05, le=1.0)]] = (0.5, 1.0)
+    """Smallest and largest downsampling factor; 0.5 halves the resolution."""
 
 
 Augmentation = Annotated[
@@ -200,37 +192,43 @@ LabelKind = Literal["objects", "foreground", "classes"]
 
 
 class DataConfig(Frozen):
-    """The Data tab: where images and labels are, what they mean, and what is held out for validation."""
+    """The Data tab: where images and labels are, what they mean, and what is kept for validation."""
 
     images: Path | None = None
     """Folder of the images (TIFF, OME-TIFF, ImageJ TIFF or OME-Zarr), or one such file."""
     labels: Path | None = None
     """Folder of the labels, named like their images, or one such file."""
     results: Path = Path("results")
-    """Folder in which every run makes a folder of its own."""
+    """Folder for the results; each run creates its own folder in it."""
     label_kind: LabelKind = "objects"
-    """What label values mean: objects (each cell its own number), foreground (anything above 0), or classes
-    (each number a kind of voxel)."""
-    ignore_value: int | None = Field(default=None, ge=-1, le=2**32 - 1)
-    """Label value of voxels that nobody annotated; they count neither in the loss nor in the Dice."""
-    channel: int | None = Field(default=None, ge=0)
-    """Which channel of the images to use, count from 0; needed only where there are several."""
-    axes: str | None = None
-    """Order of the image axes, such as ZYX or CZYX, where the files do not tell."""
-    voxel_size: Spacing | None = None
-    """Size of a voxel along z, y and x in micrometres, where the files do not tell (it overrides them)."""
-    validation_fraction: float = Field(default=0.2, ge=0.05, le=0.8)
-    """Share of the volumes held out for validation; never trained on."""
+    """What the label values mean: objects (each cell has its own number), foreground (all values above 0 are cells),
+    or classes (each value is a class of voxels)."""
+    ignore_value: Annotated[
+        int | None,
+        Field(ge=-1, le=2**32 - 1),
+        Shown("Not annotated: voxels with the value", empty="none", start=255),
+    ] = None
+    """Label value of voxels that are not annotated; the loss and the Dice ignore them."""
+    channel: Annotated[int | None, Field(ge=0), Shown(empty="the only one")] = None
+    """Channel of the images to use, counted from 0; needed only for images with several channels."""
+    axes: Annotated[str | None, Shown(empty="as in the files")] = None
+    """Order of the image axes, such as ZYX or CZYX, if the files do not store it."""
+    voxel_size: Annotated[
+        tuple[_Size, _Size, _Size] | None, Shown(unit="µm", empty="as in the files", start=(1.0, 1.0, 1.0))
+    ] = None
+    """Voxel size along z, y and x in micrometres; overrides the size stored in the files."""
+    validation_fraction: Annotated[float, Field(ge=0.05, le=0.8), Shown("Kept for validation", "%")] = 0.2
+    """Fraction of the volumes kept for validation; the network is never trained on them."""
     validation_images: Path | None = None
-    """Folder of images for validation, instead of a share of the training images."""
+    """Folder of separate images for validation, instead of a fraction of the training images."""
     validation_labels: Path | None = None
     """Folder of the labels of the validation images."""
-    normalization: Literal["percentile", "zscore"] = "percentile"
-    """How intensities are brought to one scale, volume by volume: percentiles 1 and 99.8 become 0 and 1, or
-    mean and standard deviation become 0 and 1."""
-    memory_budget_gb: float | None = Field(default=None, gt=0.0)
-    """Memory for keeping volumes decoded, in GB; beyond it patches are read from the files. Empty: half of
-    what is free at start."""
+    normalization: Annotated[Literal["percentile", "zscore"], Shown(choices={"zscore": "z-score"})] = "percentile"
+    """How the intensities of each volume are normalized: percentiles 1 and 99.8 become 0 and 1 (percentile), or mean
+    and standard deviation become 0 and 1 (zscore)."""
+    memory_budget_gb: Annotated[float | None, Field(gt=0.0), Shown("Memory for volumes", "GB", start=4.0)] = None
+    """Memory for decoded volumes, in GB; the patches of further volumes are read from the files. Empty: half of the
+    memory that is free at the start."""
 
     @field_validator("axes")
     @classmethod
@@ -242,13 +240,6 @@ class DataConfig(Frozen):
             raise ValueError(f"{value!r} must name each of Z, Y and X once, and may name C and T, such as ZYX or CZYX")
         return axes
 
-    @field_validator("voxel_size")
-    @classmethod
-    def _check_voxel_size(cls, value: Spacing | None) -> Spacing | None:
-        if value is not None and not all(0 < v < 1e6 for v in value):
-            raise ValueError("all three sizes of a voxel must be above 0")
-        return value
-
     @model_validator(mode="after")
     def _check_validation_folders(self) -> DataConfig:
         if (self.validation_images is None) != (self.validation_labels is None):
@@ -257,28 +248,20 @@ class DataConfig(Frozen):
 
 
 class AugmentationConfig(Frozen):
-    """The Augmentation tab: what the network gets to see of a volume, and how it is varied."""
+    """The Augmentation tab: how patches are sampled from the volumes, and how they are augmented."""
 
     patches: bool = True
-    """Train on patches cut out of the volumes; otherwise on whole images, padded to one size per batch."""
-    patch_size: ZYX | None = None
-    """Size of a patch along z, y and x in voxels; close to a power of two is best, such as 64. Empty: chosen
-    from the data."""
-    samples_per_volume: int = Field(default=12, ge=1, le=10_000)
-    """Patches taken from each volume in an epoch: more is likely better, but takes longer."""
-    foreground_fraction: float = Field(default=0.7, ge=0.0, le=1.0)
-    """Share of the patches that are placed around a labelled voxel; the others lie anywhere."""
+    """Train on patches cropped from the volumes; otherwise on whole images, padded to one size per batch."""
+    patch_size: Annotated[tuple[_Side, _Side, _Side] | None, Shown("Patch size in voxels", start=(64, 64, 64))] = None
+    """Patch size along z, y and x in voxels; best close to a power of two, such as 64. Empty: chosen from the data."""
+    samples_per_volume: Annotated[int, Field(ge=1, le=10_000)] = 12
+    """Patches sampled from each volume per epoch: more are usually better, but take longer."""
+    foreground_fraction: Annotated[float, Field(ge=0.0, le=1.0), Shown("Patches centred on cells", "%")] = 0.7
+    """Fraction of the patches that are centred near a labelled voxel; the others are placed at random."""
     augment: bool = True
-    """Vary the training data by the augmentations below."""
+    """Augment the training data as set below."""
     augmentations: tuple[Augmentation, ...] = DEFAULT_AUGMENTATIONS
-    """The augmentations and their strength; those left out are off."""
-
-    @field_validator("patch_size")
-    @classmethod
-    def _check_patch_size(cls, value: ZYX | None) -> ZYX | None:
-        if value is not None and not all(8 <= v <= 1024 for v in value):
-            raise ValueError("a patch must have 8 to 1024 voxels along each axis")
-        return value
+    """The augmentations and their strengths; those not listed are off."""
 
     @field_validator("augmentations")
     @classmethod
@@ -291,56 +274,62 @@ class AugmentationConfig(Frozen):
 
 
 class TrainingConfig(Frozen):
-    """The Training tab: the network, the loss, and how long and how fast it learns."""
+    """The Training tab: the network, the loss, and how long and how fast to train."""
 
     model: str = "unet"
-    """The network."""
+    """The network architecture."""
     model_size: Literal["small", "medium", "large"] = "medium"
-    """Size of the network: larger learns more, needs more data, time and memory."""
-    starting_weights: Path | None = None
-    """A run folder or a model file whose weights training starts from; they must fit the network."""
-    target: Literal["auto", "foreground", "objects"] = "auto"
-    """What the network learns: foreground (which voxels are cells, or of which class), or objects (also how deep inside
-    a cell a voxel lies and where its border is, which tells touching cells apart). Auto: objects where the labels
-    number them."""
+    """Size of the network: a larger one can learn more, but needs more data, time and memory."""
+    starting_weights: Annotated[Path | None, Shown(empty="none: start from random weights")] = None
+    """Run folder or model file with pretrained weights to start from; they must fit the network."""
+    target: Annotated[Literal["auto", "foreground", "objects"], Shown("Learn")] = "auto"
+    """What the network predicts: foreground (which voxels are cells, or their class), or objects (also the distance to
+    the cell's surface and the borders between cells, which separate touching cells). Auto: objects if the labels number
+    them."""
     loss: str = "dice_ce"
-    """What training makes small: how far predictions are from the labels."""
-    batch_size: int = Field(default=2, ge=1, le=1024)
-    """Patches per training step: larger is quicker per patch and possibly better, but takes more memory."""
-    epochs: int = Field(default=60, ge=1, le=100_000)
-    """How often training goes through the data; 60 is a start, change it by what the curves show."""
-    validation_interval: int = Field(default=1, ge=1, le=10_000)
-    """Epochs from one validation to the next."""
-    learning_rate: float = Field(default=3e-3, gt=0.0, le=1.0)
-    """Largest step of the optimizer (AdamW)."""
-    weight_decay: float = Field(default=1e-2, ge=0.0, le=1.0)
-    """How strongly weights are pulled towards 0."""
-    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
-    """How the learning rate falls: along a cosine to the end, by half whenever the validation Dice stops
-    rising, or not at all."""
-    warmup_steps: int = Field(default=50, ge=0, le=100_000)
+    """The loss function to minimize."""
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = 2
+    """Patches per training step: larger batches are faster per patch and less noisy, but need more memory."""
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 60
+    """Number of passes through the training data; 60 is a start, the curves show whether more are needed."""
+    validation_interval: Annotated[int, Field(ge=1, le=10_000), Shown(unit="epochs")] = 1
+    """Epochs between validations."""
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0), Shown(by_magnitude=True)] = 3e-3
+    """Peak learning rate of the optimizer (AdamW)."""
+    weight_decay: Annotated[float, Field(ge=0.0, le=1.0), Shown(by_magnitude=True)] = 1e-2
+    """Weight decay of the optimizer: how strongly weights are pulled towards 0."""
+    schedule: Annotated[Literal["cosine", "plateau", "constant"], Shown(choices={"plateau": "halved on a plateau"})] = (
+        "cosine"
+    )
+    """Learning rate schedule: cosine decay to the end, halved when the validation Dice stops rising (plateau), or
+    constant."""
+    warmup_steps: Annotated[int, Field(ge=0, le=100_000), Shown(unit="steps")] = 50
     """Steps over which the learning rate rises from near 0."""
-    gradient_clipping: float | None = Field(default=12.0, gt=0.0)
-    """Largest norm of the gradient; a larger one is scaled down. Empty: no limit."""
+    gradient_clipping: Annotated[float | None, Field(gt=0.0), Shown(empty="no limit")] = 12.0
+    """Largest norm of the gradient; larger gradients are scaled down to it. Empty: no limit."""
     weight_averaging: bool = True
-    """Validate and keep a running average of the weights, which is steadier than the last ones."""
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Numeric format of the network's arithmetic; auto times the choices at start and takes the fastest one
-    that agrees with float32."""
+    """Validate and save a running average of the weights, which is more stable than the last ones."""
+    precision: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Shown("Number format")] = "auto"
+    """Number format of the computation; auto times the formats at the start and takes the fastest that agrees with
+    float32."""
     memory_layout: Literal["auto", "contiguous", "channels_last"] = "auto"
-    """Layout of the arrays in memory; auto times the choices at start."""
+    """Memory layout of the arrays; auto times the layouts at the start."""
     device: str = "auto"
-    """Where to train: auto (the GPU when there is one), cpu, cuda, cuda:1, or mps."""
-    threads: int | None = Field(default=None, ge=1, le=1024)
-    """Processor threads for training. Empty: all, less one while a window is open."""
-    seed: int = Field(default=0, ge=0, le=2**32 - 1)
-    """Start of all random numbers: equal seeds give equal runs."""
+    """Where to train: auto (a GPU if there is one), cpu, cuda, cuda:1, or mps."""
+    threads: Annotated[int | None, Field(ge=1, le=1024), Shown("Processor threads")] = None
+    """Processor threads for training. Empty: all, or all but one while a window is open."""
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    """Seed of all random numbers: equal seeds give equal runs."""
     deterministic: bool = False
-    """Use only algorithms that repeat exactly, also on a GPU; slower. Needs no timing at start."""
-    early_stopping: int | None = Field(default=None, ge=1)
-    """End when the validation Dice has not risen for this many validations. Empty: never."""
-    max_minutes: float | None = Field(default=None, gt=0.0, le=1e6)
-    """End after this many minutes, with a validation. Empty: no limit."""
+    """Use only deterministic algorithms, also on a GPU; slower. Skips the timing at the start."""
+    early_stopping: Annotated[
+        int | None, Field(ge=1), Shown("Stop when not improving", "validations", empty="never", start=10)
+    ] = None
+    """Stop if the validation Dice has not improved for this many validations. Empty: never."""
+    max_minutes: Annotated[
+        float | None, Field(gt=0.0, le=1e6), Shown("Time limit", "min", empty="none", start=60.0)
+    ] = None
+    """Stop after this many minutes, with a last validation. Empty: no limit."""
 
     @field_validator("device")
     @classmethod
@@ -355,13 +344,13 @@ class RunConfig(Frozen):
     """The exact and complete description of a run; ``config.yaml`` in its folder."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    """Version of this file's layout."""
+    """Version of the layout of this file."""
     run_name: str | None = None
     """Name of the run's folder. Empty: date, time and network."""
     data: DataConfig = DataConfig()
     """Images and labels."""
     augmentation: AugmentationConfig = AugmentationConfig()
-    """Patches and their variation."""
+    """Patches and their augmentation."""
     training: TrainingConfig = TrainingConfig()
     """Network, loss and schedule."""
 

@@ -1,6 +1,6 @@
-"""What the configuration says about its own fields: help, range, choices and default of each.
+"""Facts about the fields of the configuration: label, unit, help, range, choices and default of each.
 
-A field explains itself once, in ``config.py``; comments in YAML, ``--help`` and refusals are made from here.
+They are read from ``config.py``; the form, comments in YAML, ``--help`` and error messages are made of them.
 """
 
 from __future__ import annotations
@@ -10,20 +10,23 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from napari_celltrain.values.config import Augmentation, AugmentationSpec, RunConfig
+from napari_celltrain.values.config import Augmentation, AugmentationSpec, RunConfig, Shown
 
 AUGMENTATIONS_PATH = "augmentation.augmentations"
 
 
 @dataclass(frozen=True, slots=True)
 class FieldFacts:
-    """One field; ``type`` is its type without ``None``, ``section`` tells a block of fields from a value."""
+    """One field; ``type`` is its type without ``None``, ``section`` tells a block of fields from a value.
+
+    The bounds are those of the value or, of several numbers, of each.
+    """
 
     path: str
     help: str
@@ -31,10 +34,23 @@ class FieldFacts:
     optional: bool
     default: Any
     section: bool
+    shown: Shown
     low: float | None = None
     high: float | None = None
     low_excluded: bool = False
-    high_excluded: bool = False
+
+    @property
+    def label(self) -> str:
+        """What every face calls the field, such as ``Batch size``."""
+        return self.shown.label or self.path.rpartition(".")[2].replace("_", " ").capitalize()
+
+    @property
+    def is_percent(self) -> bool:
+        """Whether the form shows the value, a fraction, in percent."""
+        return self.shown.unit == "%"
+
+    def choice_label(self, key: str) -> str:
+        return self.shown.choices.get(key) or {"auto": "automatic"}.get(key) or key.replace("_", " ")
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -46,7 +62,7 @@ class FieldFacts:
         low = "" if self.low is None else f"{'above' if self.low_excluded else 'from'} {number(self.low)}"
         if self.high is None:
             return low if self.low_excluded or not low else f"at least {low.removeprefix('from ')}"
-        joint = " and below" if self.high_excluded else " and at most" if self.low_excluded else " to"
+        joint = " and at most" if self.low_excluded else " to"
         return f"{low}{joint} {number(self.high)}" if low else f"at most {number(self.high)}"
 
     @property
@@ -65,12 +81,16 @@ class FieldFacts:
         if self.choices:
             words = _enumerate(self.choices)
         elif get_origin(self.type) is tuple:
-            words = _several(get_args(self.type))
+            example = self.shown.start or self.default
+            kinds = get_args(self.type)
+            noun = f"{_COUNTS[len(kinds)]} {_NOUNS[kinds[0]].partition(' ')[2]}s"
+            words = " ".join(filter(None, (noun, self.range, f"such as {list(example)}")))
         else:
             words = " ".join(filter(None, (_NOUNS.get(self.type, "a value"), self.range)))
         return f"{words}, or empty" if self.optional else words
 
 
+_COUNTS = {2: "two", 3: "three"}
 _NOUNS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 
 
@@ -82,6 +102,12 @@ def number(value: float) -> str:
 def all_fields() -> dict[str, FieldFacts]:
     """Every field by its dotted path; those of augmentations as ``augmentation.augmentations.elastic.sigma``."""
     return {facts.path: facts for facts in _walk(RunConfig, "")}
+
+
+def label_of(path: str) -> str:
+    """The label of the field at ``path``; of anything else, the path itself."""
+    facts = all_fields().get(path)
+    return path if facts is None else facts.label
 
 
 def augmentation_classes() -> dict[str, type[AugmentationSpec]]:
@@ -118,17 +144,24 @@ def _facts(model: type[BaseModel], name: str, path: str) -> FieldFacts:
     field = model.model_fields[name]
     kind, optional = _without_none(field)
     section = path == AUGMENTATIONS_PATH or (isinstance(kind, type) and issubclass(kind, BaseModel))
-    bounds: dict[str, Any] = {}
-    for bound in field.metadata:
-        if isinstance(bound, annotated_types.Ge):
-            bounds["low"] = bound.ge
-        elif isinstance(bound, annotated_types.Gt):
-            bounds |= {"low": bound.gt, "low_excluded": True}
-        elif isinstance(bound, annotated_types.Le):
-            bounds["high"] = bound.le
-        elif isinstance(bound, annotated_types.Lt):
-            bounds |= {"high": bound.lt, "high_excluded": True}
-    return FieldFacts(path, help_of(model, name), kind, optional, field.default, section, **bounds)
+    metadata = list(field.metadata)
+    if get_origin(kind) is tuple and not section:
+        items = get_args(kind)
+        metadata += getattr(items[0], "__metadata__", ())
+        kind = tuple[tuple(get_args(item)[0] if get_origin(item) is Annotated else item for item in items)]  # type: ignore[misc]
+    shown, bounds = Shown(), dict[str, Any]()
+    for entry in metadata:
+        for fact in entry.metadata if isinstance(entry, FieldInfo) else (entry,):
+            match fact:
+                case Shown():
+                    shown = fact
+                case annotated_types.Ge():
+                    bounds["low"] = fact.ge
+                case annotated_types.Gt():
+                    bounds |= {"low": fact.gt, "low_excluded": True}
+                case annotated_types.Le():
+                    bounds["high"] = fact.le
+    return FieldFacts(path, help_of(model, name), kind, optional, field.default, section, shown, **bounds)
 
 
 def _without_none(field: FieldInfo) -> tuple[Any, bool]:
@@ -140,10 +173,3 @@ def _without_none(field: FieldInfo) -> tuple[Any, bool]:
 
 def _enumerate(words: tuple[str, ...]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
-
-
-def _several(kinds: tuple[Any, ...]) -> str:
-    count = {2: "two", 3: "three"}.get(len(kinds), str(len(kinds)))
-    noun = "whole numbers" if kinds[0] is int else "numbers"
-    example = {(2, False): "[0.5, 1.5]", (3, True): "[64, 64, 64]", (3, False): "[2.0, 0.5, 0.5]"}
-    return f"{count} {noun} such as {example.get((len(kinds), kinds[0] is int), '[1, 2]')}"

@@ -1,7 +1,4 @@
-"""Editors of one value each: numbers, switches, text, choices. What is made of several is in ``compound_editors``.
-
-Editors of values made of several: values that may be empty, ranges, and sizes along z, y and x.
-"""
+"""Editors of one value each: numbers, switches, text, choices, values that may be empty, ranges and sizes."""
 
 from __future__ import annotations
 
@@ -10,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from qtpy.QtCore import QSignalBlocker, Qt, Signal
-from qtpy.QtGui import QPaintEvent
-from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QLineEdit, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtGui import QResizeEvent
+from qtpy.QtWidgets import QBoxLayout, QCheckBox, QHBoxLayout, QLabel, QLineEdit, QSizePolicy, QWidget
 
-from napari_celltrain.widgets.forms.focus import MARGIN, draw_frame
+from napari_celltrain.widgets.forms.focus import Frame
 from napari_celltrain.widgets.forms.inputs import ComboBox, NumberBox, Stepper
-from napari_celltrain.widgets.forms.path_edit import Kind, PathEdit
 from napari_celltrain.widgets.theme import plain_label, tooltip
 
 
@@ -28,6 +24,7 @@ class Editor(QWidget):
         super().__init__(parent)
         self._help = ""
         self._problem: str | None = None
+        self._mark = Frame(self, is_error=True)
 
     def value(self) -> Any:
         raise NotImplementedError
@@ -38,44 +35,54 @@ class Editor(QWidget):
     def problem(self) -> str | None:
         return self._problem
 
-    def set_problem(self, text: str | None) -> None:
-        """Frame the field in red and say why in its tooltip, or take that back."""
-        self._problem = text
-        self.update()
-        self._renew_tooltip()
-
     @property
     def is_marked(self) -> bool:
         return self._problem is not None
 
-    def paintEvent(self, event: QPaintEvent | None) -> None:
-        if self.is_marked:
-            draw_frame(self, self.rect(), "error")
+    def set_problem(self, text: str | None) -> None:
+        """Frame the field in red and say why in its tooltip, or take that back."""
+        self._problem = text
+        self._mark.setVisible(self.is_marked)
+        self._mark.raise_()
+        self._renew_tooltip()
 
     def setToolTip(self, text: str | None) -> None:
         self._help = text or ""
         self._renew_tooltip()
 
     def set_accessible_name(self, name: str) -> None:
-        """What a screen reader calls the input."""
+        """The name of the input for a screen reader."""
         proxy = self.focusProxy()
         if proxy is not None:
             proxy.setAccessibleName(name)
 
-    def _renew_tooltip(self) -> None:
-        super().setToolTip(tooltip("\n\n".join(part for part in (self._problem or "", self._help) if part)))
+    def resizeEvent(self, event: QResizeEvent | None) -> None:
+        super().resizeEvent(event)
+        self._mark.setGeometry(self.rect())
 
-    def _hold(self, *widgets: QWidget, stretch: bool = False) -> QHBoxLayout:
-        """Put the widgets in a row; the first one takes the focus for the editor."""
-        self.setFocusProxy(widgets[0])  # before they are inside: else Qt closes the order of Tab to a ring of them
+    def _hints(self) -> list[str]:
+        return [self._problem or "", self._help]
+
+    def _renew_tooltip(self) -> None:
+        super().setToolTip(tooltip("\n\n".join(filter(None, self._hints()))))
+
+    def _hold(
+        self, *widgets: QWidget, unit: str = "", vertical: bool = False, focus: QWidget | None = None
+    ) -> QHBoxLayout:
+        """Put the widgets in a row or a column; ``focus`` (the first one) takes the focus for the editor."""
+        # before the widgets are inside: else Qt closes the order of Tab to a ring of them
+        self.setFocusProxy(focus or widgets[0])
         layout = QHBoxLayout(self)
-        layout.setContentsMargins(MARGIN, MARGIN, MARGIN, MARGIN)
-        layout.setSpacing(4)
-        for widget in widgets:
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(0 if vertical else 4)
+        if vertical:
+            layout.setDirection(QBoxLayout.Direction.TopToBottom)
+        for widget in (*widgets, *([QLabel(unit)] if unit else [])):
             layout.addWidget(widget)
-        if stretch:
-            layout.addStretch(1)
         return layout
+
+    def _tell(self) -> None:
+        self.valueChanged.emit()
 
 
 class NumberEditor(Editor):
@@ -84,10 +91,7 @@ class NumberEditor(Editor):
     def __init__(self, box: NumberBox, unit: str = "", parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.box = box
-        layout = self._hold(box)
-        if unit:
-            layout.addWidget(QLabel(unit))
-        layout.addStretch(1)
+        self._hold(box, unit=unit).addStretch(1)
         box.valueChanged.connect(self._tell)
 
     def value(self) -> int | float:
@@ -96,9 +100,6 @@ class NumberEditor(Editor):
     def setValue(self, value: float) -> None:
         self.box.setValue(value)
 
-    def _tell(self) -> None:
-        self.valueChanged.emit()
-
 
 class SwitchEditor(Editor):
     """Yes or no."""
@@ -106,7 +107,7 @@ class SwitchEditor(Editor):
     def __init__(self, text: str = "", parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.box = QCheckBox(text)
-        self._hold(self.box, stretch=True)
+        self._hold(self.box).addStretch(1)
         self.box.toggled.connect(self._tell)
 
     def value(self) -> bool:
@@ -114,9 +115,6 @@ class SwitchEditor(Editor):
 
     def setValue(self, value: bool) -> None:
         self.box.setChecked(value)
-
-    def _tell(self) -> None:
-        self.valueChanged.emit()
 
 
 class TextEditor(Editor):
@@ -128,8 +126,8 @@ class TextEditor(Editor):
         self.line = QLineEdit()
         self.line.setPlaceholderText(placeholder)
         self._hold(self.line)
-        self._told: str | None = self.value()
-        self.line.editingFinished.connect(self._tell)
+        self._reported: str | None = self.value()
+        self.line.editingFinished.connect(self._report)
 
     def value(self) -> str | None:
         text = self.line.text()
@@ -137,11 +135,11 @@ class TextEditor(Editor):
 
     def setValue(self, value: str | None) -> None:
         self.line.setText(value or "")
-        self._tell()
+        self._report()
 
-    def _tell(self) -> None:
-        if self.value() != self._told:
-            self._told = self.value()
+    def _report(self) -> None:
+        if self.value() != self._reported:
+            self._reported = self.value()
             self.valueChanged.emit()
 
 
@@ -155,9 +153,9 @@ class Choice:
 
 
 class ChoiceEditor(Editor):
-    """One of several choices; the help of the one chosen is shown below it.
+    """One of several choices, with the help of the current one below it.
 
-    A value that is none of the choices (of a file from elsewhere) is added as it is, so that it is shown and not lost.
+    An unknown value (of a file from elsewhere) is added as it is, so that it is shown and not lost.
     """
 
     def __init__(self, choices: Iterable[Choice], parent: QWidget | None = None) -> None:
@@ -165,15 +163,10 @@ class ChoiceEditor(Editor):
         self.box = ComboBox()
         self.box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.help_line = help_label()
-        self.setFocusProxy(self.box)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(MARGIN, MARGIN, MARGIN, MARGIN)
-        layout.setSpacing(2)
-        layout.addWidget(self.box)
-        layout.addWidget(self.help_line)
+        self._hold(self.box, self.help_line, vertical=True).setSpacing(2)
         self._choices: list[Choice] = []
         self.set_choices(list(choices))
-        self.box.currentIndexChanged.connect(self._tell)
+        self.box.currentIndexChanged.connect(self._change)
 
     def value(self) -> str:
         return str(self.box.currentData())
@@ -187,7 +180,7 @@ class ChoiceEditor(Editor):
         return tuple(self._choices)
 
     def set_choices(self, choices: Sequence[Choice]) -> None:
-        """Replace the choices (their words, too); the value stays."""
+        """Replace the choices (their labels, too); the value stays."""
         kept = self.value() if self._choices else None
         with QSignalBlocker(self.box):
             self.box.clear()
@@ -199,7 +192,7 @@ class ChoiceEditor(Editor):
         self._show_help()
 
     def _choice_of(self, value: str) -> Choice:
-        """How a value is shown that is none of the choices."""
+        """How an unknown value is shown."""
         return Choice(value, value)
 
     def _add(self, choice: Choice) -> None:
@@ -208,7 +201,7 @@ class ChoiceEditor(Editor):
         if choice.help:
             self.box.setItemData(self.box.count() - 1, tooltip(choice.help), Qt.ItemDataRole.ToolTipRole)
 
-    def _tell(self) -> None:
+    def _change(self) -> None:
         self._show_help()
         self.valueChanged.emit()
 
@@ -226,13 +219,10 @@ def help_label(text: str = "") -> QLabel:
     return label
 
 
-# --- compound editors ------------------------------------------------------------------------------------
-
-
 class OptionalEditor(Editor):
-    """A value, or None while the box that says what None means ("automatic", "no limit") is checked.
+    """A value, or None while the box with the meaning of None ("automatic", "no limit") is checked.
 
-    Meanwhile the inner editor, disabled, keeps or is given (:meth:`propose`) what unchecking would begin with.
+    Meanwhile the inner editor is disabled and shows the value that unchecking would begin with (:meth:`propose`).
     """
 
     def __init__(self, inner: Editor, none_text: str, parent: QWidget | None = None) -> None:
@@ -241,13 +231,11 @@ class OptionalEditor(Editor):
         self.box = QCheckBox(none_text)
         self.box.setChecked(True)
         inner.setEnabled(False)
-        layout = self._hold(self.box)
-        if isinstance(inner, NumbersEditor):  # too wide for one line in a narrow window
-            layout.setDirection(QHBoxLayout.Direction.TopToBottom)
-            layout.setSpacing(0)
-        layout.addWidget(inner, 1)
+        # several numbers are too wide for one line in a narrow window
+        layout = self._hold(self.box, inner, vertical=isinstance(inner, NumbersEditor))
+        layout.setStretchFactor(inner, 1)
         self.box.toggled.connect(self._switch)
-        inner.valueChanged.connect(self._tell)
+        inner.valueChanged.connect(self._change)
 
     def value(self) -> Any:
         return None if self.box.isChecked() else self.inner.value()
@@ -262,7 +250,7 @@ class OptionalEditor(Editor):
             self.valueChanged.emit()
 
     def propose(self, value: Any) -> None:
-        """What is shown while the value is None: what the program would take by itself."""
+        """Show what the program would choose while the value is None."""
         if self.box.isChecked():
             with QSignalBlocker(self):
                 self.inner.setValue(value)
@@ -275,7 +263,7 @@ class OptionalEditor(Editor):
         self.inner.setEnabled(not is_none)
         self.valueChanged.emit()
 
-    def _tell(self) -> None:
+    def _change(self) -> None:
         if not self.box.isChecked():
             self.valueChanged.emit()
 
@@ -289,22 +277,17 @@ class NumbersEditor(Editor):
         super().__init__(parent)
         self.boxes = tuple(boxes)
         self._names = tuple(names)
-        self.setFocusProxy(self.boxes[0])  # before they are inside: else Qt closes the order of Tab to a ring of them
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(MARGIN, MARGIN, MARGIN, MARGIN)
-        layout.setSpacing(4)
-        for box, name in zip(self.boxes, names, strict=True):
-            label = QLabel(name)
+        labels = [QLabel(name) for name in self._names]
+        widgets = [widget for pair in zip(labels, self.boxes, strict=True) for widget in pair]
+        layout = self._hold(*widgets, unit=unit, focus=self.boxes[0])
+        layout.addStretch(0)
+        for label, box in zip(labels, self.boxes, strict=True):
             label.setBuddy(box)
-            layout.addWidget(label)
-            layout.addWidget(box, 1)
+            layout.setStretchFactor(box, 1)
             # napari's theme gives every spin box at least 130 pixels, of which three do not fit a dock
             box.setStyleSheet("min-width: 5em; padding: 1px 2px")  # with its buttons, for a number such as 1024
             box.setMaximumWidth(box.fontMetrics().horizontalAdvance("0" * 14))
             box.valueChanged.connect(self._tell)
-        if unit:
-            layout.addWidget(QLabel(unit))
-        layout.addStretch(0)
 
     def value(self) -> tuple[int | float, ...]:
         return tuple(box.number() for box in self.boxes)
@@ -326,61 +309,17 @@ class NumbersEditor(Editor):
         for box, part in zip(self.boxes, self._names, strict=True):
             box.setAccessibleName(f"{name} {part}")
 
-    def _tell(self) -> None:
-        self.valueChanged.emit()
-
 
 class RangeEditor(NumbersEditor):
-    """Two numbers, the first never above the second: whichever is moved past the other takes it along."""
+    """Two numbers, the first never above the second: either one pushes the other along."""
 
     def __init__(self, low: NumberBox, high: NumberBox, unit: str = "", parent: QWidget | None = None) -> None:
         super().__init__((low, high), ("from", "to"), unit, parent)
-        low.valueChanged.disconnect(self._tell)
-        high.valueChanged.disconnect(self._tell)
-        low.valueChanged.connect(self._push_up)
-        high.valueChanged.connect(self._push_down)
-
-    def _push_up(self) -> None:
-        low, high = self.boxes
-        if high.value() < low.value():
-            with QSignalBlocker(high):
-                high.setValue(low.value())
-        self.valueChanged.emit()
-
-    def _push_down(self) -> None:
-        low, high = self.boxes
-        if low.value() > high.value():
-            with QSignalBlocker(low):
-                low.setValue(high.value())
-        self.valueChanged.emit()
-
-
-class PathEditor(Editor):
-    """A path, or None."""
-
-    valueChanged = Signal()
-
-    def __init__(self, kind: Kind, history: str, placeholder: str = "", parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.edit = PathEdit(kind, history=history, placeholder=placeholder)
-        self._hold(self.edit)
-        self.edit.valueChanged.connect(self._tell)
-
-    def value(self) -> Any:
-        return self.edit.value()
-
-    def setValue(self, value: Any) -> None:
-        self.edit.setValue(value)
-
-    def setToolTip(self, text: str | None) -> None:
-        self.edit.setToolTip(text)  # it adds the whole path
-
-    def set_problem(self, text: str | None) -> None:
-        self._problem = text
-        self.edit.set_problem(text)
-
-    def set_accessible_name(self, name: str) -> None:
-        self.edit.set_accessible_name(name)
 
     def _tell(self) -> None:
+        low, high = self.boxes
+        if low.value() > high.value():
+            moved, other = (low, high) if self.sender() is low else (high, low)
+            with QSignalBlocker(other):
+                other.setValue(moved.value())
         self.valueChanged.emit()

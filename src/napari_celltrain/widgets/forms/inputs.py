@@ -1,9 +1,10 @@
-"""Number boxes and combo boxes as a form in a scroll area needs them: the wheel scrolls, values stay exact."""
+"""Number boxes and combo boxes for a form in a scroll area: the wheel scrolls the form, and values stay exact."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from decimal import Decimal
 
 from qtpy.QtCore import QLocale, QSize, Qt
 from qtpy.QtGui import QValidator, QWheelEvent
@@ -18,13 +19,9 @@ LARGEST_WHOLE = 2**53
 """Up to here a double holds every whole number."""
 LARGEST = 1e300
 
-# Qt rounds to this many decimals; it must not round at all, so that a value read from a file stays what it was.
-_DECIMALS = 40
-_BUTTONS = 2
-
 
 class NumberBox(QDoubleSpinBox):
-    """A number, whole or not, of any size; shown in the shortest way that means exactly it, such as ``1e-5``.
+    """A number of any size, shown in the shortest way that means exactly it, such as ``1e-5``, or in ``percent``.
 
     A comma is taken for a point. ``valueChanged`` comes when typing ends, not at each letter.
     """
@@ -37,13 +34,15 @@ class NumberBox(QDoubleSpinBox):
         whole: bool,
         step: Stepper,
         num_letters: int = 8,
+        percent: bool = False,
         parent: QWidget | None = None,
     ) -> None:
         self._whole = whole
+        self._percent = percent
         self._step = step
         self._num_letters = num_letters
         super().__init__(parent)
-        self.setDecimals(0 if whole else _DECIMALS)
+        self.setDecimals(0 if whole else 40)  # Qt rounds to them; a value read from a file must stay what it was
         self.setRange(low, high)
         self.setKeyboardTracking(False)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
@@ -64,17 +63,19 @@ class NumberBox(QDoubleSpinBox):
         self.selectAll()
 
     def textFromValue(self, value: float) -> str:
+        if self._percent:
+            return f"{Decimal(repr(value)).scaleb(2).normalize():f}"
         return str(int(value)) if self._whole else shortest(value)
 
     def valueFromText(self, text: str | None) -> float:
-        return _parse(text or "") or 0.0
+        return self._parse(text or "") or 0.0
 
     def validate(self, text: str | None, position: int) -> tuple[QValidator.State, str, int]:
         text = text or ""
         allowed = "0123456789-+ " if self._whole else "0123456789-+ .,eE"
         if not set(text) <= set(allowed):
             return QValidator.State.Invalid, text, position
-        value = _parse(text)
+        value = self._parse(text)
         inside = value is not None and self.minimum() <= value <= self.maximum()
         return (QValidator.State.Acceptable if inside else QValidator.State.Intermediate), text, position
 
@@ -91,6 +92,14 @@ class NumberBox(QDoubleSpinBox):
     def minimumSizeHint(self) -> QSize:
         return self._size_for(min(self._num_letters, 3))
 
+    def _parse(self, text: str) -> float | None:
+        text = text.replace(" ", "").replace(",", ".")
+        try:
+            value = float(Decimal(text).scaleb(-2) if self._percent else text)
+        except (ValueError, ArithmeticError):
+            return None
+        return value if math.isfinite(value) else None
+
     def _size_for(self, num_letters: int) -> QSize:
         self.ensurePolished()
         option = QStyleOptionSpinBox()
@@ -98,8 +107,7 @@ class NumberBox(QDoubleSpinBox):
         editor, style = self.lineEdit(), self.style()
         assert editor is not None
         assert style is not None
-        width = self.fontMetrics().horizontalAdvance("0" * num_letters)
-        contents = QSize(width, editor.sizeHint().height())
+        contents = QSize(self.fontMetrics().horizontalAdvance("0" * num_letters), editor.sizeHint().height())
         return style.sizeFromContents(QStyle.ContentsType.CT_SpinBox, option, contents, self)
 
 
@@ -121,8 +129,7 @@ class ComboBox(QComboBox):
 
 def shortest(value: float) -> str:
     """The shortest text that reads back as ``value``, without a needless ``.0``."""
-    text = repr(float(value))
-    mantissa, e, exponent = text.partition("e")
+    mantissa, e, exponent = repr(float(value)).partition("e")
     mantissa = mantissa.removesuffix(".0")
     return f"{mantissa}e{int(exponent)}" if e else mantissa
 
@@ -139,9 +146,18 @@ def steps_of(size: float) -> Stepper:
 
 
 def one_two_five(value: float, steps: int) -> float:
-    """Along 0.001, 0.002, 0.005, 0.01, ...: for what counts by its magnitude."""
+    """Along 0.001, 0.002, 0.005, 0.01, ..., from 0 on at 1e-6."""
     for _ in range(abs(steps)):
-        value = _next(value) if steps > 0 else _previous(value)
+        if value <= 1e-6 and (steps < 0 or value <= 0):
+            value = 1e-6 if steps > 0 else 0.0
+            continue
+        power = 10.0 ** math.floor(math.log10(value) + 1e-9)
+        around = [_rounded(factor * power) for factor in (0.5, 1, 2, 5, 10)]
+        value = (
+            next(size for size in around if size > value * (1 + 1e-9))
+            if steps > 0
+            else next(size for size in reversed(around) if size < value * (1 - 1e-9))
+        )
     return value
 
 
@@ -159,27 +175,5 @@ def nice(value: float) -> float:
     return _rounded(max(factor for factor in (1, 2, 5) if factor * power <= value * (1 + 1e-9)) * power)
 
 
-def _next(value: float) -> float:
-    if value <= 0:
-        return 1e-6
-    power = 10.0 ** math.floor(math.log10(value) + 1e-9)
-    return _rounded(next(f for f in (2, 5, 10) if f * power > value * (1 + 1e-9)) * power)
-
-
-def _previous(value: float) -> float:
-    if value <= 1e-6:
-        return 0.0
-    power = 10.0 ** math.ceil(math.log10(value) - 1e-9)
-    return _rounded(next(f for f in (0.5, 0.2, 0.1) if f * power < value * (1 - 1e-9)) * power)
-
-
 def _rounded(value: float) -> float:
     return float(f"{value:.12g}")
-
-
-def _parse(text: str) -> float | None:
-    try:
-        value = float(text.replace(" ", "").replace(",", "."))
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None

@@ -1,9 +1,4 @@
-"""Questions to the file system that a drive which went away must not leave the window waiting for.
-
-A line edit that, while it is not being edited, shows both ends of a text that is too long for it.
-
-A field for a folder or a file: typed, browsed for, dropped on it, or picked among the recent ones.
-"""
+"""A field for a folder or a file: typed, browsed for, dropped on it, or picked among the recent ones."""
 
 from __future__ import annotations
 
@@ -11,115 +6,59 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from qtpy.QtCore import QMimeData, QSettings, Qt, Signal
-from qtpy.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent, QPainter, QPaintEvent, QPen
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QMenu, QPushButton, QStyle, QStyleOptionFrame, QWidget
+from qtpy.QtCore import QMimeData, QSettings, Qt
+from qtpy.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent, QPainter, QPaintEvent, QPalette
+from qtpy.QtWidgets import QFileDialog, QLineEdit, QMenu, QPushButton, QStyle, QStyleOptionFrame, QWidget
 
-from napari_celltrain.widgets.theme import menu_text, theme_color, tooltip
-
-PATIENCE = 0.3  # seconds; a disk that has to start takes longer, and is asked again the next time
-
-
-def are_there(paths: Sequence[Path], ask: Callable[[Path], bool] = Path.exists) -> list[bool]:
-    """Of each path, whether it exists (or what else ``ask`` says); False where there is no answer in time.
-
-    Each is asked for by a thread of its own: one that hangs holds up no other, and not the end of the program.
-    """
-    answers = [False] * len(paths)
-
-    def find_out(index: int) -> None:
-        try:
-            answers[index] = ask(paths[index])
-        except OSError:  # such as a name that is too long
-            answers[index] = False
-
-    threads = [threading.Thread(target=find_out, args=(index,), daemon=True) for index in range(len(paths))]
-    end = time.monotonic() + PATIENCE
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, end - time.monotonic()))
-    return list(answers)
-
-
-# --- elided edit -----------------------------------------------------------------------------------------
-
-_TEXT_MARGIN = 2  # as QLineEdit itself keeps on both sides
-
-
-class ElidedEdit(QLineEdit):
-    """Elides in the middle, and can be outlined in the theme's colour of errors."""
-
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._is_marked = False
-
-    def setMarked(self, marked: bool) -> None:
-        self._is_marked = marked
-        self.update()
-
-    def isMarked(self) -> bool:
-        return self._is_marked
-
-    def elidedText(self) -> str:
-        """What is shown while the field has no focus."""
-        return self.fontMetrics().elidedText(self.text(), Qt.TextElideMode.ElideMiddle, self._text_width())
-
-    def paintEvent(self, event: QPaintEvent | None) -> None:
-        if self.hasFocus() or self.elidedText() == self.text():
-            super().paintEvent(event)
-        else:
-            self._paint_elided()
-        if self._is_marked:
-            painter = QPainter(self)
-            painter.setPen(QPen(theme_color("error"), 2))
-            painter.drawRect(self.rect().adjusted(1, 1, -1, -1))
-
-    def _paint_elided(self) -> None:
-        option = self._option()
-        painter = QPainter(self)
-        self._style().drawPrimitive(QStyle.PrimitiveElement.PE_PanelLineEdit, option, painter, self)
-        area = self._contents(option)
-        group = self.palette().ColorGroup.Active if self.isEnabled() else self.palette().ColorGroup.Disabled
-        painter.setPen(self.palette().color(group, self.palette().ColorRole.Text))
-        painter.drawText(area, int(Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft), self.elidedText())
-
-    def _text_width(self) -> int:
-        return int(self._contents(self._option()).width())
-
-    def _contents(self, option: QStyleOptionFrame):  # type: ignore[no-untyped-def]  # QRect; see below
-        area = self._style().subElementRect(QStyle.SubElement.SE_LineEditContents, option, self)
-        return area.adjusted(_TEXT_MARGIN, 0, -_TEXT_MARGIN, 0)
-
-    def _option(self) -> QStyleOptionFrame:
-        option = QStyleOptionFrame()
-        self.initStyleOption(option)
-        return option
-
-    def _style(self) -> QStyle:
-        style = self.style()
-        assert style is not None
-        return style
-
-
-# --- path edit -------------------------------------------------------------------------------------------
+from napari_celltrain.widgets.forms.editors import Editor
+from napari_celltrain.widgets.theme import menu_text, tooltip
 
 Kind = Literal["folder", "file", "either"]
 
+PATIENCE = 0.3  # seconds; a disk that has to start takes longer, and is asked again the next time
 NUM_RECENT = 8
 _MENU_WIDTH = 420
-_BUTTON_WIDTH = 28
 
 
-class PathEdit(QWidget):
+class ElidedEdit(QLineEdit):
+    """Shows both ends of a text that is too long for it while it is not being edited.
+
+    superqt's QElidingLineEdit replaces the text itself, and loses what is set while it has the focus.
+    """
+
+    def elidedText(self) -> str:
+        """What is shown while the field has no focus."""
+        return self._elided()[0]
+
+    def paintEvent(self, event: QPaintEvent | None) -> None:
+        text, area, option = self._elided()
+        if self.hasFocus() or text == self.text():
+            super().paintEvent(event)
+            return
+        style = self.style()
+        assert style is not None
+        painter = QPainter(self)
+        style.drawPrimitive(QStyle.PrimitiveElement.PE_PanelLineEdit, option, painter, self)
+        align = int(Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft)
+        style.drawItemText(painter, area, align, self.palette(), self.isEnabled(), text, QPalette.ColorRole.Text)
+
+    def _elided(self) -> tuple[str, Any, QStyleOptionFrame]:
+        """The text, its place (a QRect) and Qt's options for painting."""
+        style, option = self.style(), QStyleOptionFrame()
+        assert style is not None
+        self.initStyleOption(option)
+        area = style.subElementRect(QStyle.SubElement.SE_LineEditContents, option, self)
+        area.adjust(2, 0, -2, 0)  # as QLineEdit itself
+        return self.fontMetrics().elidedText(self.text(), Qt.TextElideMode.ElideMiddle, area.width()), area, option
+
+
+class PathEdit(Editor):
     """Edits a path, or None while empty. ``value()`` is what is typed now; ``valueChanged`` comes once typing ends.
 
     ``history`` names the list of recent paths, which fields of the same purpose share.
     """
-
-    valueChanged = Signal()
 
     def __init__(
         self,
@@ -137,8 +76,6 @@ class PathEdit(QWidget):
         self._filter = file_filter
         self._history = history or kind
         self._value: Path | None = None
-        self._help = ""
-        self._problem: str | None = None
 
         self.edit = ElidedEdit()
         self.edit.setPlaceholderText(placeholder or f"{self._caption}, or drop it here")
@@ -148,18 +85,16 @@ class PathEdit(QWidget):
         self.browse_button = QPushButton("…")
         self.browse_button.setToolTip(tooltip(f"{self._caption}…"))
         self.browse_button.clicked.connect(self.browse)
+        self.menu = QMenu(self)
+        self.menu.setToolTipsVisible(True)
+        self.menu.aboutToShow.connect(self._fill_menu)
+        self.menu.triggered.connect(self._take_recent)
         self.recent_button = QPushButton()
         self.recent_button.setToolTip(tooltip("Recent ones (arrow down)"))
-        self.recent_button.setMenu(self._make_menu())
-
-        self.setFocusProxy(self.edit)  # before it is inside: else Qt closes the order of Tab to a ring of the three
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(2)
-        layout.addWidget(self.edit, 1)
+        self.recent_button.setMenu(self.menu)
         for button in (self.browse_button, self.recent_button):
-            button.setMaximumWidth(_BUTTON_WIDTH)
-            layout.addWidget(button)
+            button.setMaximumWidth(28)
+        self._hold(self.edit, self.browse_button, self.recent_button).setSpacing(2)
         self.setAcceptDrops(True)
 
     def value(self) -> Path | None:
@@ -175,17 +110,6 @@ class PathEdit(QWidget):
         self.edit.setText("" if value is None else str(value))
         self.edit.setCursorPosition(0)
         self.valueChanged.emit()
-
-    def set_problem(self, text: str | None) -> None:
-        """Outline the field and say why, or take that back."""
-        self._problem = text
-        self.edit.setMarked(text is not None)
-        self._renew_tooltip()
-
-    def setToolTip(self, text: str | None) -> None:
-        """The help, above the whole path, which a narrow field shows in part."""
-        self._help = text or ""
-        self._renew_tooltip()
 
     def set_accessible_name(self, name: str) -> None:
         self.edit.setAccessibleName(name)
@@ -215,101 +139,106 @@ class PathEdit(QWidget):
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent | None) -> None:
-        if event is None:
-            return
-        path = self._dropped(event.mimeData())
-        if path is not None:
+        path = self._dropped(event.mimeData()) if event is not None else None
+        if event is not None and path is not None:
             event.acceptProposedAction()
-            self._choose(path)
+            self._choose(str(path))
 
-    def _make_menu(self) -> QMenu:
-        menu = QMenu(self)
-        menu.setToolTipsVisible(True)
-        menu.aboutToShow.connect(self._fill_menu)
-        menu.triggered.connect(self._take_recent)
-        return menu
+    def _hints(self) -> list[str]:
+        return [*super()._hints(), self.edit.text()]  # the whole path, which a narrow field shows in part
 
     def _fill_menu(self) -> None:
-        menu = self.recent_button.menu()
-        assert menu is not None
-        menu.clear()
+        self.menu.clear()
         for path in self.recent():
             shown = self.fontMetrics().elidedText(str(path), Qt.TextElideMode.ElideMiddle, _MENU_WIDTH)
-            action = menu.addAction(menu_text(shown))
+            action = self.menu.addAction(menu_text(shown))
             assert action is not None
             action.setData(str(path))
             action.setToolTip(tooltip(str(path)))
-        if menu.isEmpty():
-            nothing = menu.addAction("No recent ones yet")
+        if self.menu.isEmpty():
+            nothing = self.menu.addAction("No recent ones yet")
             assert nothing is not None
             nothing.setEnabled(False)
-        menu.addSeparator()
+        self.menu.addSeparator()
         if self._kind != "file":
-            menu.addAction("Choose a folder…", self._browse_folder)
+            self.menu.addAction("Choose a folder…", self._browse_folder)
         if self._kind != "folder":
-            menu.addAction("Choose a file…", self._browse_file)
+            self.menu.addAction("Choose a file…", self._browse_file)
 
-    def _take_recent(self, action: object) -> None:
-        chosen = action.data()  # type: ignore[attr-defined]  # a QAction, which Qt 5 and 6 keep in different modules
-        if chosen:
-            self._choose(Path(chosen))
+    def _take_recent(self, action: Any) -> None:  # a QAction, which Qt 5 and 6 keep in different modules
+        self._choose(action.data())
 
     def _browse_folder(self) -> None:
-        chosen = QFileDialog.getExistingDirectory(self, self._caption, self._start_folder())
-        if chosen:
-            self._choose(Path(chosen))
+        self._choose(QFileDialog.getExistingDirectory(self, self._caption, self._start_folder()))
 
     def _browse_file(self) -> None:
-        chosen, _ = QFileDialog.getOpenFileName(self, self._caption, self._start_folder(), self._filter)
-        if chosen:
-            self._choose(Path(chosen))
+        self._choose(QFileDialog.getOpenFileName(self, self._caption, self._start_folder(), self._filter)[0])
 
     def _start_folder(self) -> str:
+        """The nearest folder of the value, or of the newest recent path, that exists."""
         known = self.value() or next(iter(self.recent()), None)
-        while known is not None and not all(are_there([known], Path.is_dir)):
-            if known == known.parent:
-                return ""
-            known = known.parent
-        return "" if known is None else str(known.absolute())
+        folders = [known.absolute(), *known.absolute().parents] if known is not None else []
+        there = are_there(folders, Path.is_dir)
+        return next((str(path) for path, is_there in zip(folders, there, strict=True) if is_there), "")
 
-    def _choose(self, path: Path) -> None:
-        self.setValue(path)
-        self._remember()
+    def _choose(self, path: str | None) -> None:
+        if path:
+            self.setValue(Path(path))
+            self._remember()
 
     def _commit(self) -> None:
         """Typing has ended, by Enter or by leaving the field."""
         value = self.value()
-        if value == self._value:
-            return
-        self._value = value
-        self.edit.setText("" if value is None else str(value))
-        self._remember()
-        self.valueChanged.emit()
+        if value != self._value:
+            self._value = value
+            self.edit.setText("" if value is None else str(value))
+            self._remember()
+            self.valueChanged.emit()
 
     def _remember(self) -> None:
-        if self._value is None or not all(are_there([self._value])):
-            return
-        remember_path(self._history, self._value)
+        if self._value is not None and all(are_there([self._value])):
+            remember_path(self._history, self._value)
 
     def _dropped(self, data: QMimeData | None) -> Path | None:
-        """What a drop means: the path itself, or the folder of several files or where a folder is wanted."""
-        if data is None:
-            return None
-        paths = [Path(url.toLocalFile()) for url in data.urls() if url.isLocalFile()]
+        """The path that is meant: itself, or the folder of several files or where a folder is wanted."""
+        paths = [Path(url.toLocalFile()) for url in data.urls() if url.isLocalFile()] if data is not None else []
         if not paths:
             return None
-        return _meant(paths, self._kind)
+        first = paths[0]
+        if len(paths) > 1:
+            same_folder = all(path.parent == first.parent for path in paths)
+            return first.parent if same_folder and self._kind != "file" else None
+        if self._kind == "folder" and first.is_file():
+            return first.parent
+        return None if self._kind == "file" and not first.is_file() else first
 
-    def _renew_tooltip(self) -> None:
-        parts = [self._problem or "", self._help, self.edit.text()]
-        super().setToolTip(tooltip("\n\n".join(part for part in parts if part)))
+
+def are_there(paths: Sequence[Path], ask: Callable[[Path], bool] = Path.exists) -> list[bool]:
+    """Of each path, whether it exists (or the answer of ``ask``); False if a lost drive gives no answer in time.
+
+    Each is asked for by a thread of its own: one that hangs holds up no other, and not the end of the program.
+    """
+    answers = [False] * len(paths)
+
+    def find_out(index: int) -> None:
+        try:
+            answers[index] = ask(paths[index])
+        except OSError:  # such as a name that is too long
+            answers[index] = False
+
+    threads = [threading.Thread(target=find_out, args=(index,), daemon=True) for index in range(len(paths))]
+    end = time.monotonic() + PATIENCE
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+    return list(answers)
 
 
 def recent_paths(history: str) -> list[Path]:
-    """What :func:`remember_path` was given for ``history``, the newest first, as far as it still exists."""
+    """The paths that :func:`remember_path` got for ``history`` and that still exist, the newest first."""
     stored = _settings().value(f"recent/{history}", [])
-    texts = [stored] if isinstance(stored, str) else list(stored or [])
-    paths = [Path(text) for text in texts]
+    paths = [Path(text) for text in ([stored] if isinstance(stored, str) else stored or [])]
     return [path for path, there in zip(paths, are_there(paths), strict=True) if there]
 
 
@@ -318,18 +247,6 @@ def remember_path(history: str, path: Path) -> None:
     newest = path.absolute()
     others = [other for other in recent_paths(history) if other != newest]
     _settings().setValue(f"recent/{history}", [str(kept) for kept in (newest, *others)][:NUM_RECENT])
-
-
-def _meant(paths: Sequence[Path], kind: Kind) -> Path | None:
-    first = paths[0]
-    if len(paths) > 1:
-        same_folder = all(path.parent == first.parent for path in paths)
-        return first.parent if same_folder and kind != "file" else None
-    if kind == "folder" and first.is_file():
-        return first.parent
-    if kind == "file" and not first.is_file():
-        return None
-    return first
 
 
 def _parse(text: str) -> Path | None:

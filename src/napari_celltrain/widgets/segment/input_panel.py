@@ -11,8 +11,8 @@ from qtpy.QtWidgets import QButtonGroup, QHBoxLayout, QLabel, QRadioButton, QSiz
 from napari_celltrain.io.volume import ArrayVolume
 from napari_celltrain.values.config import Spacing
 from napari_celltrain.values.errors import DataError
-from napari_celltrain.widgets.forms.editors import PathEditor
 from napari_celltrain.widgets.forms.inputs import ComboBox
+from napari_celltrain.widgets.forms.path_edit import PathEdit
 from napari_celltrain.widgets.forms.rows import FieldRows, Fold
 from napari_celltrain.widgets.segment.layers import LayerBox, Place, place_of, stack_of, volume_of
 from napari_celltrain.widgets.segment.model_panel import um
@@ -41,8 +41,8 @@ class InputPanel(QWidget):
         self.channel.setAccessibleName("Channel")
         self.message = plain_label()
         self.message.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.images = PathEditor("either", history="segment.images", placeholder="File or folder, or drop it here")
-        self.output = PathEditor("folder", history="segment.output", placeholder="Folder, or drop it here")
+        self.images = PathEdit("either", history="segment.images", placeholder="File or folder, or drop it here")
+        self.output = PathEdit("folder", history="segment.output", placeholder="Folder, or drop it here")
         self.file_rows = FieldRows(_FILE_FIELDS)
         self.more = Fold("More about the files", self.file_rows)
         self._lay_out()
@@ -199,7 +199,7 @@ class InputPanel(QWidget):
     def _add(self, text: str, widget: QWidget, buddy: QWidget) -> None:
         label = QLabel(text)
         label.setBuddy(buddy)
-        if isinstance(widget, PathEditor):
+        if isinstance(widget, PathEdit):
             widget.set_accessible_name(text)
         self._form.addRow(label, widget)
 

@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from qtpy.QtCore import QObject, QSignalBlocker, Signal
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
-    QBoxLayout,
     QButtonGroup,
     QHBoxLayout,
     QLabel,
@@ -27,9 +26,8 @@ from napari_celltrain.runs.config_file import problems_of
 from napari_celltrain.values.config import DataConfig, Spacing
 from napari_celltrain.values.errors import DataError, Problem
 from napari_celltrain.values.fields import all_fields
-from napari_celltrain.widgets.forms.editors import PathEditor
 from napari_celltrain.widgets.forms.inputs import ComboBox
-from napari_celltrain.widgets.forms.path_edit import Kind
+from napari_celltrain.widgets.forms.path_edit import Kind, PathEdit
 from napari_celltrain.widgets.forms.rows import FieldRows, Fold, help_text
 from napari_celltrain.widgets.layers import LayerSource, full_resolution, is_own, take_layers
 from napari_celltrain.widgets.preferences import preferences
@@ -128,7 +126,6 @@ class LayerChooser(QObject):
 Source = Literal["folders", "layers"]
 
 _MORE = ("channel", "voxel_size", "ignore_value", "axes", "normalization", "memory_budget_gb")
-_NUMBER_WIDTH = 40
 _SHARE, _FOLDERS = "share", "folders"
 _FIELDS_IN_TEXT = {"Channel field": "channel", "Axes field": "axes"}
 """How messages about files call the fields that help."""
@@ -302,7 +299,7 @@ class DataForm(QWidget):
         return box
 
     def _add_path(self, name: str, kind: Kind, caption: str, label: str = "") -> None:
-        editor = PathEditor(kind, name.rpartition("_")[2], "Choose or drop a folder")
+        editor = PathEdit(kind, history=name.rpartition("_")[2], placeholder="Choose or drop a folder")
         editor.setToolTip(help_text(all_fields()[f"data.{name}"]))
         editor.set_accessible_name(caption)
         self.rows.add(f"data.{name}", editor, label)
@@ -313,23 +310,17 @@ class DataForm(QWidget):
         self.validation_box.addItem("Folders of its own", _FOLDERS)
         explanation = "What tells how good the model is: volumes that are never trained on"
         self._add_box("Validation", self.validation_box, explanation)
-        self.rows.add("data.validation_fraction", label="Share")
+        self.rows.add("data.validation_fraction")
         self._add_path("validation_images", "either", "Folder of images for validation", "… images")
         self._add_path("validation_labels", "either", "Folder of labels for validation", "… labels")
         self.validation_box.currentIndexChanged.connect(self._switch)
 
     def _make_more(self) -> FieldRows:
         rows = FieldRows(f"data.{name}" for name in _MORE)
-        size, memory = rows.editors["data.voxel_size"], rows.editors["data.memory_budget_gb"]
-        # Three numbers beside a check box are too wide for a dock, and so are three with buttons.
-        layout = size.layout()
-        assert isinstance(layout, QBoxLayout)
-        layout.setDirection(QBoxLayout.Direction.TopToBottom)
-        for box in size.inner.boxes:
+        for box in rows.editors["data.voxel_size"].inner.boxes:  # three with buttons are too wide for a dock
             box.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.NoButtons)
-            box.setStyleSheet(f"min-width: {_NUMBER_WIDTH}px")  # napari's own style sheet demands more
-        size.propose((1.0, 1.0, 1.0))
-        memory.propose(round(VolumeStore.default_budget(DataConfig()) / 1e9, 1))
+            box.setStyleSheet("min-width: 40px")  # napari's own style sheet demands more
+        rows.editors["data.memory_budget_gb"].propose(round(VolumeStore.default_budget(DataConfig()) / 1e9, 1))
         return rows
 
     def _switch(self, *_: Any) -> None:

@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QAbstractItemView, QFrame, QHeaderView, QPlainTextEdi
 
 from napari_celltrain.values.config import DataConfig, Spacing
 from napari_celltrain.values.errors import Problem
-from napari_celltrain.widgets.field_labels import label_of
+from napari_celltrain.values.fields import label_of
 from napari_celltrain.widgets.theme import theme_color, tooltip
 
 if TYPE_CHECKING:
