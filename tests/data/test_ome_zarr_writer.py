@@ -135,5 +135,5 @@ def test_a_full_disk_is_one_sentence(tmp_path, labels, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(zarr.Array, "__setitem__", full)
-    with pytest.raises(DataError, match=r"n.ome.zarr: cannot be written. No space left on the disk"):
+    with pytest.raises(DataError, match=r"n.ome.zarr: cannot be written: there is no space left on the disk"):
         write(tmp_path / "n.ome.zarr", labels)

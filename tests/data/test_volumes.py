@@ -422,11 +422,11 @@ def test_the_longest_name_can_be_written(tmp_path):
 @pytest.mark.parametrize(
     ("number", "message"),
     [
-        (errno.ENOSPC, r"No space left on the disk of .*free some"),
-        (errno.EACCES, "allows no writing. Choose"),
-        (errno.EROFS, "allows no writing. Choose"),
-        (errno.ENOENT, "there is no folder"),
-        (errno.EISDIR, "a folder in .* has this name"),
+        (errno.ENOSPC, r"no space left on the disk\. Free some"),
+        (errno.EACCES, r"permission denied\. Choose"),
+        (errno.EROFS, r"permission denied\. Choose"),
+        (errno.ENOENT, "its folder does not exist"),
+        (errno.EISDIR, "a folder has this name"),
         (errno.EIO, r"Check the disk"),
     ],
 )
@@ -435,7 +435,7 @@ def test_a_disk_that_refuses_is_told_in_words(tmp_path, monkeypatch, number, mes
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(DataError, match=rf"^out\.tif: cannot be written.*{message}") as caught:
+    with pytest.raises(DataError, match=rf"out\.tif: cannot be written.*{message}") as caught:
         write_volume(tmp_path / "out.tif", stack("uint8"))
     assert "Errno" not in str(caught.value)
     assert not list(tmp_path.iterdir())

@@ -190,7 +190,7 @@ class TestWriting:
     def test_a_file_in_the_way_is_told(self, tmp_path: Path) -> None:
         found = evaluate(*write_folders(tmp_path, a=random_pair(0)))
         (tmp_path / "taken").touch()
-        with pytest.raises(DataError, match=r"taken.* cannot be written"):
+        with pytest.raises(DataError, match=r"taken.*: cannot be written: a file is in the way"):
             write_evaluation(found, tmp_path / "taken")
 
 

@@ -106,7 +106,7 @@ class TestWriting:
         def fail(path: Path) -> None:
             raise OSError(28, "No space left on device")
 
-        with pytest.raises(RunFolderError, match=r"no space left to write .*data\.json"):
+        with pytest.raises(RunFolderError, match=r"data\.json: cannot be written: there is no space left"):
             folder.write_with("data.json", fail)
 
     def test_writers_see_the_suffix(self, folder):

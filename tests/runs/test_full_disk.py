@@ -25,7 +25,7 @@ def make_disk(tmp_path: Path) -> Iterator[MakeDisk]:
 def test_a_run_that_met_a_full_disk_is_resumed_where_it_was(make_config, make_disk) -> None:
     disk = make_disk("usb", 80)
     events = session.run(make_config(data_results=disk.path, run_name="run", epochs=3))
-    with pytest.raises(RunFolderError, match=r"(?i)no space left .*usb/run"):
+    with pytest.raises(RunFolderError, match=r"usb/run.*no space left"):
         fill_when_saved(events, disk.fill)
     folder = RunFolder.open(disk.path / "run")
     assert not list(folder.path.rglob(".tmp-*"))
@@ -53,6 +53,6 @@ def fill_when_saved(events: Iterator[Event], fill) -> None:
 def test_no_byte_free_leaves_nothing_behind(make_config, make_disk) -> None:
     disk = make_disk("usb", 1)
     disk.fill()
-    with pytest.raises(RunFolderError, match=r"(?i)no space left .*usb"):
+    with pytest.raises(RunFolderError, match=r"usb.*no space left"):
         list(session.run(make_config(data_results=disk.path, epochs=1)))
     assert [path.name for path in disk.path.iterdir()] == ["ballast"]

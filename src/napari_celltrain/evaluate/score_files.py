@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from napari_celltrain.data.differences import WrongObject
 from napari_celltrain.engine.scores import THRESHOLDS, ObjectScores
 from napari_celltrain.evaluate.evaluation import Evaluation, VolumeScores
-from napari_celltrain.values.files import table_refusal, write_file, write_table, write_with
+from napari_celltrain.values.errors import DataError
+from napari_celltrain.values.files import write_table, write_text, write_with, writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,11 +44,9 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> tuple[Path, ...]:
     table, values, picture = (folder / f"scores.{suffix}" for suffix in ("csv", "json", "png"))
     rows = [score_row(scores) for scores in (*evaluation.volumes, evaluation.pooled)]
     write_table(table, list(rows[0]), [list(row.values()) for row in rows])
-    write_file(values, scores_json(evaluation))
-    try:
+    with writing(folder, DataError):
+        write_text(values, scores_json(evaluation))
         write_with(picture, partial(save_score_plot, evaluation))
-    except OSError as error:
-        raise table_refusal(picture, error) from error
     return table, values, picture
 
 

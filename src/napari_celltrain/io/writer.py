@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
-import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from napari_celltrain.values import files
 from napari_celltrain.values.config import ZYX, Spacing
 from napari_celltrain.values.errors import DataError
 
 # What the ImageJ format knows, and how much: beyond it, OME-TIFF in 64-bit layout.
 _IMAGEJ_TYPES = (np.uint8, np.uint16, np.float32)
 _IMAGEJ_BYTES = 2**32 - 2**25
-
-_NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def write_volume(path: Path, array: NDArray[Any], voxel_size: Spacing | None = None) -> None:
@@ -62,36 +56,16 @@ def _write(
     if not isinstance(data, np.ndarray):
         options |= {"shape": shape, "dtype": dtype}
 
-    def write(file: BinaryIO) -> None:
-        tifffile.imwrite(file, data, compression="zlib", photometric="minisblack", **options)
+    def write(temporary: Path) -> None:
+        tifffile.imwrite(temporary, data, compression="zlib", photometric="minisblack", **options)
 
     try:
-        _write_atomically(path, write)
-    except OSError as error:
-        raise DataError(refusal(path, error)) from error
+        with files.writing(path, DataError):
+            files.write_with(path, write)
     except MemoryError as error:
         raise DataError(f"{path.name}: there is not enough memory to write it. Close other programs.") from error
     except ValueError as error:
         raise DataError(f"{path.name}: cannot be written to {path.parent} ({error}).") from error
-
-
-def refusal(path: Path, error: OSError) -> str:
-    """Why the file could not be written, and what to do."""
-    if error.errno in _NO_SPACE:
-        return (
-            f"{path.name}: cannot be written. No space left on the disk of {path.parent}: free some, or choose a "
-            "folder on another disk."
-        )
-    if error.errno in _NO_PERMISSION:
-        return f"{path.name}: cannot be written, since {path.parent} allows no writing. Choose another folder."
-    if error.errno == errno.ENAMETOOLONG:
-        return f"{path.name}: cannot be written, since this name is too long for the disk. Choose a shorter one."
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return f"{path.name}: cannot be written, since there is no folder {path.parent}. Create or choose another one."
-    if error.errno == errno.EISDIR:
-        return f"{path.name}: cannot be written, since a folder in {path.parent} has this name. Choose another name."
-    reason = error.strerror or str(error) or type(error).__name__
-    return f"{path.name}: cannot be written to {path.parent} ({reason}). Check the disk, or choose another folder."
 
 
 def _storable(path: Path, array: NDArray[Any]) -> NDArray[Any]:
@@ -127,20 +101,3 @@ def _ome_options(voxel_size: Spacing | None) -> dict[str, Any]:
         for letter, size in zip("ZYX", voxel_size, strict=True):
             metadata |= {f"PhysicalSize{letter}": size, f"PhysicalSize{letter}Unit": "µm"}
     return {"ome": True, "bigtiff": True, "metadata": metadata}
-
-
-def _write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Write beside ``path`` and rename: whoever looks sees the old file, or the new one, never a half."""
-    # Short and without the target's own name, which may already be as long as a name may be; named as in runs.atomic,
-    # which removes what a killed process left.
-    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}{path.suffix}")
-    try:
-        # "+" because tifffile reads back offsets; "x" so that no other file can be overwritten.
-        with temporary.open("xb+") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ import numpy as np
 
 from napari_celltrain import __version__
 from napari_celltrain.io.volume import LazyArray
-from napari_celltrain.io.writer import refusal
+from napari_celltrain.values import files
 from napari_celltrain.values.config import ZYX, Spacing
 from napari_celltrain.values.errors import DataError
 
@@ -82,7 +82,7 @@ def write_ome_zarr(
                 checklist.mark_done(number)
             yield number + 1, len(works)
     except OSError as error:
-        raise DataError(refusal(folder, error)) from error
+        raise files.refusal(folder, error, DataError) from error
 
 
 def plan_levels(shape: ZYX, voxel_size: Spacing | None) -> list[_Level]:
@@ -116,7 +116,7 @@ def replace_folder(new: Path, target: Path) -> None:
             target.rename(old)
         new.rename(target)
     except OSError as error:
-        raise DataError(refusal(target, error)) from error
+        raise files.refusal(target, error, DataError) from error
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -33,7 +33,6 @@ from numpy.typing import NDArray
 
 from napari_celltrain.engine.windows import BlockGrid, Region, WindowGrid
 from napari_celltrain.io.volume import LazyArray, Volume, voxels_in
-from napari_celltrain.io.writer import refusal
 from napari_celltrain.io.zarr_writer import CHUNK
 from napari_celltrain.nets.normalize import IntensityStatistics
 from napari_celltrain.runs.lock import RunLock, owner_of
@@ -323,12 +322,3 @@ def _fill(folder: Path, plan: BlockPlan) -> None:
     if plan.probabilities:
         make("probabilities", (plan.num_outputs,), np.float32)
     files.write_text(folder / _PLAN, plan.model_dump_json(indent=2))
-
-
-@contextlib.contextmanager
-def disk_errors_explained(path: Path) -> Iterator[None]:
-    """What the disk refuses becomes a sentence; what is done stays done."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(refusal(path, error)) from error

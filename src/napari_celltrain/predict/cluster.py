@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_celltrain.io.volume import LazyArray
-from napari_celltrain.predict.blocks import BlockStore, disk_errors_explained
+from napari_celltrain.predict.blocks import BlockStore
 from napari_celltrain.predict.files import InputRequest
 from napari_celltrain.predict.passes import decode_objects, predict_maps, share_of
 from napari_celltrain.runs.model import Model, ModelCard, load_model
-from napari_celltrain.values.errors import CellTrainError, ConfigError, DeviceError, Problem
+from napari_celltrain.values import files
+from napari_celltrain.values.errors import CellTrainError, ConfigError, DataError, DeviceError, Problem
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -112,7 +113,7 @@ def compute_remotely(
 
 def _compute(task: Task, stage: Literal["maps", "objects"], numbers: list[int]) -> int:
     """Runs in a worker. Blocks that another process has done meanwhile are left out."""
-    with _alone, disk_errors_explained(task.store):
+    with _alone, files.writing(task.store, DataError):
         if not task.store.is_dir():
             raise CellTrainError(
                 f"A worker does not see {task.store}. All workers must reach the model, the images and the results by "

@@ -24,7 +24,6 @@ from napari_celltrain.nets.normalize import measure
 from napari_celltrain.predict.blocks import (
     BlockStore,
     create_store,
-    disk_errors_explained,
     fingerprint,
     fits_memory,
     make_plan,
@@ -45,9 +44,10 @@ from napari_celltrain.predict.files import (
 )
 from napari_celltrain.predict.passes import decode_objects, labels_of, predict_maps, probability_of, share_of
 from napari_celltrain.runs.model import Model, ModelCard, load_model, read_card, segment
+from napari_celltrain.values import files
 from napari_celltrain.values.config import Spacing
 from napari_celltrain.values.decoding import ObjectDecoding
-from napari_celltrain.values.errors import ConfigError, Problem
+from napari_celltrain.values.errors import ConfigError, DataError, Problem
 from napari_celltrain.values.events import Event, Logged, Prepared, Saved, Warned
 from napari_celltrain.values.text import count
 
@@ -192,7 +192,7 @@ class _Prediction:
         options = {"probabilities": self.probabilities, "resampled": self.opened.is_resampled}
         mark = fingerprint(self.model, self.card, self.opened.volume, **options)
         path = store_path(folder, name, mark)
-        with disk_errors_explained(path):
+        with files.writing(path, DataError):
             yield from self._by_blocks(path, mark)
 
     def _at_once(self) -> Iterator[Event]:

@@ -1,8 +1,6 @@
-"""Writing files so that a process killed at any instant leaves either the old file or the new one.
+"""Files that are whole or not at all, what to say where they cannot be written, CSV tables, and YAML from strangers.
 
-Tables for spreadsheets.
-
-YAML from strangers: plain values only, and nothing that explodes or nests without end.
+A process killed at any instant leaves either the old file or the new one.
 """
 
 from __future__ import annotations
@@ -16,23 +14,19 @@ import numbers
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from napari_celltrain.values.errors import DataError, RunFolderError
+from napari_celltrain.values.errors import CellTrainError, DataError, Problem, RunFolderError
 
 TEMPORARY_PREFIX = ".tmp-"
 
-_NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
-_IS_A_FILE = {errno.ENOTDIR, errno.EEXIST}
 
-
-def write_with(path: Path, writer: Callable[[Path], None]) -> None:
+def write_with(path: Path, writer: Callable[[Path], object]) -> None:
     """Let ``writer`` fill a temporary file beside ``path`` (same suffix), then rename it to ``path``.
 
     Whatever ``writer`` raises passes through; the temporary file is then gone and the old file untouched.
@@ -51,16 +45,19 @@ def write_with(path: Path, writer: Callable[[Path], None]) -> None:
     sync_folder(path.parent)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(content)
-
-    write_with(path, write)
-
-
 def write_text(path: Path, content: str) -> None:
-    """UTF-8, with the line breaks of ``content`` as they are on every system."""
-    write_bytes(path, content.encode("utf-8"))
+    """UTF-8, with the line breaks of ``content`` as they are on every system; bytes that are no text as ``\\udc..``."""
+    write_with(path, lambda temporary: temporary.write_bytes(content.encode("utf-8", "backslashreplace")))
+
+
+def _replace(source: Path, target: Path) -> None:
+    """``os.replace``, patient on Windows, where a virus scanner or a viewer may hold the target for a moment."""
+    for _ in range(19 if os.name == "nt" else 0):
+        with contextlib.suppress(PermissionError):
+            source.replace(target)
+            return
+        time.sleep(0.05)
+    source.replace(target)
 
 
 def sync_folder(folder: Path) -> None:
@@ -83,85 +80,68 @@ def remove_leftovers(folder: Path) -> None:
             leftover.unlink()
 
 
-def refusal(path: Path, error: OSError) -> RunFolderError:
-    """What to tell the user when ``path`` could not be written."""
-    if error.errno in _NO_SPACE:
-        return RunFolderError(
-            f"There is no space left to write {path}. Free some space on that disk, or choose another results "
-            "folder. What was saved before is intact."
-        )
-    if error.errno in _NO_PERMISSION:
-        return RunFolderError(f"{path} cannot be written: permission denied. Choose another results folder.")
-    if error.errno in _IS_A_FILE:
-        return RunFolderError(
-            f"{path} cannot be made: a file is in the way where a folder is needed. Choose another results folder."
-        )
-    if error.errno == errno.ENAMETOOLONG:
-        return RunFolderError(f"{path} cannot be made: the name is too long. Choose a shorter run name or folder.")
-    return RunFolderError(f"{path} cannot be written: {error.strerror or error}. Choose another results folder.")
+# --- what the system refuses ----------------------------------------------------------------------------------
+
+_ELSEWHERE = "Choose another folder."
+_REFUSALS = (
+    (
+        {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)},
+        "there is no space left on the disk",
+        "Free some, or choose a folder on another disk. What was saved before is intact.",
+    ),
+    ({errno.EACCES, errno.EPERM, errno.EROFS}, "permission denied", _ELSEWHERE),
+    ({errno.ENOENT}, "its folder does not exist", "Create it, or choose another one."),
+    ({errno.ENOTDIR, errno.EEXIST}, "a file is in the way where a folder is needed", _ELSEWHERE),
+    ({errno.EISDIR}, "a folder has this name", "Choose another name."),
+    ({errno.ENAMETOOLONG}, "the name is too long for the disk", "Choose a shorter one."),
+)
 
 
-def _replace(source: Path, target: Path) -> None:
-    """``os.replace``, patient on Windows, where a virus scanner or a viewer may hold the target for a moment."""
-    attempts = 20 if os.name == "nt" else 1
-    for attempt in range(attempts):
-        try:
-            source.replace(target)
-            return
-        except PermissionError:
-            if attempt == attempts - 1:
-                raise
-            time.sleep(0.05)
+def refusal(path: Path, error: OSError, kind: type[CellTrainError] = RunFolderError) -> CellTrainError:
+    """The error for a user where the system refused to write ``path``."""
+    known = [(reason, remedy) for codes, reason, remedy in _REFUSALS if error.errno in codes]
+    unknown = (error.strerror or str(error) or type(error).__name__, "Check the disk, or choose another folder.")
+    reason, remedy = (*known, unknown)[0]
+    return kind(Problem("not-writable", str(path), f"cannot be written: {reason}.", remedy))
 
 
-# --- table file ------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def writing(path: Path, kind: type[CellTrainError] = RunFolderError) -> Iterator[None]:
+    """Around code that writes ``path``: an ``OSError`` in it becomes :func:`refusal`."""
+    try:
+        yield
+    except OSError as error:
+        raise refusal(path, error, kind) from error
 
-# What a spreadsheet takes for the beginning of a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+# --- tables ---------------------------------------------------------------------------------------------------
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of a formula
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A CSV file, whole or not at all. Numbers are written in full; None and NaN become empty cells.
+    """A CSV file; its folder is made. Numbers are written in full; None and NaN become empty cells.
 
     Text that a spreadsheet would take for a formula gets an apostrophe before it. Raises :class:`DataError`.
     """
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([_cell(title) for title in header])
-    writer.writerows([_cell(value) for value in row] for row in rows)
-    write_file(path, buffer.getvalue())
-
-
-def write_file(path: Path, content: str) -> None:
-    """Text in UTF-8, whole or not at all. Raises :class:`DataError` naming the file."""
-    try:
+    csv.writer(buffer, lineterminator="\n").writerows([_cell(value) for value in row] for row in (header, *rows))
+    with writing(path, DataError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, content.encode("utf-8", "backslashreplace"))
-    except OSError as error:
-        raise table_refusal(path, error) from error
-
-
-def table_refusal(path: Path, error: OSError) -> DataError:
-    """What to tell the user when ``path`` could not be written."""
-    reason = error.strerror or str(error) or type(error).__name__
-    return DataError(f"{path} cannot be written: {reason}. Choose another place with --output, or free some space.")
+        write_text(path, buffer.getvalue())
 
 
 def _cell(value: object) -> object:
-    if value is None:
-        return ""
-    if isinstance(value, bool | np.bool_):
-        return int(value)
-    if isinstance(value, numbers.Integral):
+    if isinstance(value, numbers.Integral | np.bool_):
         return int(value)
     if isinstance(value, numbers.Real):
         number = float(value)
         return "" if math.isnan(number) else repr(number)
-    text = str(value)
+    text = "" if value is None else str(value)
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
-# --- safe yaml -------------------------------------------------------------------------------------------
+# --- yaml -----------------------------------------------------------------------------------------------------
 
 MAX_YAML_BYTES = 1 << 20
 MAX_YAML_DEPTH = 16
@@ -203,7 +183,7 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def load_yaml(text: str) -> Any:
-    """The value that ``text`` writes. Raises ``ValueError`` with one sentence on anything else."""
+    """The value in ``text``. Raises ``ValueError`` with one sentence where it has none."""
     if len(text) > MAX_YAML_BYTES:
         raise ValueError("It is too large for a configuration.")
     try:
@@ -217,6 +197,6 @@ def load_yaml(text: str) -> Any:
 
 
 def yaml_scalar(value: Any) -> str:
-    """``value`` on one line, such that :func:`load` gives it back."""
+    """``value`` on one line, such that :func:`load_yaml` returns it."""
     text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf"))
     return text.removesuffix("\n").removesuffix("...").removesuffix("\n")
