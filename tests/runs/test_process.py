@@ -4,14 +4,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from napari_celltrain.runs import process
-from napari_celltrain.runs.checkpoint import LAST, LAST_OF_0_1
+from napari_celltrain.runs.config_file import dump_config
 from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.runs.process import Child
 from napari_celltrain.values.config import DataConfig, RunConfig
 from napari_celltrain.values.errors import RunFolderError
 from napari_celltrain.values.events import Event, Failed, Finished, Logged, Started, StopRequested, Warned
@@ -30,13 +31,13 @@ def tell(event):
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
-# as `celltrain train` does; a shell that runs the tests in the background may have had it ignored
-signal.signal(signal.SIGINT, signal.default_int_handler)
 mode = sys.argv[1]
+if mode == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 config = parse_config(sys.stdin.read(), "standard input")
 priority, own_session = os.getpriority(os.PRIO_PROCESS, 0), os.getsid(0) == os.getpid()
 tell(Logged(message=f"{os.environ['OMP_WAIT_POLICY']} {priority} {own_session}"))
-if mode == "slow":
+if mode in ("slow", "deaf"):
     time.sleep(30)
 print("a library says hello", flush=True)
 folder = RunFolder.create(config.data.results, "run", "unet")
@@ -64,22 +65,29 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="the stand-in asks for P
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Start the stand-in in one of its modes."""
-    children = []
+    children: list[Child] = []
     popen = subprocess.Popen
 
-    def start(mode: str) -> process.ChildRun:
+    def start(mode: str) -> Child:
         def stand_in(arguments: list[str], **options: object) -> subprocess.Popen[str]:
             assert arguments == [sys.executable, "-P", "-m", "napari_celltrain", "train", "-", "--json"]
             return popen([sys.executable, "-c", CHILD, mode], **options)  # type: ignore[call-overload]
 
         monkeypatch.setattr(subprocess, "Popen", stand_in)
-        child = process.start(RunConfig(data=DataConfig(results=tmp_path)))
-        children.append(child)
-        return child
+        children.append(Child("train", "-", "--json"))
+        children[-1].send(dump_config(RunConfig(data=DataConfig(results=tmp_path))))
+        return children[-1]
 
+    start.children = children
     yield start
     for child in children:
-        child.kill()
+        child.close(patience=0)
+
+
+def events_of(child: Child) -> Iterator[Event]:
+    """All of them; where it did not end its run itself, the last says how it ended."""
+    for look in process.follow(child, lambda: Failed(message=child.exit_message("It", "All is well."))):
+        yield from look
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -92,90 +100,88 @@ def wait_for(condition: Callable[[], object]) -> None:
 def test_a_run_from_start_to_stop(start, tmp_path):
     child = start("polite")
     seen: list[Event] = []
-    for event in child.events():
+    for event in events_of(child):
         seen.append(event)
         if isinstance(event, Started):
-            assert child.folder is not None
-            assert child.folder.path == tmp_path / "run"
-            assert child.poll() is None
-            child.request_stop(now=True)
+            assert child.is_running()
+            RunFolder.open(tmp_path / event.run).request_stop(now=True)
     assert [event.event for event in seen] == ["logged", "started", "stop_requested", "finished"]
     assert isinstance(seen[0], Logged)
     niceness = max(10, os.getpriority(os.PRIO_PROCESS, 0))
     assert seen[0].message == f"PASSIVE {niceness} True"
     assert seen[2] == StopRequested(now=True)
-    assert child.poll() == 0
+    assert child.exit_code == 0
     assert (tmp_path / "run" / "done").exists()
 
 
-@pytest.mark.parametrize("saved", ["", LAST, LAST_OF_0_1])
-def test_a_killed_child_is_a_failure_that_says_how_to_go_on(start, saved):
+def test_a_killed_child_is_a_failure(start):
     child = start("polite")
     last: Event | None = None
-    for event in child.events():
+    for event in events_of(child):
         last = event
         if isinstance(event, Started):
-            assert child.folder is not None
-            if saved:
-                (child.folder.path / saved).parent.mkdir(parents=True, exist_ok=True)
-                (child.folder.path / saved).touch()
             os.kill(child.pid, signal.SIGKILL)
     assert isinstance(last, Failed)
-    assert "signal 9, SIGKILL" in last.message
-    assert ("celltrain resume" if saved else "celltrain train") in last.message
+    assert (
+        last.message == "It was ended by signal 9, SIGKILL (often because the computer ran out of memory). All is well."
+    )
 
 
-def test_a_crashed_child_tells_its_last_words(start):
-    *_, last = start("crash").events()
+def test_a_crashed_child_leaves_its_last_lines(start):
+    *_, last = events_of(start("crash"))
     assert isinstance(last, Failed)
-    assert "exit code 3" in last.message
-    assert "the reason" in last.message
+    assert last.message == "It ended with exit code 3. All is well.\nthe reason"
 
 
-def test_stop_before_training_has_begun(start, tmp_path):
+def test_a_child_that_has_not_begun_ends_when_asked(start, tmp_path):
     child = start("slow")
-    events = child.events()
+    events = events_of(child)
     next(events)
-    child.request_stop(now=False)
+    child.terminate()
     (last,) = events
     assert isinstance(last, Failed)
-    assert "before it had begun" in last.message
+    assert "SIGTERM" in last.message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_child_that_does_not_listen_is_killed(start):
+    child = start("deaf")
+    next(events_of(child))
+    child.close(patience=0)
+    assert child.exit_code == -signal.SIGKILL
 
 
 def test_training_goes_on_when_nobody_listens(start, tmp_path):
     """More output than a pipe holds must not bring the child to a halt."""
     child = start("chatty")
     wait_for((tmp_path / "run" / "done").exists)
-    assert sum(isinstance(event, Logged) for event in child.events()) == 20_001
+    assert sum(isinstance(event, Logged) for event in events_of(child)) == 20_001
+
+
+def test_a_child_leaves_no_files_behind(start):
+    child = start("crash")
+    assert list(events_of(child))
+    place = child.events_file.parent
+    del child
+    start.children.clear()
+    wait_for(lambda: not place.exists())
 
 
 def test_a_process_that_cannot_be_started(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(RunFolderError, match="could not be started"):
-        process.start(RunConfig())
+        Child("train", "-", "--json")
 
 
-class TestWaiting:
-    def test_a_waiting_child_can_be_closed(self, monkeypatch):
-        popen = subprocess.Popen
-        monkeypatch.setattr(
-            subprocess, "Popen", lambda _, **options: popen([sys.executable, "-c", CHILD, "polite"], **options)
-        )
-        waiting = process.prepare()
-        assert waiting.is_alive()
-        waiting.close()
-        assert not waiting.is_alive()
-
-    def test_the_run_is_done_by_the_child_that_waited(self, monkeypatch, tmp_path):
-        popen = subprocess.Popen
-        monkeypatch.setattr(
-            subprocess, "Popen", lambda _, **options: popen([sys.executable, "-c", CHILD, "crash"], **options)
-        )
-        waiting = process.prepare()
-        child = process.start(RunConfig(data=DataConfig(results=tmp_path)), waiting)
-        assert child.pid == waiting.process.pid
-        assert any(isinstance(event, Started) for event in child.events())
+def test_a_child_that_waits_for_its_configuration_can_be_closed(monkeypatch):
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda _, **options: popen([sys.executable, "-c", CHILD, "polite"], **options)
+    )
+    waiting = Child("train", "-", "--json")
+    assert waiting.is_running()
+    waiting.close(patience=0)
+    assert not waiting.is_running()
 
 
 FINISHED = Finished(

@@ -9,8 +9,7 @@ import pytest
 from qtpy.QtCore import QSettings
 
 from napari_celltrain.widgets import costs
-from napari_celltrain.widgets.run import controller, curves, prediction_layers, sources
-from napari_celltrain.widgets.train import widget as widget_module
+from napari_celltrain.widgets.run import curves, prediction_layers, sources
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -36,10 +35,8 @@ def no_costs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture(autouse=True)
 def impatient_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    """News of a run come at once: no test has to wait for the next second."""
-    for module in (sources, controller):
-        monkeypatch.setattr(module, "FIRST_PAUSE", 0.05)
-    for module in (sources, widget_module, curves):
+    """Events of a run come at once: no test has to wait for the next second."""
+    for module in (sources, curves):
         monkeypatch.setattr(module, "PAUSES", (0.05, 0.1))
     monkeypatch.setattr(prediction_layers, "LONGEST_REST", 0.1)
 

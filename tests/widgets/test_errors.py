@@ -14,11 +14,12 @@ from qtpy.QtCore import Qt
 
 from balls import make_pair, write_pairs
 from napari_celltrain.io.volumes import write_volume
-from napari_celltrain.runs import process
+from napari_celltrain.runs.process import Child
 from napari_celltrain.values.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
 from napari_celltrain.widgets.preferences import Preferences
 from napari_celltrain.widgets.run import closing
 from napari_celltrain.widgets.run.controller import RunController
+from napari_celltrain.widgets.run.sources import ProcessRun
 from napari_celltrain.widgets.train import widget as widget_module
 from napari_celltrain.widgets.train.widget import TrainWidget
 
@@ -216,12 +217,11 @@ def raising(error: Exception) -> Callable[..., object]:
 # --- settings that only the other process refuses -----------------------------------------------------------
 
 
-def test_what_the_process_refuses_is_told_as_a_sentence(
-    balls: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_process_refuses_is_told_as_a_sentence(tmp_path: Path) -> None:
     """The configuration is read before there is any run; its refusal comes as an event all the same."""
-    monkeypatch.setattr(process, "dump_config", lambda _: "training: {epochs: -3}")
-    [failed] = list(process.start(config_of(balls, tmp_path)).events())
+    child = Child("train", "-", "--json")
+    child.send("training: {epochs: -3}")
+    [failed] = [event for batch in ProcessRun(child, tmp_path).batches() for event in batch]
     assert failed.event == "failed"
     assert "training.epochs" in failed.message
     assert "exit code" not in failed.message

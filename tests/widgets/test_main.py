@@ -16,13 +16,13 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication
 
 from balls import make_pair, write_pairs
-from napari_celltrain.runs import process
 from napari_celltrain.runs.config_file import load_config
 from napari_celltrain.values.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
 from napari_celltrain.widgets import preferences
 from napari_celltrain.widgets.layers import find_layer
 from napari_celltrain.widgets.preferences import Preferences
 from napari_celltrain.widgets.run import closing
+from napari_celltrain.widgets.run import controller as controller_module
 from napari_celltrain.widgets.run.controller import RunController
 from napari_celltrain.widgets.run.prediction_layers import ERRORS
 from napari_celltrain.widgets.train import widget as widget_module
@@ -244,7 +244,7 @@ def test_the_process_is_started_when_the_last_tab_is_first_seen(
 ) -> None:
     wishes(runs_in="a process of its own")
     started: list[str] = []
-    monkeypatch.setattr(process, "prepare", lambda: started.append("process") or _Waiting())
+    monkeypatch.setattr(controller_module, "Child", lambda *_: started.append("process") or _Waiting())
     widget = dock(viewer, controller)
     viewer.window._qt_window.show()
     assert started == []
@@ -255,10 +255,7 @@ def test_the_process_is_started_when_the_last_tab_is_first_seen(
 
 
 class _Waiting:
-    def is_alive(self) -> bool:
-        return True
-
-    def close(self) -> None:
+    def close(self, patience: float) -> None:
         return None
 
 

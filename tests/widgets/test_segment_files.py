@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,28 +124,6 @@ def test_a_process_that_was_killed_is_told(model: Path, images: Path, tmp_path: 
     request = PredictRequest(model, (images,), tmp_path / "out", device="cpu")
     with pytest.raises(CellTrainError, match="SIGKILL"):
         files.segment_files(job, request)
-
-
-def test_a_process_that_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Deaf:
-        killed = False
-
-        def poll(self) -> int | None:
-            return 0 if self.killed else None
-
-        def interrupt(self) -> None:
-            pass
-
-        def kill(self) -> None:
-            self.killed = True
-
-    monkeypatch.setattr(files, "_PATIENCE_SECONDS", 0.0)
-    job, child = Job(lambda job: None, ""), Deaf()
-    job.cancel()
-    started = time.monotonic()
-    files._end_with(job, child)  # type: ignore[arg-type]
-    assert child.killed
-    assert time.monotonic() >= started
 
 
 def test_the_options_reach_the_command_line() -> None:

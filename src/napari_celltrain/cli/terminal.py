@@ -120,11 +120,11 @@ def tell_at_once(message: str) -> None:
 
 
 def write_line(line: str) -> None:
-    """One line to standard output, at once. When its reader has gone, what we do for it still goes on."""
+    """One line to standard output, at once. Where nobody reads it or its disk is full, the work goes on without it."""
     try:
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError:
         # The interpreter would fail once more when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

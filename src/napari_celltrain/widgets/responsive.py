@@ -31,7 +31,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from qtpy.QtCore import QCoreApplication, QEvent, QObject, Qt, QTimer
+from qtpy.QtCore import QCoreApplication, QEvent, QTimer
 from qtpy.QtWidgets import QDockWidget, QWidget
 
 _SECONDS = 0.0005
@@ -125,16 +125,36 @@ _HELD_MS = 8
 _WEIGHT = 0.2  # of the latest redraw in the mean
 
 
+_redraw_seconds = 0.005
+
+
+def redraw_seconds() -> float:
+    """How long a redraw of the window takes, as a running mean."""
+    return _redraw_seconds
+
+
+def pause(shortest: float, longest: float) -> float:
+    """Seconds from one redraw to the next, so that they take no more than :data:`SHARE` of the time."""
+    return min(max(_redraw_seconds / SHARE, shortest), longest)
+
+
 @contextmanager
 def drawn_once(widget: QWidget) -> Iterator[None]:
-    """Change what ``widget`` contains: the window is drawn once afterwards, not at every step and for every layout."""
+    """Change what ``widget`` contains: the window is drawn once afterwards, not at every step and for every layout.
+
+    How long that takes is measured, for :func:`pause`.
+    """
+    global _redraw_seconds
     widget.setUpdatesEnabled(False)  # a bar that moves would be drawn at once
     try:
         yield
-        for _ in range(_NUM_LEVELS):  # each tells the one above it
+        for _ in range(_NUM_LEVELS):  # each posts a request for the one above it
             QCoreApplication.sendPostedEvents(None, QEvent.Type.LayoutRequest.value)
     finally:
         widget.setUpdatesEnabled(True)
+    begun = time.perf_counter()
+    QCoreApplication.sendPostedEvents(widget.window(), QEvent.Type.UpdateRequest.value)
+    _redraw_seconds += _WEIGHT * (time.perf_counter() - begun - _redraw_seconds)
 
 
 def hold_redraws(widget: QWidget) -> None:
@@ -152,37 +172,3 @@ def _release(window: QWidget) -> None:
         for dock in window.findChildren(QDockWidget):
             if dock.isWindow():  # undocked meanwhile: a window of its own, which the line above passes over
                 dock.setUpdatesEnabled(True)
-
-
-class RedrawMeter(QObject):
-    """Follows how long ``window`` takes for a redraw; there is one to a window, which owns it."""
-
-    def __init__(self, window: QWidget) -> None:
-        super().__init__(window)
-        self.seconds = 0.0
-        """A running mean; 0 before the first redraw."""
-        self._begun: float | None = None
-        window.installEventFilter(self)
-
-    @classmethod
-    def of(cls, widget: QWidget) -> RedrawMeter:
-        """That of the window in which ``widget`` is now."""
-        window = widget.window()
-        assert window is not None
-        found = window.findChild(cls, options=Qt.FindChildOption.FindDirectChildrenOnly)
-        return found if isinstance(found, cls) else cls(window)
-
-    def pause(self, shortest: float, longest: float) -> float:
-        """Seconds from one redraw to the next, so that they take no more than :data:`SHARE` of the time."""
-        return min(max(self.seconds / SHARE, shortest), longest)
-
-    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
-        if event is not None and event.type() == QEvent.Type.UpdateRequest and self._begun is None:
-            self._begun = time.perf_counter()
-            QTimer.singleShot(0, self._take)  # the window is drawn before any timer gets its turn
-        return False
-
-    def _take(self) -> None:
-        if self._begun is not None:
-            seconds, self._begun = time.perf_counter() - self._begun, None
-            self.seconds += (_WEIGHT if self.seconds else 1.0) * (seconds - self.seconds)

@@ -1,4 +1,4 @@
-"""The run behind the widget: started, watched, resumed and stopped here; everything else hears of it by events.
+"""The run behind the widget: started, watched, resumed and stopped here; everything else follows its events.
 
 There is one controller in a session of napari. It outlives the widget, so that training goes on when the widget is
 closed, and a widget that is opened later finds it again.
@@ -7,16 +7,18 @@ closed, and a widget that is opened later finds it again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from napari.qt.threading import GeneratorWorker, create_worker
 from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtCore import QCoreApplication, QObject, Signal
 
-from napari_celltrain.runs import process
+from napari_celltrain.runs.config_file import dump_config
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.runs.history import History, HistoryBuilder
+from napari_celltrain.runs.process import Child
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import CellTrainError, RunFolderError
 from napari_celltrain.values.events import (
@@ -32,25 +34,42 @@ from napari_celltrain.values.events import (
     Warned,
 )
 from napari_celltrain.values.text import describe, printable
-from napari_celltrain.widgets import responsive
-from napari_celltrain.widgets.field_labels import in_the_window
 from napari_celltrain.widgets.preferences import remember_run
 from napari_celltrain.widgets.run.sources import (
-    FIRST_PAUSE,
     Batch,
+    ProcessRun,
     RunSource,
+    ThreadRun,
     WatchedRun,
-    in_process,
-    in_thread,
-    resumed_in_process,
-    resumed_in_thread,
     spare_cores,
 )
 
 State = Literal["idle", "preparing", "training", "stopping", "finished", "failed"]
 
+_TRAIN = ("train", "-", "--json")
 _NO_REASON = "The run ended without saying why."
 _PASSING = (StepDone, ValidationProgressed, Prepared)  # of no interest once they are past
+
+
+@dataclass(slots=True)
+class _Course:
+    """What the events of a run amount to."""
+
+    has_begun: bool = False
+    stop_request: StopRequest | None = None
+    outcome: Finished | Failed | None = None
+    warning: str = ""
+
+    def add(self, event: Event) -> None:
+        match event:
+            case Started():  # a run that is resumed starts more than once
+                self.has_begun, self.stop_request, self.outcome = True, None, None
+            case StopRequested():
+                self.stop_request = "stop-now" if event.now else self.stop_request or "stop"
+            case Finished() | Failed():
+                self.outcome = event
+            case Warned():
+                self.warning = event.message
 
 
 class RunController(QObject):
@@ -64,27 +83,33 @@ class RunController(QObject):
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        self._state: State = "idle"
+        self.config: RunConfig | None = None
+        """That of the run shown, where it can be read."""
         self._source: RunSource | None = None
         self._worker: Any = None
-        self._next: tuple[RunSource, RunConfig | None, bool] | None = None
-        self._waiting: process.WaitingChild | None = None
-        self.config: RunConfig | None = None
-        self.watching = False
-        self._pause = FIRST_PAUSE
-        self._stop_request: StopRequest | None = None
+        self._waiting: Child | None = None
         self._forget()
 
     # --- what is known -------------------------------------------------------------------------------------
 
     @property
     def state(self) -> State:
-        return self._state
+        if self.is_busy:
+            return "stopping" if self.stop_request else "training" if self._course.has_begun else "preparing"
+        if self._source is None or self._source.left:
+            return "idle"
+        if isinstance(self.outcome, Finished):
+            return "finished"
+        return "idle" if self.stop_request and not self._course.has_begun else "failed"
 
     @property
     def is_busy(self) -> bool:
         """Whether a run is going on, or is being read."""
-        return self._state in ("preparing", "training", "stopping")
+        return self._worker is not None
+
+    @property
+    def watching(self) -> bool:
+        return isinstance(self._source, WatchedRun)
 
     @property
     def is_training(self) -> bool:
@@ -102,18 +127,22 @@ class RunController(QObject):
 
     @property
     def stop_request(self) -> StopRequest | None:
-        """The most urgent stop asked for so far."""
-        return self._stop_request
-
-    @property
-    def message(self) -> str:
-        """Why the run failed; empty while it did not."""
-        return self._message
+        """The most urgent stop asked for so far, here or elsewhere."""
+        asked = {self._course.stop_request, None if self._source is None else self._source.stop_request}
+        return "stop-now" if "stop-now" in asked else "stop" if "stop" in asked else None
 
     @property
     def outcome(self) -> Finished | Failed | None:
         """How the run ended; None while it goes on."""
-        return self._outcome
+        return self._course.outcome
+
+    @property
+    def message(self) -> str:
+        """Why the run failed; empty while it did not."""
+        if self.state != "failed":
+            return ""
+        reason = self.outcome.message if isinstance(self.outcome, Failed) else self._course.warning
+        return printable(reason or _NO_REASON)
 
     @property
     def events(self) -> Batch:
@@ -126,52 +155,57 @@ class RunController(QObject):
     # --- what can be asked for -------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Start the training process ahead, so that :meth:`start` answers at once. May be called often."""
+        """Start the training process ahead: it loads torch and waits, so that :meth:`start` answers at once.
+
+        May be called often.
+        """
         if self._waiting is None and not self.is_busy:
             with contextlib.suppress(RunFolderError):  # start() will say so
-                self._waiting = process.prepare()
+                self._waiting = Child(*_TRAIN)
 
     def dismiss(self) -> None:
         """End the process that :meth:`prepare` started and nobody needed."""
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
-            waiting.close()
+            waiting.close(patience=0)
 
     def start(self, config: RunConfig, own_process: bool = True) -> None:
-        """Train as ``config`` says; all that goes wrong is told by events and :attr:`failed`."""
+        """Train as ``config`` says; all that goes wrong comes by events and :attr:`failed`."""
         self._refuse_if_training()
-        asked, config = config, _with_a_core_left(config)
-        notice: Warned | None = None
-        if own_process:
-            try:
-                source = in_process(config, self._take_waiting())
-            except RunFolderError as error:
-                notice = Warned(message=f"{error} Training runs inside napari instead, and ends with it.")
-                own_process = False
-        if not own_process:
-            self.dismiss()
-            source = in_thread(config)
-        self._begin(source, asked, watching=False)
-        if notice is not None:
-            show_warning(notice.message)
-            self._receive((notice,))
+        spared = _with_a_core_left(config)
+
+        def train() -> Iterator[Event]:
+            from napari_celltrain.runs import session
+
+            return session.run(spared)
+
+        child, notice = self._child(own_process, dump_config(spared), *_TRAIN)
+        results = config.data.results
+        self._begin(ThreadRun(train, results) if child is None else ProcessRun(child, results), config, notice)
 
     def resume(self, folder: RunFolder, epochs: int | None = None, own_process: bool = True) -> None:
         """Continue a run of which nothing is training; ``epochs`` gives it a new end."""
         self._refuse_if_training()
-        self.dismiss()
-        source = resumed_in_process(folder, epochs) if own_process else resumed_in_thread(folder, epochs)
-        self._begin(source, _config_of(folder), watching=False)
+
+        def resume() -> Iterator[Event]:
+            from napari_celltrain.runs import session
+
+            return session.resume(folder.path, epochs=epochs)
+
+        new_end = [] if epochs is None else ["--epochs", str(epochs)]
+        child, notice = self._child(own_process, "", "resume", str(folder.path.absolute()), "--json", *new_end)
+        results = folder.path.parent
+        source = ThreadRun(resume, results, folder) if child is None else ProcessRun(child, results, folder)
+        self._begin(source, _config_of(folder), notice)
 
     def watch(self, folder: RunFolder) -> None:
         """Follow a run that something else trains, or show one that has ended."""
         self._refuse_if_training()
-        self._begin(WatchedRun(folder), _config_of(folder), watching=True)
+        self._begin(WatchedRun(folder), _config_of(folder))
 
     def stop(self) -> None:
         """The first time: after the next validation; the second time: now."""
-        if self.is_busy:
-            self.request_stop(now=self._stop_request is not None)
+        self.request_stop(now=self.stop_request is not None)
 
     def request_stop(self, now: bool) -> None:
         if self._source is None or not self.is_busy:
@@ -181,120 +215,85 @@ class RunController(QObject):
         except CellTrainError as error:
             show_error(str(error))
             return
-        self._stop_request = "stop-now" if now else self._stop_request or "stop"
-        self._state = "stopping"
         self.stateChanged.emit()
-
-    def set_pause(self, seconds: float) -> None:
-        """Of news that supersede one another, such as steps, tell the latest only so often."""
-        self._pause = seconds
-        if self._source is not None:
-            self._source.pause = seconds
 
     def leave(self) -> None:
         """Listen no longer. Training goes on in its own process; inside napari, it saves its best model and ends."""
         if self._source is not None and self.is_busy:
             self._source.leave()
 
-    # --- the worker ------------------------------------------------------------------------------------------
+    # --- starting ----------------------------------------------------------------------------------------------
 
     def _refuse_if_training(self) -> None:
         if self.is_training:
             raise RunFolderError("A run is being trained already. Stop it first, or wait for its end.")
 
-    def _take_waiting(self) -> process.WaitingChild:
+    def _child(self, wanted: bool, text: str, *arguments: str) -> tuple[Child | None, Warned | None]:
+        """A process with ``arguments`` that was sent ``text``; else, where it was ``wanted``, why there is none."""
+        if not wanted or arguments != _TRAIN or (self._waiting is not None and not self._waiting.is_running()):
+            self.dismiss()
+        if not wanted:
+            return None, None
         waiting, self._waiting = self._waiting, None
-        if waiting is not None and not waiting.is_alive():
-            waiting.close()
-            waiting = None
-        return waiting or process.prepare()
+        try:
+            child = waiting or Child(*arguments)
+        except RunFolderError as error:
+            return None, Warned(message=f"{error} Training runs inside napari instead, and ends with it.")
+        child.send(text)
+        return child, None
 
-    def _begin(self, source: RunSource, config: RunConfig | None, watching: bool) -> None:
-        if self._worker is not None:  # a run that is only watched: let go of it first
-            self._next = (source, config, watching)
-            if self._source is not None:
-                self._source.leave()
-            return
-        self._source = source
-        source.pause = self._pause
+    def _begin(self, source: RunSource, config: RunConfig | None, notice: Warned | None = None) -> None:
+        self.leave()  # a run that is only watched
+        self._source, self.config = source, config
         self._forget()
-        self.config, self.watching = config, watching
-        self._state = "preparing"
-        responsive.begin()  # also for the plot and the predictions, which threads draw and read
         self._worker = create_worker(_relay, source, _start_thread=False, _worker_class=_Worker)
         self._worker.source = source
         self._worker.yielded.connect(self._receive)
-        self._worker.finished.connect(self._end)
+        self._worker.returned.connect(self._end)
         self._worker.start()
-        if source.folder is not None and not watching:
+        if source.folder is not None and not self.watching:
             remember_run(source.folder.path)
         self.stateChanged.emit()
+        if notice is not None:
+            show_warning(notice.message)
+            self._receive((source, (notice,)))
 
     def _forget(self) -> None:
-        """Make room for what the next run will tell."""
-        self.config, self.watching = None, False
+        """Make room for the events of the next run."""
         self._history = HistoryBuilder()
+        self._course = _Course()
         self._events: list[Event] = []
-        self._stop_request = None
-        self._outcome: Finished | Failed | None = None
-        self._last_warning = ""
-        self._message = ""
-        self._begun = False
 
-    def _receive(self, batch: Batch) -> None:
-        before = self._state
+    # --- following -----------------------------------------------------------------------------------------------
+
+    def _receive(self, told: tuple[RunSource, Batch]) -> None:
+        source, batch = told
+        if source is not self._source:  # one that was left
+            return
+        before = self.state
         for event in batch:
             self._history.add(event)
-            self._note(event)
+            self._course.add(event)
+            if isinstance(event, Started) and not self.watching and self.folder is not None:
+                remember_run(self.folder.path)
         self._events += [event for event in batch if not isinstance(event, _PASSING)]
         self.eventsReceived.emit(batch)
-        if self._state != before:
+        if self.state != before:
             self.stateChanged.emit()
 
-    def _note(self, event: Event) -> None:
-        if isinstance(event, Started):
-            self._begun, self._outcome = True, None
-            if self._stop_request is None:
-                self._state = "training"
-            if not self.watching and self.folder is not None:
-                remember_run(self.folder.path)
-        elif isinstance(event, StopRequested):
-            self._stop_request = "stop-now" if event.now else self._stop_request or "stop"
-            self._state = "stopping"
-        elif isinstance(event, Finished | Failed):
-            self._outcome = event
-        elif isinstance(event, Warned):
-            self._last_warning = event.message
-
-    def _end(self) -> None:
-        responsive.end()
-        source, self._worker = self._source, None
-        outcome = self._outcome
-        if self._next is not None:
-            following, self._next = self._next, None
-            self._begin(*following)
+    def _end(self, source: RunSource) -> None:
+        if source is not self._source:
             return
-        if source is not None and source.left:
-            self._state = "idle"
-        elif isinstance(outcome, Finished):
-            self._state = "finished"
-        elif not self._begun and self._stop_request is not None:
-            self._state = "idle"
-        else:
-            message = outcome.message if outcome is not None else self._last_warning
-            self._state, self._message = "failed", in_the_window(printable(message or _NO_REASON))
+        self._worker = None
         # first the form, then the people: whatever a notification meets on its way must not leave a dead button
         self.stateChanged.emit()
-        self._tell(outcome)
-
-    def _tell(self, outcome: Finished | Failed | None) -> None:
-        """Say how it ended; of a run that is only watched, and ended before, it is no news."""
-        if self._state == "finished" and not self.watching and outcome is not None:
-            show_info(printable(describe(outcome) or ""))
-        elif self._state == "failed":
-            if not (self.watching and outcome is not None):
-                show_error(self._message)
-            self.failed.emit(self._message)
+        # how a run that is only watched ended before is not shown again
+        if self.state == "finished" and not self.watching and self.outcome is not None:
+            show_info(printable(describe(self.outcome) or ""))
+        elif self.state == "failed":
+            if not (self.watching and self.outcome is not None):
+                show_error(self.message)
+            self.failed.emit(self.message)
 
 
 class _Worker(GeneratorWorker):  # type: ignore[misc]  # napari is untyped
@@ -306,9 +305,11 @@ class _Worker(GeneratorWorker):  # type: ignore[misc]  # napari is untyped
         self.source.leave()
 
 
-def _relay(source: RunSource) -> Iterator[Batch]:
+def _relay(source: RunSource) -> Generator[tuple[RunSource, Batch], None, RunSource]:
     """The generator function that napari's worker runs."""
-    yield from source.batches()
+    for batch in source.batches():
+        yield source, batch
+    return source
 
 
 def shared_controller() -> RunController:

@@ -31,7 +31,7 @@ from qtpy.QtWidgets import QMainWindow, QSizePolicy, QVBoxLayout, QWidget
 from napari_celltrain.runs.history import Curves, History, Palette
 from napari_celltrain.values.events import EpochDone, Event, Failed, Finished, Started, Validated
 from napari_celltrain.widgets.layers import PAUSE_MS
-from napari_celltrain.widgets.responsive import RedrawMeter, drawn_once, hold_redraws
+from napari_celltrain.widgets.responsive import drawn_once, hold_redraws, pause, quick_switching
 from napari_celltrain.widgets.run.controller import RunController
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class QuietCanvas(FigureCanvasQTAgg):
     def _work(self, changes: list[Change]) -> None:
         image = None
         try:
-            with self._lock:
+            with self._lock, quick_switching():
                 for change in changes:
                     change()
                 image = self._render()
@@ -194,7 +194,7 @@ class CurvesPlot(QWidget):
         """Show it soon: within half a second where the window is drawn quickly."""
         self._history = history
         if not self._timer.isActive():
-            left = self._drawn_at + RedrawMeter.of(self).pause(*PAUSES) - time.monotonic()
+            left = self._drawn_at + pause(*PAUSES) - time.monotonic()
             self._timer.start(max(0, int(left * 1000)))
 
     def resizeEvent(self, event: QResizeEvent | None) -> None:

@@ -21,6 +21,7 @@ from qtpy.QtWidgets import QWidget
 from napari_celltrain.data.differences import DESCRIPTIONS, Difference
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.values.events import Event, Failed, Finished, Validated
+from napari_celltrain.widgets.background import explain
 from napari_celltrain.widgets.layers import (
     PAUSE_MS,
     beside_the_others,
@@ -30,8 +31,7 @@ from napari_celltrain.widgets.layers import (
     undisturbed,
 )
 from napari_celltrain.widgets.previews import Preview, PreviewVolume, open_preview_volume, read_preview
-from napari_celltrain.widgets.responsive import SHARE, RedrawMeter, hold_redraws
-from napari_celltrain.widgets.run.sources import failure
+from napari_celltrain.widgets.responsive import SHARE, hold_redraws, quick_switching, redraw_seconds
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -239,9 +239,7 @@ class PredictionLayers(QObject):
         self.epoch = epoch
         self.shown.emit()
         if rests and not self._ended and self._chosen is None:
-            window = self.parent()
-            redraw = RedrawMeter.of(window).seconds if isinstance(window, QWidget) else 0.0
-            seconds = self._seconds + _NUM_REDRAWS * redraw
+            seconds = self._seconds + _NUM_REDRAWS * redraw_seconds()
             self._rest.start(int(1000 * min(seconds / SHARE, LONGEST_REST)))
 
     def _set(self, name: str, kind: str, data: Any, **looks: Any) -> Any:
@@ -256,13 +254,14 @@ def _read(task: _Task) -> _Loaded | _Unread:
     """What is to be shown, or what went wrong (an exception as a result would be raised by napari's worker)."""
     volume, task.volume = task.volume, None
     try:
-        if volume is None:
-            volume = open_preview_volume(task.folder)
-        preview = read_preview(task.folder, volume, task.path, task.epoch)
-        _warm_up(volume.labels.dtype, preview.labels.dtype)
+        with quick_switching():
+            if volume is None:
+                volume = open_preview_volume(task.folder)
+            preview = read_preview(task.folder, volume, task.path, task.epoch)
+            _warm_up(volume.labels.dtype, preview.labels.dtype)
         return _Loaded(task.folder, volume, preview)
     except Exception as error:
-        return _Unread(task.folder, failure(error, "Reading the prediction").message)
+        return _Unread(task.folder, explain(error, "Reading the prediction"))
 
 
 def _warm_up(*dtypes: np.dtype[Any]) -> None:

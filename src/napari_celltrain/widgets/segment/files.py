@@ -1,12 +1,10 @@
-"""Segmenting files, by a process of its own, followed from a worker thread.
+"""Segmenting files, by a process of its own.
 
 The files that were written; a double click opens one with its image.
 """
 
 from __future__ import annotations
 
-import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QAbstractItemView, QListWidget, QListWidgetItem, QWidget
 
-from napari_celltrain.predict.process import PredictChild, PredictRequest
+from napari_celltrain.predict.process import PredictRequest, segment_in_process
 from napari_celltrain.values.config import DataConfig
 from napari_celltrain.values.errors import CellTrainError
 from napari_celltrain.values.events import Failed, Prepared, Saved, Warned
@@ -22,10 +20,6 @@ from napari_celltrain.values.text import printable
 from napari_celltrain.widgets.background import Job
 from napari_celltrain.widgets.previews import PairOpener
 from napari_celltrain.widgets.theme import tooltip
-
-_LOOK_SECONDS = 0.1
-_PATIENCE_SECONDS = 1.5
-"""What an interrupted process may take to leave; then it is killed. What it had written is whole either way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +36,8 @@ def segment_files(job: Job, request: PredictRequest) -> int:
 
     job.tell(0, 0, "Starting")
     images = {stem_of(path): path for entry in request.inputs for path in find_volumes(entry)}
-    child = PredictChild(request)
-    threading.Thread(target=_end_with, args=(job, child), name="celltrain-predict", daemon=True).start()
     num_written = 0
-    for event in child.events():
+    for event in segment_in_process(request, lambda: job.is_cancelled):
         match event:
             case Prepared():
                 stage = printable(event.stage)
@@ -60,19 +52,6 @@ def segment_files(job: Job, request: PredictRequest) -> int:
             case Failed():
                 raise CellTrainError(printable(event.message))
     return num_written
-
-
-def _end_with(job: Job, child: PredictChild) -> None:
-    """Interrupt the process once the job is given up; also when the window is gone."""
-    while child.poll() is None:
-        if job.wait_for_cancel(_LOOK_SECONDS):
-            child.interrupt()
-            deadline = time.monotonic() + _PATIENCE_SECONDS
-            while child.poll() is None:
-                if time.monotonic() > deadline:
-                    child.kill()
-                    return
-                time.sleep(_LOOK_SECONDS)
 
 
 # --- file list -------------------------------------------------------------------------------------------

@@ -20,12 +20,10 @@ from napari_celltrain.widgets.background import Background
 from napari_celltrain.widgets.forms.focus import FocusRing
 from napari_celltrain.widgets.layers import LayerSource
 from napari_celltrain.widgets.preferences import ask_and_load, ask_and_save, last_run, preferences
-from napari_celltrain.widgets.responsive import RedrawMeter
 from napari_celltrain.widgets.run.closing import CloseGuard, Farewell
 from napari_celltrain.widgets.run.controller import RunController, shared_controller
 from napari_celltrain.widgets.run.curves import CurvesDock
 from napari_celltrain.widgets.run.panel import RunPanel
-from napari_celltrain.widgets.run.sources import PAUSES
 from napari_celltrain.widgets.train.augmentation_tab import AugmentationTab
 from napari_celltrain.widgets.train.data_check import start_problems, texts_of
 from napari_celltrain.widgets.train.data_tab import DataTab
@@ -195,7 +193,6 @@ class TrainWidget(QWidget):
             self.tabs.setCurrentIndex(0)
 
     def _take_events(self, events: tuple[Event, ...]) -> None:
-        self.controller.set_pause(RedrawMeter.of(self).pause(*PAUSES))
         for event in events:
             if isinstance(event, Started):
                 self._steps_per_epoch = event.steps_per_epoch
