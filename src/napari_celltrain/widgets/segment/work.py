@@ -23,7 +23,6 @@ from napari_celltrain.values.decoding import ObjectDecoding
 from napari_celltrain.values.errors import DataError
 from napari_celltrain.values.text import count
 from napari_celltrain.widgets.background import Job
-from napari_celltrain.widgets.responsive import import_engine
 from napari_celltrain.widgets.run.sources import spare_cores
 from napari_celltrain.widgets.segment.model_panel import um
 
@@ -75,7 +74,6 @@ def segment_volume(
 ) -> Result | None:
     """The labels of ``image``; None where the job was given up. Raises :class:`CellTrainError`."""
     job.tell(0, 0, LOADING)
-    import_engine()
     importlib.import_module("pandas")  # napari's first labels need it, and the window should not wait for it
     from napari_celltrain.engine.device import resolve_device, set_threads
     from napari_celltrain.nets.normalize import measure

@@ -16,7 +16,6 @@ from napari_celltrain.values.config import ZYX, RunConfig, Spacing
 from napari_celltrain.values.decoding import Target
 from napari_celltrain.widgets.background import Background
 from napari_celltrain.widgets.layers import LayerSource, beside_the_others, find_layer, show_layer, sized, undisturbed
-from napari_celltrain.widgets.responsive import import_engine
 
 if TYPE_CHECKING:
     from napari_celltrain.engine.patches import PatchSource
@@ -148,7 +147,6 @@ def mosaic(patches: Sequence[NDArray[T]], fill: float) -> NDArray[T]:
 
 def _prepare(config: RunConfig) -> Generator[None, None, Ready]:
     """As training prepares itself. Raises :class:`CellTrainError`."""
-    import_engine()
     from napari_celltrain.runs.config_file import check_settings
     from napari_celltrain.runs.prepare import prepare
 
