@@ -15,7 +15,6 @@ from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import CellTrainError, Problem
 from napari_celltrain.values.events import EpochDone, Event, Started
-from napari_celltrain.widgets import responsive
 from napari_celltrain.widgets.background import Background
 from napari_celltrain.widgets.forms.focus import FocusRing
 from napari_celltrain.widgets.layers import LayerSource
@@ -279,7 +278,6 @@ class TrainWidget(QWidget):
             tab.valueChanged.connect(self._renew_context)
         self.data_tab.reportChanged.connect(self._renew_context)
         self.augmentation_tab.previewRequested.connect(self._preview_patches)
-        self.viewer.layers.events.removed.connect(_let_go)
         self.tabs.currentChanged.connect(self._turn_tab)
         self.panel.startRequested.connect(self.start)
         self.panel.settingsRequested.connect(self._use_settings)
@@ -333,11 +331,6 @@ class TrainWidget(QWidget):
         if not controller.is_busy:
             controller.dismiss()
         QTimer.singleShot(0, Farewell(self, window, controller).say)
-
-
-def _let_go(event: object) -> None:
-    """A layer of the user was removed; whatever holds it in a circle has to be found."""
-    responsive.collect_as_usual()
 
 
 def _running_folder(path: Path) -> RunFolder | None:
