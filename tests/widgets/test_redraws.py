@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 
 import pytest
-from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtCore import QEvent, QObject
 from qtpy.QtGui import QPaintEvent
-from qtpy.QtWidgets import QDockWidget, QMainWindow, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QMainWindow, QVBoxLayout, QWidget
 
 from napari_celltrain.values.events import EpochDone, StepDone
 from napari_celltrain.widgets import responsive
-from napari_celltrain.widgets.responsive import drawn_once, hold_redraws, pause
+from napari_celltrain.widgets.responsive import drawn_once, pause
 from napari_celltrain.widgets.run.progress import RunProgress
 
 SECONDS = 0.03
@@ -77,20 +77,6 @@ def test_widgets_are_drawn_again_after_an_error(qtbot) -> None:
     with pytest.raises(ValueError, match="mine"), drawn_once(content):
         raise ValueError("mine")
     assert content.updatesEnabled()
-
-
-@pytest.mark.parametrize("undocks", [False, True])
-def test_a_window_that_is_held_is_drawn_again(qtbot, undocks: bool) -> None:
-    window = window_with(qtbot, QWidget())
-    dock = QDockWidget()
-    dock.setWidget(QWidget())
-    window.addDockWidget(Qt.DockWidgetArea.RightDockWidgetArea, dock)
-    hold_redraws(dock.widget())
-    assert not window.updatesEnabled()
-    dock.setFloating(undocks)
-    qtbot.waitUntil(window.updatesEnabled)
-    assert dock.updatesEnabled()
-    assert dock.widget().updatesEnabled()
 
 
 def test_a_window_that_is_slow_to_draw_is_drawn_seldom(qtbot, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
-from qtpy.QtCore import QCoreApplication, QEvent, QTimer
-from qtpy.QtWidgets import QDockWidget, QWidget
+from qtpy.QtCore import QCoreApplication, QEvent
+from qtpy.QtWidgets import QWidget
 
 _INTERVAL = 0.0005  # seconds
 _lock = threading.Lock()
@@ -43,7 +41,6 @@ Where the processor draws, as over a remote desktop, any change in a window that
 window put together anew: 20 ms and more. A graphics card does that in far less, and news come as much more often.
 """
 _NUM_LEVELS = 12  # of layouts in layouts
-_HELD_MS = 8
 _WEIGHT = 0.2  # of the latest redraw in the mean
 
 
@@ -77,20 +74,3 @@ def drawn_once(widget: QWidget) -> Iterator[None]:
     begun = time.perf_counter()
     QCoreApplication.sendPostedEvents(widget.window(), QEvent.Type.UpdateRequest.value)
     _redraw_seconds += _WEIGHT * (time.perf_counter() - begun - _redraw_seconds)
-
-
-def hold_redraws(widget: QWidget) -> None:
-    """Have the window drawn a moment later: what is done now and drawing it delay the event loop one after the other,
-    and not together."""
-    window = widget.window()
-    if window is not None:
-        window.setUpdatesEnabled(False)
-        QTimer.singleShot(_HELD_MS, partial(_release, window))
-
-
-def _release(window: QWidget) -> None:
-    with contextlib.suppress(RuntimeError):  # it was closed meanwhile
-        window.setUpdatesEnabled(True)
-        for dock in window.findChildren(QDockWidget):
-            if dock.isWindow():  # undocked meanwhile: a window of its own, which the line above passes over
-                dock.setUpdatesEnabled(True)

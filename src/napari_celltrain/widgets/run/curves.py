@@ -31,7 +31,7 @@ from qtpy.QtWidgets import QMainWindow, QSizePolicy, QVBoxLayout, QWidget
 from napari_celltrain.runs.history import Curves, History, Palette
 from napari_celltrain.values.events import EpochDone, Event, Failed, Finished, Started, Validated
 from napari_celltrain.widgets.layers import PAUSE_MS
-from napari_celltrain.widgets.responsive import drawn_once, hold_redraws, pause, quick_switching
+from napari_celltrain.widgets.responsive import drawn_once, pause, quick_switching
 from napari_celltrain.widgets.run.controller import RunController
 
 if TYPE_CHECKING:
@@ -333,7 +333,6 @@ class CurvesDock(QObject):
                 # Below the canvas only: the widget at the right keeps its whole height.
                 window.setCorner(_CORNER, Qt.DockWidgetArea.RightDockWidgetArea)
                 window.resizeDocks([dock], [_HEIGHT], Qt.Orientation.Vertical)
-        hold_redraws(self._widget)
         self._plot.show_history(self._controller.history())
 
     def _is_docked(self) -> bool:

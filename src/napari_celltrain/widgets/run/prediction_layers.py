@@ -16,7 +16,6 @@ from napari.qt.threading import create_worker
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.notifications import show_warning
 from qtpy.QtCore import QObject, QTimer, Signal
-from qtpy.QtWidgets import QWidget
 
 from napari_celltrain.data.differences import DESCRIPTIONS, Difference
 from napari_celltrain.runs.folder import RunFolder
@@ -31,7 +30,7 @@ from napari_celltrain.widgets.layers import (
     undisturbed,
 )
 from napari_celltrain.widgets.previews import Preview, PreviewVolume, open_preview_volume, read_preview
-from napari_celltrain.widgets.responsive import SHARE, hold_redraws, quick_switching, redraw_seconds
+from napari_celltrain.widgets.responsive import SHARE, quick_switching, redraw_seconds
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -222,9 +221,6 @@ class PredictionLayers(QObject):
             raise
         self._seconds += time.perf_counter() - begun
         is_new = len(self._viewer.layers) != num_layers
-        window = self.parent()
-        if is_new and isinstance(window, QWidget):
-            hold_redraws(window)
         if self._steps:
             self._timer.start(_TURN_MS if is_new else PAUSE_MS)
         else:
