@@ -205,15 +205,13 @@ def test_the_last_prediction_is_shown_when_the_run_ends(
     qtbot.waitUntil(lambda: layers.epoch == 3, timeout=10_000)
 
 
-def test_the_tools_of_a_layer_are_there_a_moment_later(
-    qtbot, viewer: ViewerModel, layers: PredictionLayers, tmp_path: Path
-) -> None:
+def test_the_tools_of_a_layer_are_there(qtbot, viewer: ViewerModel, layers: PredictionLayers, tmp_path: Path) -> None:
     show(qtbot, layers, make_run(tmp_path), 1)
     of_napari = [overlay.visible for overlay in Labels(np.zeros((1, 1, 1), np.uint8))._overlays.values()]
     assert any(of_napari)
     for name in (LABELS, PREDICTION, ERRORS):
         overlays = find_layer(viewer, name)._overlays.values()
-        qtbot.waitUntil(lambda shown=overlays: [overlay.visible for overlay in shown] == of_napari)
+        assert [overlay.visible for overlay in overlays] == of_napari
 
 
 def test_a_layer_that_the_user_removes_stays_away(

@@ -9,13 +9,11 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from napari.layers import Image, Labels
-from qtpy.QtCore import QTimer
 
 from napari_celltrain.io.axes import spacing_or_none
 from napari_celltrain.io.volume import ArrayVolume, Volume, fingerprint
@@ -201,23 +199,13 @@ def show_layer(viewer: Any, kind: str, key: str, data: Any, **options: Any) -> A
     if layer is None:
         make = Labels if kind == "labels" else Image
         layer = make(data, name=key, metadata={OWN_LAYER: key}, **options)
-        _add_in_turns(viewer, layer)
+        viewer.add_layer(layer)
         return layer
     layer.data = data
     for name in ("units", "scale", "translate"):
         if name in options and tuple(getattr(layer, name)) != tuple(options[name]):
             setattr(layer, name, options[name])
     return layer
-
-
-def _add_in_turns(viewer: Any, layer: Any) -> None:
-    """Add the layer; what napari draws upon it for its tools, which takes as long again, follows a moment later."""
-    tools = [overlay for overlay in getattr(layer, "_overlays", {}).values() if overlay.visible]
-    for overlay in tools:
-        overlay.visible = False
-    viewer.add_layer(layer)
-    for turn, overlay in enumerate(tools, start=1):
-        QTimer.singleShot(turn * PAUSE_MS, partial(setattr, overlay, "visible", True))
 
 
 @contextmanager

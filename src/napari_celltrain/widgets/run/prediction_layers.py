@@ -49,7 +49,6 @@ COLORS = {
 LONGEST_REST = 20.0
 """Seconds: a prediction is renewed that often even where it takes the window long to show it."""
 _NUM_REDRAWS = 2  # to renew the prediction and its errors
-_TURN_MS = 4 * PAUSE_MS  # from one layer to the next: those that are added have tools, which come after them
 
 _warmed_up: set[np.dtype[Any]] = set()
 
@@ -211,7 +210,7 @@ class PredictionLayers(QObject):
         if not self._steps:
             return
         step = self._steps.popleft()
-        begun, num_layers = time.perf_counter(), len(self._viewer.layers)
+        begun = time.perf_counter()
         try:
             with undisturbed(self._viewer):
                 step()
@@ -220,9 +219,8 @@ class PredictionLayers(QObject):
             self._failed = True
             raise
         self._seconds += time.perf_counter() - begun
-        is_new = len(self._viewer.layers) != num_layers
         if self._steps:
-            self._timer.start(_TURN_MS if is_new else PAUSE_MS)
+            self._timer.start(PAUSE_MS)
         else:
             self._load()
 
