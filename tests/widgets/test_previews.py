@@ -244,7 +244,7 @@ def test_data_that_are_gone_are_told_once(
     layers.add_events((validated(1),), folder)
     qtbot.waitUntil(lambda: bool(told), timeout=10_000)
     layers.add_events((validated(2),), folder)
-    qtbot.waitUntil(lambda: layers._worker is None, timeout=10_000)
+    qtbot.waitUntil(lambda: not layers.is_busy, timeout=10_000)
     assert len(told) == 1
     assert len(viewer.layers) == 1
 

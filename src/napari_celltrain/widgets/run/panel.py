@@ -257,7 +257,6 @@ class RunPanel(QWidget):
         self.show_predictions.toggled.connect(self._toggle_predictions)
         self.slider.valueChanged.connect(self._go_to_epoch)
         self.predictions.epochsChanged.connect(self._renew_slider)
-        self.predictions.shown.connect(self._renew_epoch)
         self._controller.stateChanged.connect(self._renew)
         self._controller.eventsReceived.connect(self._add)
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import time
-from collections import deque
-from collections.abc import Callable, Container
-from dataclasses import dataclass
+from collections.abc import Container, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.qt.threading import create_worker
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.notifications import show_warning
 from qtpy.QtCore import QObject, QTimer, Signal
@@ -20,7 +17,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from napari_celltrain.data.differences import DESCRIPTIONS, Difference
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.values.events import Event, Failed, Finished, Validated
-from napari_celltrain.widgets.background import explain
+from napari_celltrain.widgets.background import Background, Job
 from napari_celltrain.widgets.layers import (
     PAUSE_MS,
     beside_the_others,
@@ -30,7 +27,7 @@ from napari_celltrain.widgets.layers import (
     undisturbed,
 )
 from napari_celltrain.widgets.previews import Preview, PreviewVolume, open_preview_volume, read_preview
-from napari_celltrain.widgets.responsive import SHARE, quick_switching, redraw_seconds
+from napari_celltrain.widgets.responsive import SHARE, redraw_seconds
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -49,58 +46,39 @@ COLORS = {
 LONGEST_REST = 20.0
 """Seconds: a prediction is renewed that often even where it takes the window long to show it."""
 _NUM_REDRAWS = 2  # to renew the prediction and its errors
+_OVER = object()
 
 _warmed_up: set[np.dtype[Any]] = set()
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    folder: RunFolder
-    volume: PreviewVolume
-    preview: Preview
-
-
-@dataclass(frozen=True, slots=True)
-class _Unread:
-    folder: RunFolder
-    message: str
-
-
-@dataclass(slots=True)
-class _Task:
-    folder: RunFolder
-    volume: PreviewVolume | None
-    """Taken out when it is read: napari never lets go of a worker, nor of what it was given."""
-    path: str
-    epoch: int
 
 
 class PredictionLayers(QObject):
     """Shows the latest prediction, or that of the epoch chosen by :meth:`show_epoch`."""
 
     epochsChanged = Signal()
-    shown = Signal()
-    """The layers are those of :attr:`epoch` now."""
 
     def __init__(self, viewer: Viewer, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._viewer = viewer
         self._enabled = True
-        self._worker: Any = None
-        self._steps: deque[Callable[[], None]] = deque()
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.timeout.connect(self._step)
+        self._reading = Background("Reading the prediction", self)
+        self._reading.answered.connect(self._show)
+        self._reading.failed.connect(self._fail)
+        self._reading.ended.connect(self._load)
+        self._steps: Iterator[None] | None = None
+        self._turn = QTimer(self)
+        self._turn.timeout.connect(self._step)
         self._rest = QTimer(self)
-        self._rest.setSingleShot(True)
         self._rest.timeout.connect(self._load)
+        for timer in (self._turn, self._rest):
+            timer.setSingleShot(True)
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew with another run; its layers take the place of the old ones."""
-        self._timer.stop()
+        """Begin again with another run; its layers take the place of the old ones."""
+        self._reading.cancel()
+        self._turn.stop()
         self._rest.stop()
-        self._steps.clear()
+        self._steps = None
         self._folder: RunFolder | None = None
         self._volume: PreviewVolume | None = None
         self._paths: dict[int, str] = {}
@@ -111,6 +89,7 @@ class PredictionLayers(QObject):
         self._ended = False
         self._seconds = 0.0
         self.epoch: int | None = None
+        """That of the layers."""
         self.epochsChanged.emit()
 
     @property
@@ -121,118 +100,99 @@ class PredictionLayers(QObject):
     @property
     def is_busy(self) -> bool:
         """Whether a prediction is being read, or put into the viewer."""
-        return self._worker is not None or bool(self._steps)
-
-    @property
-    def enabled(self) -> bool:
-        return self._enabled
+        return self._reading.is_busy or self._steps is not None
 
     def set_enabled(self, enabled: bool) -> None:
         self._enabled = enabled
-        self._rest.stop()
-        self._load()
+        self._load_now()
 
     def add_events(self, events: tuple[Event, ...], folder: RunFolder | None) -> None:
         paths = {e.epoch: e.preview for e in events if isinstance(e, Validated) and e.preview is not None}
-        if any(isinstance(event, Finished | Failed) for event in events):
-            self._ended = True
-            self._rest.stop()
+        self._ended = self._ended or any(isinstance(event, Finished | Failed) for event in events)
         if folder is None or not (paths or self._ended):
             return
         self._folder = folder
         if paths:
             self._paths |= paths
             self.epochsChanged.emit()
-        self._load()
+        if self._ended:
+            self._load_now()
+        else:
+            self._load()
 
     def show_epoch(self, epoch: int | None) -> None:
         """Go back to ``epoch``, or with None follow the run again."""
         self._chosen = epoch
-        self._rest.stop()
-        self._load()
+        self._load_now()
 
     # --- reading, in a thread ------------------------------------------------------------------------------
+
+    def _load_now(self) -> None:
+        self._rest.stop()
+        self._load()
 
     def _load(self) -> None:
         """Read what is to be seen, unless it is seen already; while something is being read, when that is done."""
         wanted = self._wanted()
         if wanted is None or self._folder is None or self._failed or not self._enabled:
             return
-        if self.is_busy or self._rest.isActive():
+        if self.is_busy or self._rest.isActive() or wanted == self.epoch:
             return
-        if wanted == self.epoch and self._added:
-            return
-        self._worker = create_worker(_read, _Task(self._folder, self._volume, self._paths[wanted], wanted))
-        self._worker.returned.connect(self._show)
-        self._worker.finished.connect(self._done)
-        self._worker.start()
+        self._reading.start(partial(_read, self._folder, self._volume, self._paths[wanted], wanted))
 
     def _wanted(self) -> int | None:
-        if self._chosen in self._paths:
-            return self._chosen
-        return max(self._paths, default=None)
+        return self._chosen if self._chosen in self._paths else max(self._paths, default=None)
 
-    def _done(self) -> None:
-        self._worker = None
-        self._load()
-
-    def _show(self, loaded: _Loaded | _Unread) -> None:
-        if self._folder is None or loaded.folder.path != self._folder.path:
-            return  # another run is shown by now
-        if isinstance(loaded, _Loaded):
-            self._put(loaded)
-            return
+    def _fail(self, message: str) -> None:
         self._failed = True  # once is enough: the next validation would say the same
-        if self._folder.path.is_dir():  # where all is gone, the run itself tells
-            show_warning(f"The live prediction cannot be shown. {loaded.message}")
+        if self._folder is not None and self._folder.path.is_dir():  # where all is gone, the run itself says so
+            show_warning(f"The live prediction cannot be shown. {message}")
 
     # --- layers, in the thread of the window -----------------------------------------------------------------
 
-    def _put(self, loaded: _Loaded) -> None:
-        """One layer at a time: each costs the window up to a tenth of a second, mostly inside napari."""
-        volume, preview = loaded.volume, loaded.preview
+    def _show(self, loaded: tuple[PreviewVolume, Preview]) -> None:
         self._seconds = 0.0
-        renews = {PREDICTION, ERRORS} <= self._added
-        if self._volume is None:
-            self._volume = volume
-            self._where = sized(self._viewer, volume.voxel_size)
-            self._where["translate"] = beside_the_others(
-                self._viewer, volume.target.shape, self._where["scale"], "right"
-            )
-            self._steps.append(partial(self._put_image, volume))
-            self._steps.append(partial(self._set, LABELS, "labels", volume.labels, visible=False))
-        self._steps.append(partial(self._set, PREDICTION, "labels", preview.labels, opacity=0.5))
-        self._steps.append(partial(self._set, ERRORS, "labels", preview.errors, opacity=0.7, **error_looks()))
-        self._steps.append(partial(self._finish, preview.epoch, rests=renews))
+        self._steps = self._put(*loaded)
         self._step()
 
     def _step(self) -> None:
-        if not self._steps:
+        if self._steps is None:
             return
-        step = self._steps.popleft()
         begun = time.perf_counter()
         try:
             with undisturbed(self._viewer):
-                step()
+                is_over = next(self._steps, _OVER) is _OVER
         except Exception:  # napari shows it; the layers that are left would hardly fare better
-            self._steps.clear()
+            self._steps = None
             self._failed = True
             raise
         self._seconds += time.perf_counter() - begun
-        if self._steps:
-            self._timer.start(PAUSE_MS)
-        else:
+        if is_over:
+            self._steps = None
             self._load()
+        else:
+            self._turn.start(PAUSE_MS)
 
-    def _put_image(self, volume: PreviewVolume) -> None:
-        image = self._set(IMAGE, "image", volume.image, contrast_limits=volume.contrast)
-        if image is not None and tuple(image.contrast_limits) != volume.contrast:
-            image.contrast_limits = volume.contrast
-
-    def _finish(self, epoch: int, rests: bool) -> None:
-        self.epoch = epoch
-        self.shown.emit()
-        if rests and not self._ended and self._chosen is None:
+    def _put(self, volume: PreviewVolume, preview: Preview) -> Iterator[None]:
+        """One layer at a time: each costs the window up to a tenth of a second, mostly inside napari."""
+        is_renewed = {PREDICTION, ERRORS} <= self._added
+        if self._volume is None:
+            self._volume = volume
+            self._where = sized(self._viewer, volume.voxel_size)
+            shape, scale = volume.target.shape, self._where["scale"]
+            self._where["translate"] = beside_the_others(self._viewer, shape, scale, "right")
+            image = self._set(IMAGE, "image", volume.image, contrast_limits=volume.contrast)
+            if image is not None and tuple(image.contrast_limits) != volume.contrast:
+                image.contrast_limits = volume.contrast
+            yield
+            self._set(LABELS, "labels", volume.labels, visible=False)
+            yield
+        self._set(PREDICTION, "labels", preview.labels, opacity=0.5)
+        yield
+        self._set(ERRORS, "labels", preview.errors, opacity=0.7, **error_looks())
+        yield
+        self.epoch = preview.epoch
+        if is_renewed and not self._ended and self._chosen is None:
             seconds = self._seconds + _NUM_REDRAWS * redraw_seconds()
             self._rest.start(int(1000 * min(seconds / SHARE, LONGEST_REST)))
 
@@ -244,25 +204,21 @@ class PredictionLayers(QObject):
         return show_layer(self._viewer, kind, name, data, **self._where, **looks)
 
 
-def _read(task: _Task) -> _Loaded | _Unread:
-    """What is to be shown, or what went wrong (an exception as a result would be raised by napari's worker)."""
-    volume, task.volume = task.volume, None
-    try:
-        with quick_switching():
-            if volume is None:
-                volume = open_preview_volume(task.folder)
-            preview = read_preview(task.folder, volume, task.path, task.epoch)
-            _warm_up(volume.labels.dtype, preview.labels.dtype)
-        return _Loaded(task.folder, volume, preview)
-    except Exception as error:
-        return _Unread(task.folder, explain(error, "Reading the prediction"))
+def _read(
+    folder: RunFolder, volume: PreviewVolume | None, path: str, epoch: int, job: Job
+) -> tuple[PreviewVolume, Preview]:
+    if volume is None:
+        volume = open_preview_volume(folder)
+    preview = read_preview(folder, volume, path, epoch)
+    _warm_up(volume.labels.dtype, preview.labels.dtype)
+    return volume, preview
 
 
 def _warm_up(*dtypes: np.dtype[Any]) -> None:
     """What napari does once for the first labels of a kind: seconds of work, which need not be the window's.
 
-    It loads pandas and parts of scikit-image; where numba is installed, it compiles how numbers become colours; and
-    vispy works out the dashes of the lines that tools draw with. A camera's angles need a part of scipy.
+    It loads pandas and parts of scikit-image and of scipy (a camera's angles), compiles by numba, where installed, how
+    numbers become colours, and has vispy work out the dashes of the lines that tools draw with.
     """
     from napari.layers import Labels
 
