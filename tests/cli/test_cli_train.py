@@ -392,6 +392,6 @@ def test_only_whole_epochs_count_as_done(session, tmp_path, steps, done):
 
 def test_help_shows_what_the_fields_say():
     output = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "200"}).output
-    assert "How often training goes through the data" in output
+    assert "Number of passes through the training data" in output
     assert "from 1 to 100000; default: 60" in output
     assert "--whole-images" in output

@@ -5,20 +5,20 @@ from __future__ import annotations
 import pytest
 
 from napari_celltrain.data.report import DataReport, PairReport
-from napari_celltrain.nets.geometry import suggest_patch_size
+from napari_celltrain.nets.geometry import bytes_per_voxel, network_divisor, suggest_patch_size
 from napari_celltrain.nets.models import MODELS
 from napari_celltrain.values.config import AugmentationConfig, DataConfig, Spacing, TrainingConfig
 from napari_celltrain.values.errors import Problem
+from napari_celltrain.values.text import sizes
 from napari_celltrain.widgets import costs
 from napari_celltrain.widgets.train import advice
 from napari_celltrain.widgets.train.advice import (
     DataFacts,
     augmentation_advice,
     data_facts,
-    network_divisor,
     patch_warning,
 )
-from reports import report_of
+from reports import facts_of_report, report_of
 
 CUBIC: Spacing = (1.0, 1.0, 1.0)
 
@@ -42,20 +42,17 @@ def test_a_network_from_elsewhere_has_a_safe_divisor() -> None:
 
 def test_facts_divide_the_volumes_as_training_does() -> None:
     report = report_of([(32, 64, 64)] * 10)
-    assert len(data_facts(report).training) == 8  # type: ignore[union-attr]
-    facts = data_facts(report, DataConfig(validation_fraction=0.5))
-    assert facts is not None
+    assert len(facts_of_report(report).training) == 8
+    facts = facts_of_report(report, DataConfig(validation_fraction=0.5))
     assert (len(facts.training), len(facts.validation)) == (5, 5)
     assert facts.num_bytes == 10 * 32 * 64 * 64 * 4
 
 
 def test_facts_of_one_volume_are_its_blocks() -> None:
-    facts = data_facts(report_of([(40, 40, 200)]))
-    assert facts is not None
+    facts = facts_of_report(report_of([(40, 40, 200)]))
     assert facts.training == ((40, 40, 152),)
     assert facts.validation == ((40, 40, 40),)
-    tiny = data_facts(report_of([(16, 16, 16)]))
-    assert tiny is not None
+    tiny = facts_of_report(report_of([(16, 16, 16)]))
     assert (tiny.training, tiny.validation) == (((16, 16, 16),), ())
 
 
@@ -73,12 +70,11 @@ def test_facts_take_given_sides_and_leave_out_broken_pairs() -> None:
 
 def test_the_suggestion_is_that_of_the_engine() -> None:
     report = report_of([(51, 124, 127)] * 6, (1.75, 0.8, 0.8))
-    facts = data_facts(report)
-    assert facts is not None
+    facts = facts_of_report(report)
     found = advice.suggestion(facts, TrainingConfig())
     assert found == suggest_patch_size(facts.training, (1.75, 0.8, 0.8), (8, 16, 16))
     words = advice.suggestion_words(facts, TrainingConfig())
-    assert advice.sizes(found.patch_size) in words
+    assert sizes(found.patch_size) in words
     assert "10 × 12 × 12" in words
 
 
@@ -112,7 +108,7 @@ def test_awkward_patches_are_told() -> None:
     assert patch_warning(facts_of(3), (64, 64, 64), divisor) == ""
     assert patch_warning(facts_of(3), None, divisor) == ""
     assert "multiple of 16 × 16 × 16" in patch_warning(None, (60, 64, 64), divisor)
-    assert "along x: there their mirror" in patch_warning(facts_of(3), (64, 64, 128), divisor)
+    assert "along x: padded by reflection" in patch_warning(facts_of(3), (64, 64, 128), divisor)
     assert "spans 80 × 12 × 12" in patch_warning(facts_of(3, (80.0, 12.0, 12.0)), (64, 64, 64), divisor)
 
 
@@ -132,23 +128,20 @@ def test_steps_are_those_of_the_sampler(volumes: int, samples: int, batch: int) 
 def test_whole_images_count_once_and_as_large_as_the_largest() -> None:
     facts = DataFacts(((32, 64, 64), (40, 50, 60)), (), None, None, 1, 0)
     plan = costs.plan(facts, AugmentationConfig(patches=False, samples_per_volume=9), TrainingConfig())
-    assert (plan.samples, plan.patch_size, plan.steps_per_epoch) == (1, (40, 64, 64), 1)
+    assert (plan.samples, plan.batch_voxels, plan.steps_per_epoch) == (1, 2 * 48 * 64 * 64, 1)  # as it is padded
     assert "(2 training volumes, 2 at a time)" in costs.steps_words(plan)
 
 
 def test_costs_in_words() -> None:
-    plan = costs.Plan(10, 4, 2, 60, 2, (64, 64, 64), 10)
-    network = costs.NetworkCosts(5_000_000, 155.0, 33_000.0)
-    divisor = (16, 16, 16)
-    assert costs.network_bytes(network, plan, divisor) == pytest.approx(5e6 * 20 + 155 * 2 * 64**3 * 1.3)
-    fine = costs.memory_words(network, plan, divisor, data_bytes=69_000_000, free_bytes=8 * 10**9, on_gpu=False)
+    plan = costs.Plan(10, 4, 2, 60, 2, 2 * 64**3, 10)
+    needed = costs.network_bytes(TrainingConfig(), plan, 5_000_000)
+    assert needed == pytest.approx(5e6 * 20 + bytes_per_voxel("unet", "medium") * 2 * 64**3)
+    fine = costs.memory_words(needed, 69_000_000, 8 * 10**9, on_gpu=False)
     assert "69 MB" in fine
     assert "not be enough" not in fine
-    short = costs.memory_words(network, plan, divisor, data_bytes=0, free_bytes=10**8, on_gpu=True)
+    short = costs.memory_words(needed, 0, 10**8, on_gpu=True)
     assert "not be enough" in short
-    speed = costs.DeviceSpeed(2e8, 1.6e11)
-    seconds = costs.step_seconds(network, plan, divisor, speed)
-    assert seconds == pytest.approx(155 * 2 * 64**3 / 2e8)
+    seconds = 0.4
     total = costs.total_seconds(plan, seconds)
     assert total == pytest.approx(1200 * seconds + 30 * 10 * seconds / 6)
     assert "rough guess" in costs.time_words(plan, seconds, measured=False)

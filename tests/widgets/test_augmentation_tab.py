@@ -21,9 +21,10 @@ from napari_celltrain.values.config import (
     Noise,
     TrainingConfig,
 )
+from napari_celltrain.values.text import sizes
 from napari_celltrain.widgets.train import advice
 from napari_celltrain.widgets.train.augmentation_tab import AugmentationTab
-from reports import report_of
+from reports import facts_of_report, report_of
 
 CONFIGS = [
     AugmentationConfig(),
@@ -82,16 +83,14 @@ def test_whole_images_need_no_patch_settings(qtbot, tab: AugmentationTab) -> Non
 
 def test_the_suggestion_is_shown_and_taken(qtbot, tab: AugmentationTab) -> None:
     assert not tab.suggest_button.isEnabled()
-    report = report_of([(51, 124, 127)] * 6, (1.75, 0.8, 0.8))
+    facts = facts_of_report(report_of([(51, 124, 127)] * 6, (1.75, 0.8, 0.8)))
     training = TrainingConfig()
     with qtbot.assertNotEmitted(tab.valueChanged):
-        tab.set_context(report, training)
+        tab.set_context(facts, training)
     assert tab.value().patch_size is None, "a suggestion is not a value"
-    facts = advice.data_facts(report)
-    assert facts is not None
     size = advice.suggestion(facts, training).patch_size
     assert tab.patch_size.inner.value() == size
-    assert advice.sizes(size) in tab.suggestion_text.text()
+    assert sizes(size) in tab.suggestion_text.text()
     tab.setValue(AugmentationConfig(patch_size=(40, 40, 40)))
     assert "Not a multiple" in tab.suggestion_text.text()
     click(qtbot, tab.suggest_button)
@@ -101,7 +100,7 @@ def test_the_suggestion_is_shown_and_taken(qtbot, tab: AugmentationTab) -> None:
 
 def test_the_suggestion_follows_the_network(tab: AugmentationTab) -> None:
     report = report_of([(100, 100, 100)] * 6)
-    tab.set_context(report, TrainingConfig(model="swinunetr"))
+    tab.set_context(facts_of_report(report), TrainingConfig(model="swinunetr"))
     assert all(size % 32 == 0 for size in tab.patch_size.inner.value())
     tab.setValue(AugmentationConfig(patch_size=(32, 32, 32)))
     tab.patch_size.inner.boxes[0].stepUp()
@@ -140,7 +139,7 @@ def test_the_default_set_does_not_forget_ones_own(qtbot, tab: AugmentationTab) -
 
 
 def test_advice_follows_data_and_settings(qtbot, tab: AugmentationTab) -> None:
-    tab.set_context(report_of([(51, 124, 127)] * 10), TrainingConfig())
+    tab.set_context(facts_of_report(report_of([(51, 124, 127)] * 10)), TrainingConfig())
     samples = tab.patch_rows.editors["augmentation.samples_per_volume"]
     samples.setValue(4)
     assert "4 samples from each of 8 training volumes" in tab.advice_text.text()
@@ -190,14 +189,14 @@ def test_nothing_is_cut_off_at_the_side(qtbot, tab: AugmentationTab, width: int)
     tab.setValue(CONFIGS[6])
     for row in tab.list.rows.values():
         row.fold.set_open(True)
-    tab.set_context(report_of([(51, 124, 127)] * 6), TrainingConfig())
+    tab.set_context(facts_of_report(report_of([(51, 124, 127)] * 6)), TrainingConfig())
     tab.resize(width, 700)
     qtbot.waitUntil(lambda: tab.page.width() == tab.viewport().width())
 
 
 def test_every_control_is_reached_by_tab_from_top_to_bottom(qtbot, tab: AugmentationTab) -> None:
     tab.setValue(AugmentationConfig(patch_size=(32, 32, 32), augmentations=(Noise(),)))
-    tab.set_context(report_of([(51, 124, 127)] * 6), TrainingConfig())
+    tab.set_context(facts_of_report(report_of([(51, 124, 127)] * 6)), TrainingConfig())
     tab.activateWindow()
     tab.patches_button.setFocus()
     qtbot.waitUntil(tab.patches_button.hasFocus)

@@ -10,10 +10,10 @@ import pytest
 from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import QApplication, QLabel
 
-from napari_celltrain.values.config import AugmentationConfig, Spacing, TrainingConfig
-from napari_celltrain.widgets.costs import CostFinder, Devices, DeviceSpeed, Gpu, NetworkCosts
+from napari_celltrain.values.config import AugmentationConfig, TrainingConfig
+from napari_celltrain.widgets.costs import CostFinder, Devices, Gpu
 from napari_celltrain.widgets.train.training_tab import TrainingTab
-from reports import report_of
+from reports import facts_of_report, report_of
 
 GPU = Gpu("NVIDIA <b>H100</b>", 75 * 10**9, 80 * 10**9)
 CONFIGS = [
@@ -50,19 +50,20 @@ class KnowingFinder(CostFinder):
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked: list[tuple[int, Spacing | None]] = []
+        self.asked: list[tuple[str, ...]] = []
         self.num_stops = 0
 
-    def look(self, num_outputs: int, voxel_size: Spacing | None) -> None:
-        self.asked.append((num_outputs, voxel_size))
+    def look(self, *network: str) -> None:
+        self.asked.append(network)
 
     def stop(self) -> None:
         self.num_stops += 1
 
     def learn(self, gpus: tuple[Gpu, ...] = ()) -> None:
         self.devices = Devices(gpus, mps=False, threads=2, free=8 * 10**9)
-        self._costs[("unet", "medium")] = NetworkCosts(4_807_968, 155.0, 33_000.0)
-        self._speeds = {"cpu": DeviceSpeed(2e8, 1.6e11), "cuda": DeviceSpeed(1e11, 1e13)}
+        for network in self.asked:
+            facts = self.facts(*network)
+            facts.num_parameters, facts.seconds_per_voxel = 4_807_968, 1e-6
         self.found.emit()
 
 
@@ -137,9 +138,10 @@ def test_a_device_chosen_before_they_are_known_stays(tab: TrainingTab, finder: K
 
 def test_what_to_expect(tab: TrainingTab, finder: KnowingFinder) -> None:
     assert "once images and labels are chosen" in tab.expectation.text()
-    report = report_of([(64, 128, 128)] * 10)
-    tab.set_context(report, AugmentationConfig(samples_per_volume=5, patch_size=(64, 64, 64)))
-    assert finder.asked[-1] == (3, (1.0, 1.0, 1.0))  # outputs of a network that learns objects
+    facts = facts_of_report(report_of([(64, 128, 128)] * 10))
+    tab.set_context(facts, AugmentationConfig(samples_per_volume=5, patch_size=(64, 64, 64)))
+    asked = ("unet", "medium", "3", "auto", "1", "1", "1")  # three outputs of a network that learns objects
+    assert finder.asked[-1] == asked
     assert "20 steps per epoch (8 training volumes × 5 samples, 2 at a time)" in tab.expectation.text()
     finder.learn()
     assert tab.parameters_text.text() == "4,807,968 parameters."
@@ -148,7 +150,7 @@ def test_what_to_expect(tab: TrainingTab, finder: KnowingFinder) -> None:
     assert "rough guess" in words
     tab.set_measured(0.5)
     assert "0.5 s per step, as measured" in tab.expectation.text()
-    tab.set_context(report, AugmentationConfig(samples_per_volume=5, patch_size=(64, 64, 64)))
+    tab.set_context(facts, AugmentationConfig(samples_per_volume=5, patch_size=(64, 64, 64)))
     assert "as measured" in tab.expectation.text(), "nothing has changed"
     tab.learning_rows.editors["training.batch_size"].setValue(4)
     assert "10 steps per epoch" in tab.expectation.text()
@@ -157,7 +159,7 @@ def test_what_to_expect(tab: TrainingTab, finder: KnowingFinder) -> None:
 
 def test_too_little_memory_is_told(tab: TrainingTab, finder: KnowingFinder) -> None:
     finder.learn((Gpu("Small", 10**8, 10**9),))
-    tab.set_context(report_of([(64, 128, 128)] * 10), AugmentationConfig(patch_size=(64, 64, 64)))
+    tab.set_context(facts_of_report(report_of([(64, 128, 128)] * 10)), AugmentationConfig(patch_size=(64, 64, 64)))
     assert "on the GPU" in tab.expectation.text()
     assert "may not be enough" in tab.expectation.text()
 
@@ -167,7 +169,7 @@ def test_nothing_is_looked_for_before_anyone_sees_it(qtbot, finder: KnowingFinde
     qtbot.addWidget(widget)
     assert not finder.asked
     widget.show()
-    assert finder.asked == [(1, None)]
+    assert finder.asked == [("unet", "medium", "1", "auto")]
     widget.set_running(True)
     assert finder.num_stops == 1
     widget.set_context(None, AugmentationConfig())

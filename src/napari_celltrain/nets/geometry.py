@@ -88,6 +88,18 @@ def total_stride(strides: tuple[ZYX, ...]) -> ZYX:
     return z, y, x
 
 
+NUM_LEVELS = {"unet": 4, "segresnet": 3, "dynunet": 4, "attention_unet": 3, "trailmap": 3}
+"""How often these networks downsample, by :func:`plan_strides`."""
+_DIVISORS: dict[str, ZYX] = {"vnet": (16, 16, 16), "swinunetr": (32, 32, 32)}
+
+
+def network_divisor(model: str, voxel_size: Spacing | None) -> ZYX:
+    """What patch sizes should be multiples of, known before the network is built; 16 for networks from elsewhere."""
+    if model in NUM_LEVELS:
+        return total_stride(plan_strides(voxel_size, NUM_LEVELS[model]))
+    return _DIVISORS.get(model, (16, 16, 16))
+
+
 # --- memory ----------------------------------------------------------------------------------------------
 
 _SIZES = ("small", "medium", "large")

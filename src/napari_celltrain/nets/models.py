@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import Field
 
-from napari_celltrain.nets.geometry import coarse_axes, plan_strides, total_stride
+from napari_celltrain.nets.geometry import NUM_LEVELS, coarse_axes, plan_strides, total_stride
 from napari_celltrain.registry import Registry
 from napari_celltrain.values.config import ZYX, Frozen, Spacing
 from napari_celltrain.values.errors import ConfigError, ModelFileError
@@ -120,7 +120,7 @@ def build_unet(spec: NetworkSpec) -> Architecture:
     from monai.networks.nets.unet import UNet
 
     widths = _WIDTHS[spec.size]
-    strides = plan_strides(spec.voxel_size, len(widths) - 1)
+    strides = plan_strides(spec.voxel_size, NUM_LEVELS["unet"])
     module = UNet(
         3,
         spec.in_channels,
@@ -143,7 +143,8 @@ def build_segresnet(spec: NetworkSpec) -> Architecture:
     from monai.networks.nets.segresnet_ds import SegResNetDS
 
     blocks = (1, 2, 2, 4)
-    kept = [sum(stride[axis] == 1 for stride in plan_strides(spec.voxel_size, len(blocks) - 1)) for axis in range(3)]
+    strides = plan_strides(spec.voxel_size, NUM_LEVELS["segresnet"])
+    kept = [sum(stride[axis] == 1 for stride in strides) for axis in range(3)]
     # MONAI plans by whole powers of two: this resolution makes it leave out as many halvings as our plan does.
     resolution = tuple(2.0**times for times in kept) if any(kept) else None
     module = SegResNetDS(
@@ -167,7 +168,7 @@ def build_dynunet(spec: NetworkSpec) -> Architecture:
     from monai.networks.nets.dynunet import DynUNet
 
     widths = _WIDTHS[spec.size]
-    strides = plan_strides(spec.voxel_size, len(widths) - 1)
+    strides = plan_strides(spec.voxel_size, NUM_LEVELS["dynunet"])
     module = DynUNet(
         3,
         spec.in_channels,
@@ -204,7 +205,7 @@ def build_attention_unet(spec: NetworkSpec) -> Architecture:
 
     # One level less than the U-Net: it works at full resolution, and this is where its time goes.
     widths = _WIDTHS[spec.size][:-1]
-    strides = plan_strides(spec.voxel_size, len(widths) - 1)
+    strides = plan_strides(spec.voxel_size, NUM_LEVELS["attention_unet"])
     module = AttentionUnet(3, spec.in_channels, spec.out_channels, widths, cast(Any, strides))
     return Architecture(module, total_stride(strides))
 
@@ -243,6 +244,6 @@ def build_trailmap(spec: NetworkSpec) -> Architecture:
     """A 3D U-Net as in TRAILMAP; the large one has the paper's widths."""
     from napari_celltrain.nets.architectures import TrailMap
 
-    strides = plan_strides(spec.voxel_size, 3)
+    strides = plan_strides(spec.voxel_size, NUM_LEVELS["trailmap"])
     module = TrailMap(spec.in_channels, spec.out_channels, _FIRST_WIDTH[spec.size], strides)
     return Architecture(module, total_stride(strides))

@@ -1,61 +1,41 @@
-"""What a run will cost, before it has begun: steps, memory and time.
-
-Pure functions, without Qt and without torch. What a network and a device are like is found out by ``cost_finder``.
-
-Asks a process of its own for devices and the costs of networks, so that the window never imports torch.
-
-The choice of the device, with its name and free memory once they are known.
-"""
+"""What a run will cost, before it has begun: the devices there are, steps, memory and time."""
 
 from __future__ import annotations
 
-import atexit
 import json
 import math
+import os
+import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from qtpy.QtCore import QCoreApplication, QObject, QProcess, QProcessEnvironment, QTimer, Signal
+from qtpy.QtCore import QCoreApplication, QObject, Signal
 from qtpy.QtWidgets import QWidget
 
+from napari_celltrain.nets.geometry import bytes_per_voxel, network_divisor
 from napari_celltrain.values.config import ZYX, AugmentationConfig, Spacing, TrainingConfig
 from napari_celltrain.values.text import count
+from napari_celltrain.widgets.background import Background
 from napari_celltrain.widgets.forms.editors import Choice, ChoiceEditor
 from napari_celltrain.widgets.train.advice import DataFacts, suggestion
 
+# --- what follows from the settings and the data --------------------------------------------------------
 
-@dataclass(frozen=True, slots=True)
-class NetworkCosts:
-    """What a network costs, per voxel of a patch where nothing else is said."""
-
-    num_parameters: int
-    bytes_per_voxel: float
-    """Kept from the forward to the backward pass."""
-    flops_per_voxel: float
-    """Of forward and backward pass."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceSpeed:
-    """How fast a device was in a short trial: what limits a network is either moving or computing."""
-
-    bytes_per_second: float
-    flops_per_second: float
+_BASE_BYTES = 0.7e9  # the process with torch and MONAI
+_BYTES_PER_PARAMETER = 20  # weights, gradient, the optimizer's two moments, running average; float32
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The steps that follow from the settings and the data."""
-
     num_training: int
     samples: int
     batch_size: int
     epochs: int
     validation_interval: int
-    patch_size: ZYX
-    """Of the largest item that the network gets at once."""
+    batch_voxels: int
+    """Of the largest batch, as the network pads it."""
     num_windows: int
     """Of one validation."""
 
@@ -73,56 +53,41 @@ class Plan:
 
 
 def plan(facts: DataFacts, augmentation: AugmentationConfig, training: TrainingConfig) -> Plan:
+    patch: tuple[int, ...]
     if augmentation.patches:
-        patch_size = augmentation.patch_size or suggestion(facts, training).patch_size
+        patch = augmentation.patch_size or suggestion(facts, training).patch_size
     else:
-        z, y, x = (max(shape[axis] for shape in facts.training) for axis in range(3))
-        patch_size = (z, y, x)
+        patch = tuple(max(shape[axis] for shape in facts.training) for axis in range(3))
+    divisor = network_divisor(training.model, facts.voxel_size)
+    padded = (-(-size // step) * step for size, step in zip(patch, divisor, strict=True))
     return Plan(
         facts.num_training,
         augmentation.samples_per_volume if augmentation.patches else 1,
         training.batch_size,
         training.epochs,
         training.validation_interval,
-        patch_size,
-        sum(_num_windows(shape, patch_size) for shape in facts.validation),
+        training.batch_size * math.prod(padded),
+        sum(_num_windows(shape, patch) for shape in facts.validation),
     )
 
 
-def _num_windows(shape: ZYX, window: ZYX) -> int:
+def _num_windows(shape: ZYX, window: tuple[int, ...]) -> int:
     """About as many as prediction takes, which lets them overlap by a quarter."""
     return math.prod(
         1 + math.ceil(max(0, have - size) / (0.75 * size)) for have, size in zip(shape, window, strict=True)
     )
 
 
-_BASE_BYTES = 0.7e9  # the process with torch and MONAI
-_BYTES_PER_PARAMETER = 20  # weights, gradient, the optimizer's two moments, running average; float32
-_WORKING_SHARE = 1.3  # what convolutions need beside what is kept
-
-
-def network_bytes(costs: NetworkCosts, plan: Plan, divisor: ZYX) -> float:
+def network_bytes(training: TrainingConfig, plan: Plan, num_parameters: int) -> float:
     """Memory of a training step in float32."""
-    return (
-        costs.num_parameters * _BYTES_PER_PARAMETER
-        + costs.bytes_per_voxel * _batch_voxels(plan, divisor) * _WORKING_SHARE
-    )
-
-
-def step_seconds(costs: NetworkCosts, plan: Plan, divisor: ZYX, speed: DeviceSpeed) -> float:
-    voxels = _batch_voxels(plan, divisor)
-    return voxels * max(costs.bytes_per_voxel / speed.bytes_per_second, costs.flops_per_voxel / speed.flops_per_second)
+    kept = bytes_per_voxel(training.model, training.model_size) * plan.batch_voxels
+    return kept + num_parameters * _BYTES_PER_PARAMETER
 
 
 def total_seconds(plan: Plan, seconds_per_step: float) -> float:
     """Of all steps and validations; a window costs about a third of a patch, as it needs no gradients."""
     per_validation = plan.num_windows * seconds_per_step / (3 * plan.batch_size)
     return plan.num_steps * seconds_per_step + plan.num_validations * per_validation
-
-
-def _batch_voxels(plan: Plan, divisor: ZYX) -> int:
-    padded = (math.ceil(size / step) * step for size, step in zip(plan.patch_size, divisor, strict=True))
-    return plan.batch_size * math.prod(padded)
 
 
 # --- in words -------------------------------------------------------------------------------------------
@@ -137,21 +102,18 @@ def steps_words(plan: Plan) -> str:
     )
 
 
-def memory_words(
-    costs: NetworkCosts, plan: Plan, divisor: ZYX, *, data_bytes: int, free_bytes: int | None, on_gpu: bool
-) -> str:
-    """How much the network needs, and whether that is there."""
-    needed = network_bytes(costs, plan, divisor)
+def memory_words(network: float, data: int, free: int | None, *, on_gpu: bool) -> str:
+    """The bytes that the network needs and those that are ``free``; ``data`` is the size of all volumes."""
     if on_gpu:
-        text = f"Memory: very roughly {gigabytes(needed)} on the GPU"
+        text = f"Memory: very roughly {gigabytes(network)} on the GPU"
     else:
-        needed += _BASE_BYTES
-        text = f"Memory: very roughly {gigabytes(needed)}, and {gigabytes(data_bytes)} for all volumes if they fit"
-    if free_bytes is None:
+        network += _BASE_BYTES
+        text = f"Memory: very roughly {gigabytes(network)}, and {gigabytes(data)} for all volumes if they fit"
+    if free is None:
         return f"{text}."
-    text += f"; {gigabytes(free_bytes)} are free now."
-    if needed > 0.9 * free_bytes:
-        text += " That may not be enough: take a smaller batch, smaller patches or a smaller model."
+    text += f"; {gigabytes(free)} are free now."
+    if network > 0.9 * free:
+        text += " That may not be enough: use a smaller batch, smaller patches or a smaller model."
     return text
 
 
@@ -161,10 +123,7 @@ def time_words(plan: Plan, seconds_per_step: float, *, measured: bool, limit_min
         return f"Time: {about(limit_minutes * 60)}, the time limit; all epochs would take {about(seconds)}."
     if measured:
         return f"Time: {about(seconds)} ({seconds_per_step:.2g} s per step, as measured)."
-    return (
-        f"Time: {about(seconds / 2)} to {about(seconds * 2)}, a rough guess from a short trial; "
-        "it is measured in the first steps."
-    )
+    return f"Time: {about(seconds / 2)} to {about(seconds * 2)}, a rough guess; it is measured in the first steps."
 
 
 def about(seconds: float) -> str:
@@ -183,7 +142,7 @@ def gigabytes(num_bytes: float) -> str:
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes < 9.95e9 else f"{num_bytes / 1e9:,.0f} GB"
 
 
-# --- cost finder -----------------------------------------------------------------------------------------
+# --- devices --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,103 +174,96 @@ class Devices:
         return self.gpus[index] if self.kind(device) == "cuda" and index < len(self.gpus) else None
 
 
+@dataclass(slots=True)
+class NetworkFacts:
+    """As far as they have been found out."""
+
+    num_parameters: int | None = None
+    seconds_per_voxel: float | None = None
+    """Of a training step; from a short trial."""
+
+
 class CostFinder(QObject):
-    """What has been found out so far; ``found`` comes with each new fact."""
+    """Asks a process of its own, so that the window never imports torch; ``found`` comes with each new fact."""
 
     found = Signal()
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.devices: Devices | None = None
-        self._costs: dict[tuple[str, str], NetworkCosts] = {}
-        self._speeds: dict[str, DeviceSpeed] = {}
+        self._known: dict[tuple[str, ...], NetworkFacts] = {}
         self._asked: tuple[str, ...] | None = None
-        self._process: QProcess | None = None
+        self._process: subprocess.Popen[str] | None = None
+        self._work = Background("Looking for devices", self)
+        self._work.noted.connect(self._take)
+        self._work.ended.connect(self._end)
         application = QCoreApplication.instance()
         if application is not None:
             application.aboutToQuit.connect(self.stop)
 
-    def costs(self, model: str, size: str) -> NetworkCosts | None:
-        return self._costs.get((model, size))
-
-    def speed(self, device_kind: str) -> DeviceSpeed | None:
-        return self._speeds.get(device_kind)
+    def facts(self, *network: str) -> NetworkFacts:
+        return self._known.setdefault(network, NetworkFacts())
 
     @property
     def is_looking(self) -> bool:
         return self._process is not None
 
-    def look(self, num_outputs: int, voxel_size: Spacing | None) -> None:
-        """Find out what there is to know about networks for such data, unless that is known or under way."""
-        arguments = (str(num_outputs), *(f"{size:.6g}" for size in voxel_size or ()))
-        if arguments == self._asked:
+    def look(self, *network: str) -> None:
+        """Find out what there is to know about devices and a network, unless that is known or under way."""
+        is_known = self.facts(*network).seconds_per_voxel is not None if network else self.devices is not None
+        if is_known or network == self._asked:
             return
         self.stop()
-        self._asked = arguments
-        self._costs.clear()
-        process = QProcess()
-        _running.add(process)  # Qt complains of a process that is destroyed before it has ended
-        self.destroyed.connect(process.kill)
-        process.finished.connect(partial(QTimer.singleShot, 0, partial(_running.discard, process)))
-        environment = QProcessEnvironment.systemEnvironment()
-        environment.insert("OMP_WAIT_POLICY", "PASSIVE")  # as in training: waiting threads must not spin
-        process.setProcessEnvironment(environment)
-        process.setStandardErrorFile(QProcess.nullDevice())
-        process.readyReadStandardOutput.connect(self._read)
-        process.finished.connect(self._end)
-        self._process = process
-        process.start(sys.executable, ["-P", "-m", "napari_celltrain.widgets.network_facts", *arguments])
+        self._asked = network
+        self._process = process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "napari_celltrain.widgets.network_facts", *network],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},  # as in training: waiting threads must not spin
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
+        self._work.start(lambda job: _facts_of(process))
 
     def stop(self) -> None:
-        """End the process, as when training needs the computer; :meth:`look` begins anew."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        self._asked = None
-        process.readyReadStandardOutput.disconnect(self._read)
-        process.finished.disconnect(self._end)
-        process.kill()
-        process.waitForFinished(2000)
-
-    def _read(self) -> None:
-        process = self._process
-        while process is not None and process.canReadLine():
-            line = bytes(process.readLine().data())
-            try:
-                facts = json.loads(line)
-            except ValueError:
-                continue  # some library printed to standard output
-            if isinstance(facts, dict):
-                self._take(facts)
-        self.found.emit()
+        """End the process, as when training needs the computer; :meth:`look` begins again."""
+        if self._process is not None:
+            self._process.kill()
+            self._process = self._asked = None
+            self._work.cancel()
 
     def _take(self, facts: dict[str, Any]) -> None:
-        kind = facts.pop("kind", None)
-        if kind == "devices":
-            self.devices = Devices(
-                tuple(Gpu(**gpu) for gpu in facts["gpus"]), facts["mps"], facts["threads"], facts["free"]
-            )
-        elif kind == "network":
-            key = facts.pop("key"), facts.pop("size")
-            self._costs[key] = NetworkCosts(**facts)
-        elif kind == "speed":
-            device = facts.pop("device")
-            self._speeds[device] = DeviceSpeed(**facts)
+        if "gpus" in facts:
+            gpus = tuple(Gpu(**gpu) for gpu in facts["gpus"])
+            self.devices = Devices(gpus, facts["mps"], facts["threads"], facts["free"])
+        else:
+            for name, value in facts.items():
+                setattr(self.facts(*(self._asked or ())), name, value)
+        self.found.emit()
 
     def _end(self) -> None:
         self._process = None
         self.found.emit()
 
 
-_running: set[QProcess] = set()
+def network_arguments(training: TrainingConfig, num_outputs: int, voxel_size: Spacing | None) -> tuple[str, ...]:
+    sizes = (f"{size:.6g}" for size in voxel_size or ())
+    return (training.model, training.model_size, str(num_outputs), training.device, *sizes)
+
+
+def _facts_of(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
+    assert process.stdout is not None
+    with process:
+        for line in process.stdout:
+            try:
+                facts = json.loads(line)
+            except ValueError:
+                continue  # some library printed to standard output
+            if isinstance(facts, dict):
+                yield facts
+
+
 _shared: CostFinder | None = None
-
-
-@atexit.register
-def _end_all() -> None:
-    for process in tuple(_running):
-        process.kill()
-        process.waitForFinished(2000)
 
 
 def shared_finder() -> CostFinder:
@@ -321,8 +273,6 @@ def shared_finder() -> CostFinder:
         _shared = CostFinder()
     return _shared
 
-
-# --- device editor ---------------------------------------------------------------------------------------
 
 _LOOKING = "Looking for devices …"
 
@@ -347,28 +297,22 @@ class DeviceEditor(ChoiceEditor):
 
 def _choices(devices: Devices | None) -> list[Choice]:
     if devices is None:
-        choices = [Choice("auto", "automatic", _LOOKING), Choice("cpu", "processor (CPU)")]
-        gpus = [Choice("cuda", "GPU (CUDA)", _LOOKING)]
-        return choices + (gpus if sys.platform != "darwin" else [Choice("mps", "Apple GPU (MPS)", _LOOKING)])
-    processor = f"{count(devices.threads, 'core')}, {gigabytes(devices.free)} of memory free."
-    choices = [Choice("auto", "automatic", _automatic(devices)), Choice("cpu", "processor (CPU)", processor)]
-    if devices.gpus:
-        choices.append(Choice("cuda", "GPU (CUDA)", _describe(devices.gpus[0])))
-    if len(devices.gpus) > 1:
-        choices += [Choice(f"cuda:{n}", f"GPU {n}: {gpu.name}", _describe(gpu)) for n, gpu in enumerate(devices.gpus)]
+        kind, name = ("mps", "Apple GPU (MPS)") if sys.platform == "darwin" else ("cuda", "GPU (CUDA)")
+        return [Choice("auto", "automatic", _LOOKING), Choice("cpu", "processor (CPU)"), Choice(kind, name, _LOOKING)]
+    memory = f"{gigabytes(devices.free)} of memory free"
+    processor = f"{count(devices.threads, 'core')}, {memory}."
+    gpus = [f"{gpu.name}, {gigabytes(gpu.free)} of {gigabytes(gpu.total)} free." for gpu in devices.gpus]
+    if gpus:
+        automatic = f"Will be the GPU: {gpus[0]}"
+    elif devices.mps:
+        automatic = f"Will be the Apple GPU; {memory}."
+    else:
+        automatic = f"Will be the processor, as there is no GPU: {processor}"
+    choices = [Choice("auto", "automatic", automatic), Choice("cpu", "processor (CPU)", processor)]
+    if gpus:
+        choices.append(Choice("cuda", "GPU (CUDA)", gpus[0]))
+    if len(gpus) > 1:
+        choices += [Choice(f"cuda:{n}", f"GPU {n}: {gpu.name}", gpus[n]) for n, gpu in enumerate(devices.gpus)]
     if devices.mps:
-        choices.append(Choice("mps", "Apple GPU (MPS)", f"{gigabytes(devices.free)} of memory free, shared with it."))
+        choices.append(Choice("mps", "Apple GPU (MPS)", f"{memory}, shared with it."))
     return choices
-
-
-def _automatic(devices: Devices) -> str:
-    if devices.gpus:
-        return f"Will be the GPU: {_describe(devices.gpus[0])}"
-    processor = f"{count(devices.threads, 'core')}, {gigabytes(devices.free)} of memory free"
-    if devices.mps:
-        return f"Will be the Apple GPU; {gigabytes(devices.free)} of memory free."
-    return f"Will be the processor, as there is no GPU: {processor}."
-
-
-def _describe(gpu: Gpu) -> str:
-    return f"{gpu.name}, {gigabytes(gpu.free)} of {gigabytes(gpu.total)} free."

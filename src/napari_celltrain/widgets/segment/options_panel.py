@@ -148,7 +148,7 @@ class OptionsPanel(QWidget):
         """Name the devices; asked for only when somebody sees them."""
         finder = shared_finder()
         if finder.devices is None and not finder.is_looking:
-            finder.look(1, None)
+            finder.look()
         self._name_devices()
 
     # --- inside ---------------------------------------------------------------------------------------------------

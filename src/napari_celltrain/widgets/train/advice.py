@@ -13,19 +13,17 @@ import numpy as np
 import psutil
 
 from napari_celltrain.data.report import DataReport, PairReport
-from napari_celltrain.data.split import split_cases
+from napari_celltrain.data.split import Split
 from napari_celltrain.nets.geometry import (
     PatchSuggestion,
     affordable_voxels,
     bytes_per_voxel,
-    plan_strides,
+    network_divisor,
     suggest_patch_size,
-    total_stride,
 )
-from napari_celltrain.values.config import ZYX, AugmentationConfig, DataConfig, Spacing, TrainingConfig
+from napari_celltrain.values.config import ZYX, AugmentationConfig, Spacing, TrainingConfig
 from napari_celltrain.values.decoding import OBJECT_MAPS, choose_target
-from napari_celltrain.values.errors import DataError
-from napari_celltrain.values.text import count
+from napari_celltrain.values.text import count, sizes
 
 MANY_SAMPLES = 10
 """Rule of thumb for patches: augment with more samples than this per image …"""
@@ -33,10 +31,6 @@ ENOUGH_IMAGES = 5
 """… and at least this many images."""
 LARGE_SET = 20
 """Whole images: so many make a set large, which the rule of thumb leaves open."""
-
-_DEFAULT_DIVISOR: ZYX = (16, 16, 16)
-_LEVELS = {"unet": 4, "dynunet": 4, "segresnet": 3, "attention_unet": 3, "trailmap": 3}
-_FIXED_DIVISORS: dict[str, ZYX] = {"vnet": (16, 16, 16), "swinunetr": (32, 32, 32)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,50 +53,31 @@ class DataFacts:
         return len(self.training)
 
 
-def data_facts(report: DataReport | None, data: DataConfig | None = None, seed: int = 0) -> DataFacts | None:
-    """The facts of a report, divided as training will divide them; None while there is nothing to train on.
-
-    ``data`` tells the share for validation, where the report leaves the sides open.
-    """
+def data_facts(report: DataReport | None, split: Split | None = None) -> DataFacts | None:
+    """The facts of a report, divided by ``split``; None while there is nothing to train on."""
     pairs = [pair for pair in (report.pairs if report is not None else ()) if pair.is_usable and pair.shape is not None]
     if report is None or not pairs:
         return None
-    sides = _sides(pairs, (data or DataConfig()).validation_fraction, seed)
+    sides: dict[str, list[ZYX]] = {"train": [], "validation": []}
+    shapes = {pair.pair: pair.shape for pair in pairs if pair.shape is not None}
+    if split is None:  # what stands against it is said elsewhere
+        for pair in pairs:
+            sides[pair.side or "train"].append(shapes[pair.pair])
+    for case in split.cases if split is not None else ():
+        z, y, x = (stop - start for start, stop in case.region) if case.region is not None else shapes[case.pair]
+        sides[case.side].append((z, y, x))
+    num_outputs = 1
+    if report.scheme is not None:  # of the target auto; one more or less hardly changes the costs
+        is_objects = choose_target("auto", report.scheme.kind) == "objects"
+        num_outputs = len(OBJECT_MAPS) if is_objects else report.scheme.num_outputs
     return DataFacts(
-        training=sides[0],
-        validation=sides[1],
+        training=tuple(sides["train"]),
+        validation=tuple(sides["validation"]),
         voxel_size=_median([pair.voxel_size for pair in pairs]),
         object_extent=_median([pair.object_extent_median for pair in pairs]),
-        num_outputs=_num_outputs(report),
+        num_outputs=num_outputs,
         num_bytes=sum(_num_bytes(pair) for pair in pairs),
     )
-
-
-def _num_outputs(report: DataReport) -> int:
-    """Of the network that is trained unless another target is chosen; one more or less hardly changes its costs."""
-    if report.scheme is None:
-        return 1
-    is_objects = choose_target("auto", report.scheme.kind) == "objects"
-    return len(OBJECT_MAPS) if is_objects else report.scheme.num_outputs
-
-
-def _sides(pairs: Sequence[PairReport], fraction: float, seed: int) -> tuple[tuple[ZYX, ...], tuple[ZYX, ...]]:
-    shapes = {pair.pair: pair.shape for pair in pairs if pair.shape is not None}
-    if any(pair.side is not None for pair in pairs):
-        train = tuple(shapes[pair.pair] for pair in pairs if pair.side != "validation")
-        return train, tuple(shapes[pair.pair] for pair in pairs if pair.side == "validation")
-    try:
-        fingerprints = [pair.image_fingerprint for pair in pairs if pair.shape is not None]
-        split = split_cases(list(shapes), list(shapes.values()), fraction, seed, fingerprints=fingerprints)
-    except DataError:  # a single volume, too small to be cut: the data check says so
-        return tuple(shapes.values()), ()
-
-    def shape(pair: object, region: tuple[tuple[int, int], ...] | None) -> ZYX:
-        z, y, x = shapes[pair] if region is None else (stop - start for start, stop in region)  # type: ignore[index]
-        return (z, y, x)
-
-    training = tuple(shape(case.pair, case.region) for case in split.train)
-    return training, tuple(shape(case.pair, case.region) for case in split.validation)
 
 
 def _num_bytes(pair: PairReport) -> int:
@@ -120,13 +95,6 @@ def _median(values: Sequence[Spacing | None]) -> Spacing | None:
 
 
 # --- patches --------------------------------------------------------------------------------------------
-
-
-def network_divisor(model: str, voxel_size: Spacing | None) -> ZYX:
-    """What patch sizes should be multiples of, found without building the network; 16 for networks from elsewhere."""
-    if model in _LEVELS:
-        return total_stride(plan_strides(voxel_size, _LEVELS[model]))
-    return _FIXED_DIVISORS.get(model, _DEFAULT_DIVISOR)
 
 
 def suggestion(facts: DataFacts, training: TrainingConfig) -> PatchSuggestion:
@@ -158,15 +126,15 @@ def patch_warning(facts: DataFacts | None, patch_size: ZYX | None, divisor: ZYX)
     if any(patch % step for patch, step in zip(patch_size, divisor, strict=True)):
         warnings.append(f"Not a multiple of {sizes(divisor)}: the network pads it, which costs some time.")
     if facts is not None:
-        longest = [max(sizes) for sizes in zip(*facts.training, strict=True)]
+        longest = [max(lengths) for lengths in zip(*facts.training, strict=True)]
         wide = [axis for axis, size, patch in zip("zyx", longest, patch_size, strict=True) if size < patch]
         if wide:
-            warnings.append(f"Larger than the volumes along {' and '.join(wide)}: there their mirror image goes on.")
+            warnings.append(f"Larger than the volumes along {' and '.join(wide)}: padded by reflection.")
     return " ".join(warnings)
 
 
 def _object_words(patch_size: ZYX, extent: Spacing) -> str:
-    typical = " × ".join(f"{size:.0f}" for size in extent)
+    typical = sizes(round(size) for size in extent)
     ratio = min(patch / size for patch, size in zip(patch_size, extent, strict=True))
     if ratio < 1:
         return f"A typical object spans {typical} voxels, more than such a patch: larger ones would show it whole."
@@ -213,7 +181,3 @@ def _situation(config: AugmentationConfig, num_images: int) -> str:
     if config.patches and num_images >= ENOUGH_IMAGES:
         return f"{have}: take more than {MANY_SAMPLES} samples, or switch it off."
     return f"{have}: more volumes would help; until then try it on and off, and compare."
-
-
-def sizes(size: Sequence[int]) -> str:
-    return " × ".join(map(str, size))

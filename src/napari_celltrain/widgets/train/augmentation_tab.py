@@ -11,14 +11,13 @@ from typing import Any
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QButtonGroup, QCheckBox, QHBoxLayout, QPushButton, QRadioButton, QVBoxLayout, QWidget
 
-from napari_celltrain.data.report import DataReport
 from napari_celltrain.nets.augment import AUGMENTATIONS
+from napari_celltrain.nets.geometry import network_divisor
 from napari_celltrain.values.config import (
     DEFAULT_AUGMENTATIONS,
     Augmentation,
     AugmentationConfig,
     AugmentationSpec,
-    DataConfig,
     TrainingConfig,
 )
 from napari_celltrain.values.fields import AUGMENTATIONS_PATH, all_fields, augmentation_classes, field_names
@@ -193,10 +192,9 @@ class AugmentationTab(TabPage):
         self._is_setting = False
         self._change()
 
-    def set_context(self, report: DataReport | None, training: TrainingConfig, data: DataConfig | None = None) -> None:
-        """Renew suggestion and advice. ``data`` tells how many volumes validation takes."""
-        self._facts = advice.data_facts(report, data, training.seed)
-        self._training = training
+    def set_context(self, facts: advice.DataFacts | None, training: TrainingConfig) -> None:
+        """Renew suggestion and advice."""
+        self._facts, self._training = facts, training
         self._renew_advice()
 
     def set_running(self, running: bool) -> None:
@@ -263,7 +261,7 @@ class AugmentationTab(TabPage):
         value = self.value()
         self.advice_text.setText(advice.augmentation_advice(value, self._facts))
         facts = self._facts
-        divisor = advice.network_divisor(self._training.model, facts.voxel_size if facts else None)
+        divisor = network_divisor(self._training.model, facts.voxel_size if facts else None)
         inner = self.patch_size.inner
         assert isinstance(inner, NumbersEditor)
         inner.set_steps([steps_of(step) for step in divisor])

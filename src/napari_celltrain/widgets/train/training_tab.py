@@ -9,8 +9,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QWidget
 
-from napari_celltrain.data.report import DataReport
-from napari_celltrain.values.config import ZYX, AugmentationConfig, DataConfig, TrainingConfig
+from napari_celltrain.values.config import AugmentationConfig, TrainingConfig
 from napari_celltrain.values.fields import all_fields
 from napari_celltrain.widgets import costs
 from napari_celltrain.widgets.costs import CostFinder, DeviceEditor, shared_finder
@@ -76,11 +75,8 @@ class TrainingTab(TabPage):
         self._is_setting = False
         self._change()
 
-    def set_context(
-        self, report: DataReport | None, augmentation: AugmentationConfig, data: DataConfig | None = None
-    ) -> None:
-        """Renew steps per epoch, memory and time. ``data`` tells how many volumes validation takes."""
-        facts = advice.data_facts(report, data, self.value().seed)
+    def set_context(self, facts: advice.DataFacts | None, augmentation: AugmentationConfig) -> None:
+        """Renew steps per epoch, memory and time."""
         if (facts, augmentation) != (self._facts, self._augmentation):
             self._seconds_per_step = None  # it was that of other patches
         self._facts, self._augmentation = facts, augmentation
@@ -116,69 +112,51 @@ class TrainingTab(TabPage):
     def _look(self) -> None:
         """Have devices and networks looked at, once somebody wants to see that."""
         if self.isVisible() and not self._is_running:
-            facts = self._facts
-            self._finder.look(facts.num_outputs if facts else 1, facts.voxel_size if facts else None)
+            self._finder.look(*self._network(self.value()))
         self._renew()  # also to say that it is being looked at
 
     def _change(self) -> None:
         if self._is_setting:
             return
         self._seconds_per_step = None  # it was that of other settings
-        self._renew()
+        self._look()
         self.valueChanged.emit()
 
     # --- estimates --------------------------------------------------------------------------------------
 
+    def _network(self, training: TrainingConfig) -> tuple[str, ...]:
+        facts = self._facts
+        return costs.network_arguments(training, facts.num_outputs if facts else 1, facts.voxel_size if facts else None)
+
     def _renew(self) -> None:
-        if self._finder.devices is not None:
-            self.device.set_devices(self._finder.devices)
-        training = self.value()
-        network = self._finder.costs(training.model, training.model_size)
-        words = self._parameters_words(network)
-        self.parameters_text.setText(words)
-        self.parameters_text.setVisible(bool(words))
+        devices, training = self._finder.devices, self.value()
+        if devices is not None:
+            self.device.set_devices(devices)
+        network = self._finder.facts(*self._network(training))
+        text = "Counting its parameters …" if self._finder.is_looking else ""
+        if network.num_parameters is not None:
+            text = f"{network.num_parameters:,} parameters."
+        self.parameters_text.setText(text)
+        self.parameters_text.setVisible(bool(text))
         if self._facts is None:
             self.expectation.setText("Steps, memory and time are shown here once images and labels are chosen.")
             return
         plan = costs.plan(self._facts, self._augmentation, training)
-        divisor = advice.network_divisor(training.model, self._facts.voxel_size)
-        lines = [costs.steps_words(plan)]
-        lines.append(self._memory_words(network, plan, divisor, training))
-        lines.append(self._time_words(network, plan, divisor, training))
-        self.expectation.setText("\n".join(lines))
-
-    def _parameters_words(self, network: costs.NetworkCosts | None) -> str:
-        if network is not None:
-            return f"{network.num_parameters:,} parameters."
-        return "Counting its parameters …" if self._finder.is_looking else ""
-
-    def _memory_words(
-        self, network: costs.NetworkCosts | None, plan: costs.Plan, divisor: ZYX, training: TrainingConfig
-    ) -> str:
-        assert self._facts is not None
-        if network is None:
-            return "Memory: being estimated …" if self._finder.is_looking else "Memory: not known beforehand."
-        devices = self._finder.devices
         on_gpu = devices is not None and devices.kind(training.device) == "cuda"
         gpu = devices.gpu(training.device) if devices is not None else None
-        free = None if on_gpu else int(psutil.virtual_memory().available)
-        if gpu is not None:
-            free = gpu.free
-        return costs.memory_words(
-            network, plan, divisor, data_bytes=self._facts.num_bytes, free_bytes=free, on_gpu=on_gpu
-        )
+        free = gpu.free if gpu is not None else None if on_gpu else int(psutil.virtual_memory().available)
+        needed = costs.network_bytes(training, plan, network.num_parameters or 0)
+        memory = costs.memory_words(needed, self._facts.num_bytes, free, on_gpu=on_gpu)
+        self.expectation.setText(f"{costs.steps_words(plan)}\n{memory}\n{self._time_words(network, plan, training)}")
 
-    def _time_words(
-        self, network: costs.NetworkCosts | None, plan: costs.Plan, divisor: ZYX, training: TrainingConfig
-    ) -> str:
-        if self._seconds_per_step is not None:
-            return costs.time_words(plan, self._seconds_per_step, measured=True, limit_minutes=training.max_minutes)
-        devices = self._finder.devices
-        speed = self._finder.speed(devices.kind(training.device)) if devices is not None else None
-        if network is None or speed is None:
+    def _time_words(self, network: costs.NetworkFacts, plan: costs.Plan, training: TrainingConfig) -> str:
+        seconds = self._seconds_per_step
+        if seconds is None and network.seconds_per_voxel is not None:
+            seconds = network.seconds_per_voxel * plan.batch_voxels
+        if seconds is None:
             return "Time: being estimated …" if self._finder.is_looking else "Time: measured in the first steps."
-        seconds = costs.step_seconds(network, plan, divisor, speed)
-        return costs.time_words(plan, seconds, measured=False, limit_minutes=training.max_minutes)
+        measured = self._seconds_per_step is not None
+        return costs.time_words(plan, seconds, measured=measured, limit_minutes=training.max_minutes)
 
 
 def _others() -> list[str]:

@@ -23,6 +23,7 @@ from napari_celltrain.widgets.run.closing import CloseGuard, Farewell
 from napari_celltrain.widgets.run.controller import RunController, shared_controller
 from napari_celltrain.widgets.run.curves import CurvesDock
 from napari_celltrain.widgets.run.panel import RunPanel
+from napari_celltrain.widgets.train.advice import data_facts
 from napari_celltrain.widgets.train.augmentation_tab import AugmentationTab
 from napari_celltrain.widgets.train.data_check import start_problems, texts_of
 from napari_celltrain.widgets.train.data_tab import DataTab
@@ -216,12 +217,12 @@ class TrainWidget(QWidget):
     # --- how the tabs depend on each other ----------------------------------------------------------------------------
 
     def _renew_context(self) -> None:
-        data, report = self.data_tab.value(), self.data_tab.report
+        facts = data_facts(self.data_tab.report, self.data_tab.split)
         training, augmentation = self.training_tab.value(), self.augmentation_tab.value()
         self.data_tab.set_seed(training.seed)
         self.data_tab.set_patch_size(augmentation.patch_size if augmentation.patches else None)
-        self.augmentation_tab.set_context(report, training, data)
-        self.training_tab.set_context(report, augmentation, data)
+        self.augmentation_tab.set_context(facts, training)
+        self.training_tab.set_context(facts, augmentation)
         self._renew_titles()
 
     def _renew_titles(self) -> None:
