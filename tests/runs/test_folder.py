@@ -253,6 +253,17 @@ class TestLock:
                 time.sleep(0.01)
             assert path.stat().st_mtime > 0
 
+    def test_outlasts_a_step_of_the_clock(self, folder, monkeypatch):
+        """The start of a process, as the system reports it, moves with the clock; renewing writes it again."""
+        monkeypatch.setattr(lock_module, "RENEWAL_SECONDS", 0.01)
+        own = Owner.this_process()
+        with folder.lock():
+            self.pretend(folder, Owner(own.pid, own.host, own.started - 1000))
+            deadline = time.monotonic() + 5
+            while not folder.is_running() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert folder.is_running()
+
     def test_damaged_is_taken_over(self, folder):
         (folder.control / "running.json").write_text("{")
         with folder.lock():

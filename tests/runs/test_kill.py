@@ -21,9 +21,9 @@ from napari_celltrain.values.events import Finished, Validated
 TRAIN_EACH = """
 import sys
 from pathlib import Path
-from napari_celltrain.runs import recorder, session
+from napari_celltrain.runs import record, session
 from napari_celltrain.runs.config_file import load_config
-recorder.save_plot = lambda history, path: path.write_text("a plot")
+record.save_plot = lambda history, path: path.write_text("a plot")
 for name in sys.argv[1:]:
     for event in session.run(load_config(Path(name))):
         pass

@@ -35,7 +35,7 @@ from napari_celltrain.engine.windows import BlockGrid, Region, WindowGrid
 from napari_celltrain.io.volume import LazyArray, Volume, voxels_in
 from napari_celltrain.io.zarr_writer import CHUNK
 from napari_celltrain.nets.normalize import IntensityStatistics
-from napari_celltrain.runs.lock import RunLock, owner_of
+from napari_celltrain.runs.lock import owner_of, run_lock
 from napari_celltrain.runs.model import CARD, WEIGHTS, ModelCard, model_folder
 from napari_celltrain.values import files
 from napari_celltrain.values.config import ZYX, Frozen, Spacing
@@ -254,7 +254,7 @@ class BlockStore:
             alone = self.path.exists() and owner_of(lock) is None
             if alone:
                 try:
-                    stack.enter_context(RunLock(lock))
+                    stack.enter_context(run_lock(lock))
                 except RunFolderError:
                     if owner_of(lock) is None:
                         raise

@@ -1,7 +1,7 @@
 """Who is training in a run folder: an advisory lock that a crash does not leave closed.
 
-The lock is a small JSON file with the owner's process. On the owner's computer it counts as long as that process
-lives; seen from another computer (a cluster's shared disk) as long as the owner keeps renewing its time.
+The lock is a small JSON file that names the owner's process. On the owner's computer it counts as long as that process
+lives; seen from another computer (a cluster's shared disk) as long as the owner keeps renewing it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 
 import psutil
 
 from napari_celltrain.values import files
-from napari_celltrain.values.errors import RunFolderError
+from napari_celltrain.values.errors import Problem, RunFolderError
 
 RENEWAL_SECONDS = 20.0
 # Several renewals may be missed, and clocks of two computers differ a little.
@@ -42,44 +41,51 @@ class Owner:
 
 
 def owner_of(path: Path) -> Owner | None:
-    """Whoever holds the lock ``path`` and is alive; None where nobody does."""
-    owner = _read(path)
-    return owner if owner is not None and _is_alive(owner, path) else None
+    """The process that holds the lock ``path`` and is alive; None where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        owner = Owner(int(content["pid"]), str(content["host"]), float(content["started"]))
+        return owner if _is_alive(owner, path.stat().st_mtime) else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
-class RunLock:
-    """Held from ``with`` to its end. Entering raises ``RunFolderError`` where somebody else holds it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._released = threading.Event()
-
-    def __enter__(self) -> RunLock:
-        with _alone(self._path.with_name("taking")):
-            owner = owner_of(self._path)
+@contextlib.contextmanager
+def run_lock(path: Path) -> Iterator[None]:
+    """Hold the lock ``path`` (its folder is made). Raises ``RunFolderError`` where another process holds it."""
+    with files.writing(path):
+        path.parent.mkdir(exist_ok=True)
+        with _alone(path.with_name("taking")):
+            owner = owner_of(path)
             if owner is not None:
-                raise RunFolderError(_held_by(owner, self._path))
-            try:
-                files.write_text(self._path, json.dumps(asdict(Owner.this_process())))
-            except OSError as error:
-                raise files.refusal(self._path, error) from error
-        threading.Thread(target=self._renew, name="celltrain-lock", daemon=True).start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._released.set()
+                raise RunFolderError(_held_by(owner, path))
+            _claim(path)
+    released = threading.Event()
+    renewal = threading.Thread(target=_renew, args=(path, released), name="celltrain-lock", daemon=True)
+    renewal.start()
+    try:
+        yield
+    finally:
+        released.set()
+        renewal.join()
         with contextlib.suppress(OSError):
-            self._path.unlink()
+            path.unlink()
 
-    def _renew(self) -> None:
-        while not self._released.wait(RENEWAL_SECONDS):
-            with contextlib.suppress(OSError):
-                os.utime(self._path)
+
+def _claim(path: Path) -> None:
+    files.write_text(path, json.dumps(asdict(Owner.this_process())))
+
+
+def _renew(path: Path, released: threading.Event) -> None:
+    """Write the owner again and again, since the start of a process moves with the system's clock."""
+    while not released.wait(RENEWAL_SECONDS):
+        with contextlib.suppress(OSError):
+            _claim(path)
 
 
 @contextlib.contextmanager
 def _alone(guard: Path) -> Iterator[None]:
-    """Keep others from looking at the lock and taking it at the same moment. A folder is made by one only."""
+    """Keep others from looking at the lock and taking it at the same moment. Only one can make a folder."""
     deadline = time.monotonic() + 2 * _GUARD_SECONDS
     while True:
         try:
@@ -89,8 +95,6 @@ def _alone(guard: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):  # a process killed in these milliseconds leaves it behind
                 if abs(time.time() - guard.stat().st_mtime) > _GUARD_SECONDS:
                     guard.rmdir()
-        except OSError as error:
-            raise files.refusal(guard, error) from error
         if time.monotonic() > deadline:
             raise RunFolderError(f"{guard.parent.parent} is being opened by another process. Try again.")
         time.sleep(0.01)
@@ -101,20 +105,9 @@ def _alone(guard: Path) -> Iterator[None]:
             guard.rmdir()
 
 
-def _read(path: Path) -> Owner | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return Owner(int(content["pid"]), str(content["host"]), float(content["started"]))
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-
-
-def _is_alive(owner: Owner, path: Path) -> bool:
+def _is_alive(owner: Owner, renewed: float) -> bool:
     if owner.host != socket.gethostname():
-        try:
-            return time.time() - path.stat().st_mtime < SILENCE_SECONDS
-        except OSError:
-            return False
+        return time.time() - renewed < SILENCE_SECONDS
     try:
         process = psutil.Process(owner.pid)
         # A zombie has ended; only its parent has not asked yet.
@@ -125,9 +118,7 @@ def _is_alive(owner: Owner, path: Path) -> bool:
         return True
 
 
-def _held_by(owner: Owner, path: Path) -> str:
+def _held_by(owner: Owner, path: Path) -> Problem:
     where = "" if owner.host == socket.gethostname() else f" on {owner.host}"
-    return (
-        f"The run {path.parent.parent} is still being trained by process {owner.pid}{where}. "
-        "Stop it first (`celltrain stop`), or wait for its end."
-    )
+    message = f"The run {path.parent.parent} is still being trained by process {owner.pid}{where}."
+    return Problem("running", "", message, "Stop it first (`celltrain stop`), or wait for its end.")
