@@ -66,8 +66,8 @@ class SegmentTour:
         scores.prediction.setValue(viewer.layers[1])
         studio.press(scores.run.button)
         studio.wait(lambda: not scores.run.is_running, "the scores")
-        studio.pick_row(scores.wrong)
-        self._scroll_to(scores.export_button)
+        studio.pick_row(scores.table)
+        self._scroll_to(scores.save_button)
         studio.shoot("segment-scores-window", whole=True)
         studio.press(self.widget.scores_fold.button)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication
 
 from balls import make_pair
+from napari_celltrain.widgets.background import Job
 from napari_celltrain.widgets.segment.widget import SegmentWidget
 from tiny_models import VOXEL_SIZE
 
@@ -54,3 +57,19 @@ def run(qtbot: Any, widget: SegmentWidget) -> None:
     """Press Segment and wait for the end."""
     click(qtbot, widget.run.button)
     wait(qtbot, lambda: not widget.run.is_running)
+
+
+@contextmanager
+def held_at_the_network() -> Iterator[list[Job]]:
+    """Segmenting a layer waits before each batch of windows until it is cancelled; yields the jobs that wait."""
+    jobs: list[Job] = []
+    tell = Job.tell
+
+    def wait_for_cancel(job: Job, done: int, total: int, text: str = "") -> None:
+        if total:
+            jobs.append(job)
+            job.wait_for_cancel(30)
+        tell(job, done, total, text)
+
+    with patch.object(Job, "tell", wait_for_cancel):
+        yield jobs

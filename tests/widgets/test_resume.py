@@ -20,9 +20,9 @@ from napari_celltrain.values.events import Saved
 from napari_celltrain.widgets.preferences import Preferences
 from napari_celltrain.widgets.run import closing
 from napari_celltrain.widgets.run.controller import RunController
-from napari_celltrain.widgets.segment import work
 from napari_celltrain.widgets.train import widget as widget_module
 from napari_celltrain.widgets.train.widget import TrainWidget
+from segment_support import held_at_the_network
 from train_support import is_of_the_package
 
 
@@ -103,35 +103,25 @@ def test_a_killed_run_is_resumed_by_its_button_and_its_model_segments_a_layer(
     assert controller.message == panel.message.text() == ""
     assert read_card(folder.path).training.epoch <= done + 1
 
-    cancel_a_segmentation(qtbot, widget, monkeypatch)
+    cancel_a_segmentation(qtbot, widget)
 
 
-def cancel_a_segmentation(qtbot, widget: TrainWidget, monkeypatch: pytest.MonkeyPatch) -> None:
+def cancel_a_segmentation(qtbot, widget: TrainWidget) -> None:
     """The button stops the work between two batches of windows; no layer comes, and it can be pressed again."""
     row = widget.panel.segment_row
-    begun: list[bool] = []
-    waited: list[bool] = []
-    asked = work._Teller.__call__
-
-    def wait_for_cancel(teller) -> bool:
-        begun.append(True)
-        waited.append(teller._job.wait_for_cancel(30))
-        return asked(teller)
-
-    monkeypatch.setattr(work._Teller, "__call__", wait_for_cancel)
     widget.viewer.add_image(np.zeros((16, 32, 32), np.uint16), name="mine", contrast_limits=(0, 1))
     layers = list(widget.viewer.layers)
-    click(qtbot, row.button)
-    assert row.button.text() == "Cancel"
-    wait(qtbot, lambda: begun)
-    click(qtbot, row.button)
-    assert not row.button.isEnabled()
-    wait(qtbot, lambda: row.button.text() != "Cancel")
-    assert waited == [True]
+    with held_at_the_network() as jobs:
+        click(qtbot, row.button)
+        assert row.button.text() == "Cancel"
+        wait(qtbot, lambda: jobs)
+        click(qtbot, row.button)
+        assert not row.button.isEnabled()
+        wait(qtbot, lambda: row.button.text() != "Cancel")
+        assert jobs[0].is_cancelled
     assert list(widget.viewer.layers) == layers
     assert row.button.isEnabled()
     assert row.progress.isHidden()
 
-    monkeypatch.setattr(work._Teller, "__call__", asked)
     click(qtbot, row.button)
     wait(qtbot, lambda: "mine segmentation" in widget.viewer.layers)

@@ -19,7 +19,7 @@ from napari_celltrain.predict.process import PredictRequest
 from napari_celltrain.values.decoding import ObjectDecoding
 from napari_celltrain.values.errors import CellTrainError
 from napari_celltrain.widgets.background import Job
-from napari_celltrain.widgets.segment import files
+from napari_celltrain.widgets.segment import work
 from napari_celltrain.widgets.segment.widget import SegmentWidget
 from segment_support import choose_model, click, open_widget, run, wait
 from tiny_models import LEARNED, write_tiny_model
@@ -115,15 +115,15 @@ def test_cancelled_the_process_is_gone(qtbot, widget: SegmentWidget, model: Path
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_a_process_that_was_killed_is_told(model: Path, images: Path, tmp_path: Path) -> None:
-    class Killing(Job):
-        def tell(self, done: int, total: int, text: str = "") -> None:
+    request = PredictRequest(model, (images,), tmp_path / "out", device="cpu")
+
+    def segment_and_kill() -> None:
+        for _ in work.segment_files(Job(lambda job: None, "Segmenting"), request):
             for child in children():
                 child.kill()
 
-    job = Killing(lambda job: None, "Segmenting")
-    request = PredictRequest(model, (images,), tmp_path / "out", device="cpu")
     with pytest.raises(CellTrainError, match="SIGKILL"):
-        files.segment_files(job, request)
+        segment_and_kill()
 
 
 def test_the_options_reach_the_command_line() -> None:

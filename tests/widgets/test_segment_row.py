@@ -10,8 +10,7 @@ from napari.components import ViewerModel
 
 from napari_celltrain.widgets.run import segment_row
 from napari_celltrain.widgets.run.segment_row import SegmentRow
-from napari_celltrain.widgets.segment import work
-from segment_support import add_image, click, wait
+from segment_support import add_image, click, held_at_the_network, wait
 from tiny_models import VOXEL_SIZE, write_tiny_model
 
 
@@ -24,29 +23,20 @@ def row(qtbot, tmp_path: Path) -> SegmentRow:
     return row
 
 
-def test_a_layer_is_segmented_or_not(qtbot, row: SegmentRow, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_is_segmented_or_not(qtbot, row: SegmentRow) -> None:
     viewer = row._viewer
-    begun: list[bool] = []
-    asked = work._Teller.__call__
-
-    def wait_for_cancel(teller) -> bool:
-        begun.append(True)
-        teller._job.wait_for_cancel(30)
-        return asked(teller)
-
-    monkeypatch.setattr(work._Teller, "__call__", wait_for_cancel)
     add_image(viewer)
     row.reset_choices()
-    click(qtbot, row.button)
-    assert row.button.text() == "Cancel"
-    wait(qtbot, lambda: begun)
-    click(qtbot, row.button)
-    assert not row.button.isEnabled()
-    wait(qtbot, lambda: row.button.text() != "Cancel")
+    with held_at_the_network() as jobs:
+        click(qtbot, row.button)
+        assert row.button.text() == "Cancel"
+        wait(qtbot, lambda: jobs)
+        click(qtbot, row.button)
+        assert not row.button.isEnabled()
+        wait(qtbot, lambda: row.button.text() != "Cancel")
     assert len(viewer.layers) == 1
     assert row.progress.isHidden()
 
-    monkeypatch.setattr(work._Teller, "__call__", asked)
     click(qtbot, row.button)
     wait(qtbot, lambda: "mine segmentation" in viewer.layers)
     assert tuple(viewer.layers["mine segmentation"].scale) == VOXEL_SIZE

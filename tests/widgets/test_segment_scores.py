@@ -14,10 +14,8 @@ from balls import make_pair
 from napari_celltrain.data.differences import Difference
 from napari_celltrain.evaluate.evaluation import evaluate_arrays, finish
 from napari_celltrain.widgets.layers import find_layer
-from napari_celltrain.widgets.segment.layers import jump_to
-from napari_celltrain.widgets.segment.measure_panel import MeasurePanel
+from napari_celltrain.widgets.segment.object_panels import ERRORS, MeasurePanel, ScoresPanel, jump_to
 from napari_celltrain.widgets.segment.object_table import ObjectTable
-from napari_celltrain.widgets.segment.scores_panel import ERRORS, ScoresPanel
 from segment_support import add_image, add_truth, click, wait
 
 
@@ -61,21 +59,21 @@ def test_scores_are_those_of_the_runs_layer(qtbot, viewer: ViewerModel, scores: 
     truth, found = viewer.layers["truth"].data, viewer.layers["found"].data
     expected = finish(evaluate_arrays(truth, found, (1.0, 0.5, 0.5), name="found"))
     assert scores.scores == expected
-    assert scores.table.values["Dice"] == f"{expected.voxels.dice:.4f}"
-    assert scores.table.values["F1 at IoU 0.7"] == f"{expected.objects.at(0.7).f1:.4f}"
-    assert set(scores.table.values) >= {"IoU", "F1 at IoU 0.5", "F1 at IoU 0.9", "Mean AP", "PQ", "SEG", "Objects"}
+    assert scores.facts.values["Dice"] == f"{expected.voxels.dice:.4f}"
+    assert scores.facts.values["F1 at IoU 0.7"] == f"{expected.objects.at(0.7).f1:.4f}"
+    assert set(scores.facts.values) >= {"IoU", "F1 at IoU 0.5", "F1 at IoU 0.9", "Mean AP", "PQ", "SEG", "Objects"}
 
 
 def test_errors_are_listed_shown_and_jumped_to(qtbot, viewer: ViewerModel, scores: ScoresPanel) -> None:
     compare(qtbot, scores)
-    table = scores.wrong.rows
+    table = scores.table.rows
     assert table.rowCount() == len(scores.scores.wrong) >= 3
     marks = find_layer(viewer, ERRORS)
     assert Difference.MISSED_OBJECT in marks.data
     assert tuple(marks.scale) == (1.0, 0.5, 0.5)
     missed = next(n for n, found in enumerate(scores.scores.wrong) if found.kind == Difference.MISSED_OBJECT)
     index = table.index_of(missed)
-    qtbot.mouseClick(scores.wrong.viewport(), Qt.MouseButton.LeftButton, pos=scores.wrong.visualRect(index).center())
+    qtbot.mouseClick(scores.table.viewport(), Qt.MouseButton.LeftButton, pos=scores.table.visualRect(index).center())
     found = scores.scores.wrong[missed]
     assert viewer.layers.selection.active is viewer.layers["truth"]
     assert viewer.layers["truth"].selected_label == found.label == 1
@@ -91,8 +89,8 @@ def test_errors_are_listed_shown_and_jumped_to(qtbot, viewer: ViewerModel, score
 def test_voxels_alone_have_no_objects(qtbot, scores: ScoresPanel) -> None:
     scores.rows.editors["data.label_kind"].setValue("foreground")
     compare(qtbot, scores)
-    assert list(scores.table.values) == ["Dice", "IoU", "Precision", "Recall"]
-    assert scores.wrong.isHidden()
+    assert list(scores.facts.values) == ["Dice", "IoU", "Precision", "Recall"]
+    assert scores.table.isHidden()
 
 
 def test_other_shapes_are_refused(qtbot, viewer: ViewerModel, scores: ScoresPanel) -> None:

@@ -24,9 +24,11 @@ from napari_celltrain.nets.normalize import measure
 from napari_celltrain.runs.model import load_model, segment
 from napari_celltrain.values.decoding import ObjectDecoding
 from napari_celltrain.widgets import background
+from napari_celltrain.widgets.segment import widget as segment_widget
 from napari_celltrain.widgets.segment import work
 from napari_celltrain.widgets.segment.widget import SegmentWidget
-from segment_support import UNITS, add_image, choose_model, click, open_widget, run, wait
+from napari_celltrain.widgets.train.widget import TrainWidget
+from segment_support import UNITS, add_image, choose_model, click, held_at_the_network, open_widget, run, wait
 from tiny_models import VOXEL_SIZE, write_tiny_model
 
 
@@ -85,7 +87,7 @@ def test_running_again_renews_the_layer_unless_it_was_painted_in(
     assert len(viewer.layers) == 3
 
 
-def test_objects_are_made_anew_without_the_network(
+def test_objects_are_recomputed_without_the_network(
     qtbot, viewer, widget: SegmentWidget, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = add_image(viewer)
@@ -95,7 +97,7 @@ def test_objects_are_made_anew_without_the_network(
     assert widget.options.is_as_tuned
     assert not widget.options.reset_button.isEnabled()
     run(qtbot, widget)
-    monkeypatch.setattr(work, "segment_volume", None)
+    monkeypatch.setattr(segment_widget, "segment_volume", None)
     options = widget.options
     options.method.setValue("watershed")
     options.numbers["min_size_um3"].setValue(4.0)
@@ -109,7 +111,7 @@ def test_objects_are_made_anew_without_the_network(
     np.testing.assert_array_equal(viewer.layers["mine – run"].data, expected(model, image.data, decoding=wanted))
     click(qtbot, options.reset_button)
     assert options.is_as_tuned
-    image.data = image.data + 1  # what the network said is of another image now
+    image.data = image.data + 1  # the probability maps are of another image now
     assert not options.apply_button.isEnabled()
 
 
@@ -132,6 +134,35 @@ def test_options_are_those_of_the_model_and_of_the_method(qtbot, widget: Segment
     assert options.value().decoding is None
     assert not options.threshold.isVisibleTo(options)
     assert not options.method.isVisibleTo(options)
+
+
+def test_tuned_sizes_are_shown_with_three_digits_and_kept_exactly(qtbot, widget: SegmentWidget, tmp_path: Path) -> None:
+    tuned = ObjectDecoding(method="watershed", smoothing_um=4 / 3, seed_distance_um=13.6 / 3, min_size_um3=12345.6)
+    choose_model(qtbot, widget, write_tiny_model(tmp_path, target="foreground", objects=tuned))
+    options = widget.options
+    boxes = [editor.box for editor in options.numbers.values()]
+    assert [box.text() for box in boxes] == ["1.33", "4.53", "0", "12346"]
+    assert options.value().decoding == tuned
+    boxes[1].setFocus()
+    boxes[1].interpretText()  # as at the end of typing
+    assert options.is_as_tuned
+    boxes[1].lineEdit().setText("4.5")
+    assert options.value().decoding.seed_distance_um == 4.5
+
+
+def test_it_becomes_a_tab_of_the_training_widget_on_the_same_side(qtbot, make_napari_viewer) -> None:
+    viewer = make_napari_viewer(strict_qt=False, show=True)
+    window = viewer.window._qt_window
+    train = viewer.window.add_dock_widget(TrainWidget(viewer), name="Train")
+    bottom = viewer.window.add_dock_widget(QWidget(), name="other")
+    widget = SegmentWidget(viewer)
+    dock = viewer.window.add_dock_widget(widget, name="Segment")
+    wait(qtbot, lambda: window.tabifiedDockWidgets(dock) == [train])
+    assert bottom not in window.tabifiedDockWidgets(dock)
+    wait(qtbot, lambda: not widget.visibleRegion().isEmpty())
+    left = viewer.window.add_dock_widget(SegmentWidget(viewer), name="Again", area="left")
+    qtbot.wait(50)
+    assert window.tabifiedDockWidgets(left) == []
 
 
 @pytest.mark.parametrize("kind", ["dask", "zarr", "multiscale", "channels first", "channels second"])
@@ -206,30 +237,18 @@ def test_another_voxel_size_is_refused_or_resampled(qtbot, viewer, widget: Segme
     assert tuple(layer.scale) == size
 
 
-def test_cancelled_it_leaves_nothing_and_can_start_again(
-    qtbot, viewer, widget: SegmentWidget, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun: list[bool] = []
-    waited: list[bool] = []
-    asked = work._Teller.__call__
-
-    def wait_for_cancel(teller) -> bool:
-        begun.append(True)
-        waited.append(teller._job.wait_for_cancel(30))
-        return asked(teller)
-
-    monkeypatch.setattr(work._Teller, "__call__", wait_for_cancel)
+def test_cancelled_it_leaves_nothing_and_can_start_again(qtbot, viewer, widget: SegmentWidget, model: Path) -> None:
     add_image(viewer)
     choose_model(qtbot, widget, model)
-    click(qtbot, widget.run.button)
-    assert widget.run.button.text() == "Cancel"
-    wait(qtbot, lambda: begun)
-    click(qtbot, widget.run.button)
-    assert not widget.run.button.isEnabled()
-    wait(qtbot, lambda: not widget.run.is_running)
-    assert waited == [True]
+    with held_at_the_network() as jobs:
+        click(qtbot, widget.run.button)
+        assert widget.run.button.text() == "Cancel"
+        wait(qtbot, lambda: jobs)
+        click(qtbot, widget.run.button)
+        assert not widget.run.button.isEnabled()
+        wait(qtbot, lambda: not widget.run.is_running)
+        assert jobs[0].is_cancelled
     assert len(viewer.layers) == 1
-    monkeypatch.setattr(work._Teller, "__call__", asked)
     run(qtbot, widget)
     assert "mine – run" in viewer.layers
 
@@ -239,7 +258,7 @@ def test_what_cannot_be_interrupted_is_no_longer_waited_for(
 ) -> None:
     let_go = threading.Event()
     monkeypatch.setattr(background, "_PATIENCE_MS", 0)
-    widget.layers._work._patience.setInterval(0)
+    widget.run._work._patience.setInterval(0)
     monkeypatch.setattr(work, "spare_cores", lambda: let_go.wait(30) and 1)
     add_image(viewer)
     choose_model(qtbot, widget, model)
@@ -272,8 +291,8 @@ def test_nothing_keeps_a_layer_that_was_removed(qtbot, viewer, widget: SegmentWi
     image, result = weakref.ref(layer.data), weakref.ref(viewer.layers["mine – run"].data)
     viewer.layers.clear()
     del layer
-    widget.run.begin("")  # napari's own status thread looks at the next layer
-    widget.run.end()
+    widget.run.start(lambda job: None, lambda result: None, "")  # napari's own status thread looks at the next layer
+    wait(qtbot, lambda: not widget.run.is_running)
 
     def are_gone() -> bool:
         gc.collect()
@@ -291,24 +310,14 @@ def test_it_opens_without_torch_and_without_reading_files() -> None:
     assert set(done.stdout.split()) <= {"pandas"}  # napari itself loads it in some versions
 
 
-def test_closed_while_working_it_gives_up(
-    qtbot, viewer, widget: SegmentWidget, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    jobs: list[background.Job] = []
-    asked = work._Teller.__call__
-
-    def wait_for_cancel(teller) -> bool:
-        jobs.append(teller._job)
-        teller._job.wait_for_cancel(30)
-        return asked(teller)
-
-    monkeypatch.setattr(work._Teller, "__call__", wait_for_cancel)
+def test_closed_while_working_it_gives_up(qtbot, viewer, widget: SegmentWidget, model: Path) -> None:
     add_image(viewer)
     choose_model(qtbot, widget, model)
-    click(qtbot, widget.run.button)
-    wait(qtbot, lambda: jobs)
-    viewer.window.remove_dock_widget(widget)
-    wait(qtbot, lambda: jobs[0].is_cancelled and jobs[0].is_done)
+    with held_at_the_network() as jobs:
+        click(qtbot, widget.run.button)
+        wait(qtbot, lambda: jobs)
+        viewer.window.remove_dock_widget(widget)
+        wait(qtbot, lambda: jobs[0].is_cancelled and jobs[0].is_done)
     assert len(viewer.layers) == 1
 
 
@@ -326,7 +335,7 @@ def test_every_control_is_reached_by_tab(qtbot, make_napari_viewer, model: Path)
         reached.append(focused)
         qtbot.keyClick(focused, Qt.Key.Key_Tab)
     for control in (
-        widget.input.layer.box.native,
+        widget.input.layer,
         widget.options.method.box,
         widget.options.device.box,
         widget.run.button,

@@ -1,4 +1,4 @@
-"""How the maps of a network become numbered objects: the values; `engine.objects` does it."""
+"""How probability maps are decoded into numbered objects: the values, which `engine.objects` uses."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pydantic import Field
 from napari_celltrain.values.config import Frozen, LabelKind
 
 Target = Literal["foreground", "objects"]
-"""What a network has learned: which voxels are cells (or of which class), or also where one cell ends and the next
-begins."""
+"""What a network has learned: foreground or classes only, or also the distance and boundary of each object."""
 
 Method = Literal["components", "watershed", "learned"]
 
@@ -33,28 +32,35 @@ class ObjectDecoding(Frozen):
     """From probabilities to objects. Tuned on the validation volumes when a training ends; kept in ``model.yaml``."""
 
     method: Method = "components"
-    """How touching cells are told apart: not at all (connected pieces), by the shape of the foreground (watershed of
-    its distance map), or by the distance and boundary that the network has learned."""
+    """How touching cells are separated: not at all (connected components), by the shape of the foreground (watershed of
+    its distance transform), or by the distance and boundary maps that the network has learned."""
     smoothing_um: float = Field(default=0.0, ge=0.0, le=1000.0)
-    """How much the map in which middles of cells are sought is smoothed before: sigma of the Gaussian in µm."""
+    """Gaussian smoothing (sigma, µm) of the seed map before peaks are detected."""
     seed_distance_um: float = Field(default=1.0, ge=0.0, le=10_000.0)
-    """Smallest distance between the middles of two cells, in µm."""
+    """Smallest distance between two seeds, in µm."""
     seed_level: float = Field(default=0.0, ge=0.0, le=10_000.0)
-    """How clear the middle of a cell must be: the smallest height of the map in which middles are sought (for the
-    watershed: the depth below the cell's surface in µm; learned: the learned distance from 0 to 1, with what
-    depth adds to it and boundaries take from it)."""
+    """Minimum peak height for a seed. Watershed: of the distance transform, in µm; learned: of the learned distance
+    from 0 to 1, to which depth adds and from which boundaries take."""
     depth_weight: float = Field(default=0.0, ge=0.0, le=1000.0)
-    """Learned only: what each µm below the surface of the foreground adds to the learned distance."""
+    """Learned only: weight of the distance transform (µm) in the seed map, added to the learned distance."""
     boundary_weight: float = Field(default=0.0, ge=0.0, le=1000.0)
-    """Learned only: how much a boundary with another cell takes from the learned distance."""
+    """Learned only: weight of the boundary map in the seed map, subtracted from the learned distance."""
     min_size_um3: float = Field(default=0.0, ge=0.0)
-    """Smaller objects are left out, in µm³."""
+    """Smaller objects are removed, in µm³."""
     context_um: float = Field(default=20.0, gt=0.0, le=10_000.0)
-    """How far around a block of a large volume is looked at, in µm: the size of a large object."""
+    """Context read around each block of a large volume, in µm: the size of a large object."""
+
+
+METHODS: Final[dict[Method, tuple[str, str]]] = {
+    "components": ("connected components", "Touching cells stay together."),
+    "watershed": ("watershed of the distance transform", "Touching cells are separated where the foreground narrows."),
+    "learned": ("learned borders", "Touching cells are separated where the network sees a border."),
+}
+"""Label and a line of help of each method."""
 
 
 def first_decoding(target: Target, extent_um: float, context_um: float) -> ObjectDecoding:
-    """What objects are decoded with until that is tuned. ``extent_um`` is the size of a typical object, ``context_um``
+    """The decoding until it is tuned. ``extent_um`` is the size of a typical object, ``context_um``
     that of a large one."""
     return ObjectDecoding(
         method="learned" if target == "objects" else "components",

@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QVBoxLayout, 
 
 from napari_celltrain.values.errors import CellTrainError
 from napari_celltrain.widgets.background import Background
-from napari_celltrain.widgets.segment.layers import LayerBox, Place, place_of, volume_of
+from napari_celltrain.widgets.segment.input_panel import LayerBox, Place, place_of, volume_of
 from napari_celltrain.widgets.segment.work import LOADING, Result, segment_volume
 from napari_celltrain.widgets.theme import tooltip
 

@@ -1,22 +1,27 @@
-"""What to segment: a layer of the viewer, or files."""
+"""What to segment: a layer of the viewer, read as a volume, or files."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from qtpy.QtCore import QSignalBlocker, Signal
-from qtpy.QtWidgets import QButtonGroup, QHBoxLayout, QLabel, QRadioButton, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QButtonGroup, QHBoxLayout, QRadioButton, QVBoxLayout, QWidget
 
 from napari_celltrain.io.volume import ArrayVolume
 from napari_celltrain.values.config import Spacing
 from napari_celltrain.values.errors import DataError
+from napari_celltrain.values.text import sizes
 from napari_celltrain.widgets.forms.inputs import ComboBox
 from napari_celltrain.widgets.forms.path_edit import PathEdit
 from napari_celltrain.widgets.forms.rows import FieldRows, Fold
-from napari_celltrain.widgets.segment.layers import LayerBox, Place, place_of, stack_of, volume_of
-from napari_celltrain.widgets.segment.model_panel import um
-from napari_celltrain.widgets.theme import plain_label, theme_color
+from napari_celltrain.widgets.layers import full_resolution, is_own, voxel_size_of
+from napari_celltrain.widgets.segment.parts import Message, add_row
+from napari_celltrain.widgets.theme import tooltip
 
 Source = Literal["layer", "files"]
 
@@ -25,7 +30,7 @@ _EVENTS = ("data", "scale", "units", "name")
 
 
 class InputPanel(QWidget):
-    """Edits the source, and for each source what of it."""
+    """Edits the source, and for each source which of its volumes."""
 
     valueChanged = Signal()
     sourceChanged = Signal()
@@ -33,31 +38,24 @@ class InputPanel(QWidget):
     def __init__(self, viewer: Any, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._watched: Any = None
-        self._wanted_channel: int | None = None
+        self._trained_channel: int | None = None
         self.layer_button = QRadioButton("A layer")
         self.files_button = QRadioButton("Files")
         self.layer = LayerBox(viewer, "image", "Image layer to segment", "An image layer that holds a volume")
         self.channel = ComboBox()
         self.channel.setAccessibleName("Channel")
-        self.message = plain_label()
-        self.message.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.message = Message()
         self.images = PathEdit("either", history="segment.images", placeholder="File or folder, or drop it here")
         self.output = PathEdit("folder", history="segment.output", placeholder="Folder, or drop it here")
-        self.file_rows = FieldRows(_FILE_FIELDS)
-        self.more = Fold("More about the files", self.file_rows)
+        self.file_fields = FieldRows(_FILE_FIELDS)
         self._lay_out()
         self._connect()
         self.layer_button.setChecked(True)
-        self._show_rows()
         self._choose_layer()
 
-    # --- the value ------------------------------------------------------------------------------------------------
-
+    @property
     def source(self) -> Source:
         return "layer" if self.layer_button.isChecked() else "files"
-
-    def set_source(self, source: Source) -> None:
-        (self.layer_button if source == "layer" else self.files_button).setChecked(True)
 
     @property
     def index(self) -> int:
@@ -82,7 +80,7 @@ class InputPanel(QWidget):
             return None
 
     def files(self) -> tuple[Path, Path]:
-        """What to segment, and the folder for the results. Raises :class:`DataError` and marks what is missing."""
+        """The images to segment, and the folder for the results. Raises :class:`DataError` and marks the field."""
         images, output = self.images.value(), self.output.value()
         self.images.set_problem(None if images else "Choose a file, or a folder of files.")
         self.output.set_problem(None if output else "Choose a folder for the results.")
@@ -92,23 +90,17 @@ class InputPanel(QWidget):
             raise DataError("No folder for the results is chosen. Choose one, or drop it on the field.")
         return images, output
 
-    def file_options(self) -> dict[str, Any]:
-        """``channel``, ``voxel_size`` and ``axes`` of the files, None where they tell themselves."""
-        return self.file_rows.values()
-
     def set_channel(self, channel: int | None) -> None:
         """The channel that the model was trained on: of a layer with several it is chosen by itself."""
-        self._wanted_channel = channel
+        self._trained_channel = channel
         if channel is not None and channel < self.channel.count():
             self.channel.setCurrentIndex(channel)
 
     def reset_choices(self, *_: Any) -> None:
         self.layer.reset_choices()
 
-    # --- inside ----------------------------------------------------------------------------------------------------
-
     def release(self) -> None:
-        """Listen to no layer any more: the layers outlive this panel."""
+        """Disconnect from the layer, which outlives this panel."""
         self._watch(None)
 
     def _choose_layer(self) -> None:
@@ -119,9 +111,9 @@ class InputPanel(QWidget):
     def _watch(self, layer: Any) -> None:
         before, self._watched = self._watched, layer
         for name in _EVENTS:
-            if before is not None and hasattr(before.events, name):
+            if before is not None:
                 getattr(before.events, name).disconnect(self._touch)
-            if layer is not None and hasattr(layer.events, name):
+            if layer is not None:
                 getattr(layer.events, name).connect(self._touch)
 
     def _touch(self, *_: Any) -> None:
@@ -129,49 +121,40 @@ class InputPanel(QWidget):
         self.valueChanged.emit()
 
     def _fill_channels(self) -> None:
-        layer = self.layer.value()
         try:
-            stack = stack_of(layer) if layer is not None else None
+            stack = stack_of(self.layer.value()) if self.layer.value() is not None else None
         except DataError:
             stack = None
         with QSignalBlocker(self.channel):
             self.channel.clear()
-            for index in range(stack.num if stack else 0):
-                self.channel.addItem(f"{stack.name} {index}" if stack else "")
-            wanted = self._wanted_channel
-            if wanted is not None and wanted < self.channel.count():
-                self.channel.setCurrentIndex(wanted)
-        self._form.setRowVisible(self.channel, stack is not None and self.source() == "layer")
+            if stack is not None:
+                self.channel.addItems([f"{stack.name} {index}" for index in range(stack.num)])
+                self.set_channel(self._trained_channel)
+        self._layer_rows.form.setRowVisible(self.channel, stack is not None)
 
     def _describe(self) -> None:
-        problem = False
-        text = "Open an image in the viewer, or choose files."
+        if self.layer.value() is None:
+            self.message.say("Open an image in the viewer, or choose files.")
+            return
         try:
-            if self.layer.value() is not None:
-                volume = self.volume()
-                size = f"of {um(volume.voxel_size)}" if volume.voxel_size else "of unknown size"
-                text = f"{' × '.join(map(str, volume.shape))} voxels {size}"
+            volume = self.volume()
         except DataError as error:
-            text, problem = str(error), True
-        self.message.setText(text)
-        style = f"color: {theme_color('error').name()}" if problem else ""
-        if self.message.styleSheet() != style:
-            self.message.setStyleSheet(style)
+            self.message.say(str(error), error=True)
+            return
+        size = f"{sizes(volume.voxel_size)} µm" if volume.voxel_size else "unknown size"
+        self.message.say(f"{sizes(volume.shape)} voxels of {size}")
 
-    def _show_rows(self) -> None:
-        layer = self.source() == "layer"
-        of_layer: tuple[QWidget, ...] = (self.layer, self.message)
-        of_files: tuple[QWidget, ...] = (self.images, self.output, self.more)
-        for widgets, are_shown in ((of_layer, layer), (of_files, not layer)):
-            for widget in widgets:
-                self._form.setRowVisible(widget, are_shown)
-        self._form.setRowVisible(self.channel, layer and self.channel.count() > 0)
+    def _switch(self, *_: Any) -> None:
+        self._layer_rows.setVisible(self.source == "layer")
+        self._file_rows.setVisible(self.source == "files")
+        self.sourceChanged.emit()
+        self.valueChanged.emit()
 
-    def _switch(self, checked: bool) -> None:
-        if checked:
-            self._show_rows()
-            self.sourceChanged.emit()
-            self.valueChanged.emit()
+    def _change_files(self) -> None:
+        for editor in (self.images, self.output):
+            if editor.value() is not None:
+                editor.set_problem(None)
+        self.valueChanged.emit()
 
     def _lay_out(self) -> None:
         group = QButtonGroup(self)
@@ -180,39 +163,148 @@ class InputPanel(QWidget):
             group.addButton(button)
             buttons.addWidget(button)
         buttons.addStretch(1)
-        rows = FieldRows()
-        self._form = rows.form
-        for text, widget in (("Layer", self.layer), ("Channel", self.channel)):
-            self._add(text, widget, widget)
-        self._form.addRow(self.message)
-        self._add("Images", self.images, self.images)
-        self._add("Results", self.output, self.output)
-        self.images.setToolTip("A TIFF file, an OME-Zarr folder, or a folder with any number of them.")
-        self.output.setToolTip("Folder for the labels, one file for each volume.")
-        self._form.addRow(self.more)
+        self._layer_rows, self._file_rows = FieldRows(), FieldRows()
+        add_row(self._layer_rows.form, "Layer", self.layer)
+        add_row(self._layer_rows.form, "Channel", self.channel)
+        self._layer_rows.add_widget(self.message)
+        images_help = "A TIFF file, an OME-Zarr folder, or a folder with any number of them."
+        add_row(self._file_rows.form, "Images", self.images, images_help)
+        add_row(self._file_rows.form, "Results", self.output, "Folder for the labels, one file for each volume.")
+        self._file_rows.add_widget(Fold("More about the files", self.file_fields))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(2)
         layout.addLayout(buttons)
-        layout.addWidget(rows)
-
-    def _add(self, text: str, widget: QWidget, buddy: QWidget) -> None:
-        label = QLabel(text)
-        label.setBuddy(buddy)
-        if isinstance(widget, PathEdit):
-            widget.set_accessible_name(text)
-        self._form.addRow(label, widget)
+        layout.addWidget(self._layer_rows)
+        layout.addWidget(self._file_rows)
 
     def _connect(self) -> None:
         self.layer_button.toggled.connect(self._switch)
-        self.files_button.toggled.connect(self._switch)
         self.layer.valueChanged.connect(self._choose_layer)
         self.channel.currentIndexChanged.connect(self._touch)
-        for editor in (self.images, self.output, self.file_rows):
-            editor.valueChanged.connect(self._tell)
+        for editor in (self.images, self.output, self.file_fields):
+            editor.valueChanged.connect(self._change_files)
 
-    def _tell(self) -> None:
-        for editor in (self.images, self.output):
-            if editor.value() is not None:
-                editor.set_problem(None)
-        self.valueChanged.emit()
+
+Kind = Literal["image", "labels"]
+
+
+class LayerBox(ComboBox):
+    """Edits a layer of the viewer, or None; the layers that the plugin shows while training are not offered."""
+
+    valueChanged = Signal()
+
+    def __init__(self, viewer: Any, kind: Kind, name: str, help_text: str, *, optional: bool = False) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self._kind = kind
+        self._none = [None] if optional else []
+        self._layers: list[Any] = []
+        self.setAccessibleName(name)
+        self.setToolTip(tooltip(help_text))
+        self.currentIndexChanged.connect(self.valueChanged)
+        self.reset_choices()
+
+    def value(self) -> Any:
+        return self._layers[self.currentIndex()] if self.currentIndex() >= 0 else None
+
+    def setValue(self, layer: Any) -> None:
+        """A layer that is not offered is passed over."""
+        if layer in self._layers:
+            self.setCurrentIndex(self._layers.index(layer))
+
+    def choices(self) -> list[Any]:
+        """The topmost first."""
+        offered = [layer for layer in self._viewer.layers if layer._type_string == self._kind and not is_own(layer)]
+        return offered[::-1]
+
+    def reset_choices(self, *_: Any) -> None:
+        """The layers of the viewer have changed; what is chosen stays chosen while it is there."""
+        before = self.value()
+        with QSignalBlocker(self):
+            self._layers = [*self._none, *self.choices()]
+            self.clear()
+            self.addItems(["-----" if layer is None else layer.name for layer in self._layers])
+            self.setValue(before)
+        if self.value() is not before:
+            self.valueChanged.emit()
+
+
+_CHANNEL_NAMES = ("c", "channel", "channels", "ch")
+_TIME_NAMES = ("t", "time", "timepoint")
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """The volumes of a layer that holds more than one."""
+
+    axis: int
+    """Of the layer's array."""
+    num: int
+    name: str
+    """``channel``, or what the layer itself calls the axis."""
+
+
+def stack_of(layer: Any) -> Stack | None:
+    """The axis of channels (or time points) of a layer with four axes; None for a single volume.
+
+    By its label where the layer names it, else the shorter one of the first two: channels come first or second.
+    Raises :class:`DataError` for what cannot be segmented.
+    """
+    shape = tuple(int(length) for length in full_resolution(layer).shape)
+    if getattr(layer, "rgb", False):
+        raise DataError(f"{layer.name}: is a colour (RGB) image. Split its channels (right click ▸ Split RGB).")
+    if len(shape) < 3 or sum(length > 1 for length in shape) < 3:
+        raise DataError(
+            f"{layer.name}: is a 2D layer ({sizes(shape)}). The model segments volumes: choose a layer that holds a "
+            "stack of planes."
+        )
+    if len(shape) > 4:
+        raise DataError(
+            f"{layer.name}: has {len(shape)} axes ({sizes(shape)}), and at most four can be used (channel, z, y, x). "
+            "Take a part of it (right click ▸ Split Stack)."
+        )
+    if len(shape) == 3:
+        return None
+    labels = [str(label).casefold() for label in layer.axis_labels]
+    named = [axis for axis, label in enumerate(labels) if label in (*_CHANNEL_NAMES, *_TIME_NAMES)]
+    axis = named[0] if named else 0 if shape[0] <= shape[1] else 1
+    return Stack(axis, shape[axis], "time point" if labels[axis] in _TIME_NAMES else "channel")
+
+
+def volume_of(layer: Any, index: int = 0) -> ArrayVolume:
+    """The volume of a layer, or the one at ``index`` of its :func:`stack_of`; nothing is read. Raises ``DataError``."""
+    stack = stack_of(layer)
+    if stack is None:
+        return ArrayVolume(layer.name, full_resolution(layer), voxel_size_of(layer))
+    spatial = [axis for axis in range(4) if axis != stack.axis]
+    calibration = SimpleNamespace(scale=layer.scale[spatial], units=[layer.units[axis] for axis in spatial])
+    axes = "ZYX"[: stack.axis] + "C" + "ZYX"[stack.axis :]
+    return ArrayVolume(layer.name, full_resolution(layer), voxel_size_of(calibration), axes=axes, channel=index)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a result belongs: the keywords of a new layer, and how its array is shaped for the viewer's axes."""
+
+    options: dict[str, Any]
+    axis: int | None = None
+    """An axis of length one that the layer's own volumes have in their midst."""
+
+    def shaped(self, labels_ZYX: NDArray[Any]) -> NDArray[Any]:
+        return labels_ZYX if self.axis is None else np.expand_dims(labels_ZYX, self.axis)
+
+
+def place_of(layer: Any, index: int = 0) -> Place:
+    """Scale, position and units of a result on ``layer``. Raises ``DataError``."""
+    stack = stack_of(layer)
+    if stack is not None and (stack.axis > 0 or stack.name != "channel"):
+        # It stands at its own channel or time point; the slider finds it there.
+        translate = np.array(layer.translate, float)
+        translate[stack.axis] += index * layer.scale[stack.axis]
+        options = {"scale": tuple(layer.scale), "translate": tuple(translate), "units": tuple(layer.units)}
+        return Place(options, stack.axis)
+    options = {name: tuple(getattr(layer, name)[-3:]) for name in ("scale", "translate", "units")}
+    if stack is None:
+        options |= {"rotate": layer.rotate, "shear": layer.shear}
+    return Place(options)

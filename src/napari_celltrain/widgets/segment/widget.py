@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_warning
+from numpy.typing import NDArray
 from qtpy.QtCore import QEvent, QSize, Qt, QTimer
 from qtpy.QtGui import QKeySequence, QShortcut, QShowEvent
-from qtpy.QtWidgets import QFrame, QLabel, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow, QVBoxLayout, QWidget
 
 from napari_celltrain.predict.process import PredictRequest
 from napari_celltrain.values.config import DataConfig
-from napari_celltrain.values.errors import CellTrainError
+from napari_celltrain.values.errors import DataError
 from napari_celltrain.values.text import count
-from napari_celltrain.widgets.background import Background
 from napari_celltrain.widgets.forms.focus import FocusRing
-from napari_celltrain.widgets.forms.rows import Fold
-from napari_celltrain.widgets.layers import full_resolution
+from napari_celltrain.widgets.forms.rows import Fold, TabPage
+from napari_celltrain.widgets.layers import full_resolution, undisturbed
 from napari_celltrain.widgets.preferences import preferences
-from napari_celltrain.widgets.segment.files import FileList, Written, segment_files
-from napari_celltrain.widgets.segment.input_panel import InputPanel
-from napari_celltrain.widgets.segment.layer_segmenter import LayerSegmenter
-from napari_celltrain.widgets.segment.measure_panel import MeasurePanel
+from napari_celltrain.widgets.segment.input_panel import InputPanel, Place
 from napari_celltrain.widgets.segment.model_panel import ModelPanel
+from napari_celltrain.widgets.segment.object_panels import MeasurePanel, ScoresPanel
 from napari_celltrain.widgets.segment.options_panel import OptionsPanel
-from napari_celltrain.widgets.segment.run_row import RunRow
-from napari_celltrain.widgets.segment.scores_panel import ScoresPanel
+from napari_celltrain.widgets.segment.parts import FileList, RunRow
+from napari_celltrain.widgets.segment.work import (
+    DECODING,
+    LOADING,
+    Maps,
+    Result,
+    Written,
+    decode_again,
+    segment_files,
+    segment_volume,
+)
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -38,64 +48,70 @@ class SegmentWidget(QWidget):
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__()
         self.viewer = napari_viewer
+        self._kept: tuple[Maps, Callable[[], Any], tuple[object, ...]] | None = None
+        self._ring = FocusRing(self)
+        self._was_shown = False
         self.model = ModelPanel()
         self.input = InputPanel(napari_viewer)
         self.options = OptionsPanel()
+        self.options.device.setValue(preferences().device)
         self.options_fold = Fold("Options", self.options)
-        self.run = RunRow("Segment", "Find the cells with the chosen model (Ctrl+Return)")
+        self.run = RunRow("Segment", "Find the cells with the chosen model (Ctrl+Return)", "Segmenting")
         self.files = FileList(napari_viewer)
         self.scores = ScoresPanel(napari_viewer)
         self.scores_fold = Fold("Scores: compare with true labels", self.scores)
         self.measure = MeasurePanel(napari_viewer)
         self.measure_fold = Fold("Measure objects", self.measure)
-        self.layers = LayerSegmenter(napari_viewer, self)
-        self._file_work = Background("Segmenting", self)
-        self._ring = FocusRing(self)
         self._lay_out()
         self._connect()
-        self._use_preferences()
         self._renew()
 
     def reset_choices(self, *_: object) -> None:
         """The layers of the viewer have changed (napari connects this by its name)."""
-        self.input.reset_choices()
-        self.scores.reset_choices()
-        self.measure.reset_choices()
+        for panel in (self.input, self.scores, self.measure):
+            panel.reset_choices()
 
     def setModel(self, path: Path) -> None:
         """Choose the model of a run folder, as the training widget does at the end of a run."""
         self.model.setValue(path)
 
-    # --- running ------------------------------------------------------------------------------------------------
-
     def start(self) -> None:
         model = self.model.value()
         if model is None or self.model.card is None:
             return
-        self.run.begin("Starting")
-        try:
-            if self.input.source() == "layer":
-                self.layers.start(model, self.model.name, self.input, self.options.value())
+        with self.run.errors_shown():
+            if self.input.source == "layer":
+                self._segment_layer(model)
             else:
-                self._start_files(model)
-        except CellTrainError as error:
-            self._refuse(error)
+                self._segment_files(model)
 
     def apply(self) -> None:
-        """Objects anew from what the network said before."""
-        self.run.begin("Telling objects apart")
-        try:
-            self.layers.decode_again(self.model.name, self.input, self.options.value())
-        except CellTrainError as error:
-            self._refuse(error)
+        """Recompute objects from the stored probability maps."""
+        with self.run.errors_shown():
+            maps, options = self._maps(), self.options.value()
+            if maps is None:
+                raise DataError(f"{self.input.volume().name}: was changed since it was segmented. Segment it again.")
+            work = partial(decode_again, kept=maps, threshold=options.threshold, decoding=options.decoding)
+            self.run.start(work, self._shower(), DECODING)
 
-    def _refuse(self, error: CellTrainError) -> None:
-        self.run.end()
-        self.run.say(str(error), wrong=True)
+    def _segment_layer(self, model: Path) -> None:
+        options = self.options.value()
+        work = partial(
+            segment_volume,
+            model=model,
+            image=self.input.volume(),
+            threshold=options.threshold,
+            decoding=options.decoding,
+            resample=options.resample,
+            device=options.device,
+        )
+        shower = self._shower()
+        self._kept = None
+        self.run.start(work, shower, LOADING)
 
-    def _start_files(self, model: Path) -> None:
+    def _segment_files(self, model: Path) -> None:
         images, output = self.input.files()
-        given, options = self.input.file_options(), self.options.value()
+        given, options = self.input.file_fields.values(), self.options.value()
         tuned = self.options.is_as_tuned
         request = PredictRequest(
             model,
@@ -110,11 +126,10 @@ class SegmentWidget(QWidget):
         )
         channel = given["channel"] if given["channel"] is not None else self.model.card and self.model.card.channel
         self.files.begin(DataConfig(**(given | {"channel": channel})))
-        self._file_work.start(lambda job: segment_files(job, request))
+        self.run.start(partial(segment_files, request=request), partial(self._show_written, output), "Starting")
 
-    def _cancel(self) -> None:
-        self.layers.cancel()
-        self._file_work.cancel()
+    def _show_written(self, output: Path, num_written: int) -> None:
+        self.run.message.say(f"{count(num_written, 'volume')} segmented, in {output}.")
 
     def _note(self, noted: Written | str) -> None:
         if isinstance(noted, Written):
@@ -122,19 +137,45 @@ class SegmentWidget(QWidget):
         else:
             show_warning(noted)
 
-    def _show_result(self, layer: Any) -> None:
-        self.run.say(self.layers.summary)
+    # --- results of layers ---------------------------------------------------------------------------------------
+
+    @property
+    def _key(self) -> tuple[object, ...]:
+        """What probability maps depend on beside the image."""
+        return self.model.value(), self.input.index, self.options.value().resample
+
+    def _maps(self) -> Maps | None:
+        """Of the layer, the model and the options chosen now; None where the network has to run."""
+        layer = self.input.layer.value()
+        if self._kept is None or layer is None or self.input.source != "layer":
+            return None
+        maps, array, key = self._kept
+        fit = array() is full_resolution(layer) and key == self._key and maps.card == self.model.card
+        return maps if fit else None
+
+    def _shower(self) -> Callable[[Result], None]:
+        """Shows a result of the layer chosen now, which may be removed meanwhile. Raises ``DataError``."""
+        layer, model = self.input.layer.value(), self.model.name
+        key, name = f"{layer.unique_id} {model}", f"{layer.name} – {model}"
+        show = partial(show_result, self.viewer, key, name, place=self.input.place())
+        try:
+            array: Callable[[], Any] = weakref.ref(full_resolution(layer))
+        except TypeError:  # an array of a kind that cannot be recognized without keeping it alive
+            array = lambda: None  # noqa: E731
+        return partial(self._show_result, show, array, self._key)
+
+    def _show_result(
+        self, show: Callable[..., Any], array: Callable[[], Any], key: tuple[object, ...], result: Result
+    ) -> None:
+        maps = result.maps
+        if maps is not None and array() is not None and maps.fit_in_memory():
+            self._kept = maps, array, key
+        layer = show(labels_ZYX=result.labels)
+        self.run.message.say(result.summary)
         self.scores.propose(layer)
         self.measure.propose(layer, self.input.layer.value())
-        self._renew()
 
-    def _show_written(self, num_written: int) -> None:
-        self.run.say(f"{count(num_written, 'volume')} segmented, in {self.input.output.value()}.")
-
-    def _show_failure(self, message: str) -> None:
-        self.run.say(message, wrong=True)
-
-    # --- how the parts depend on each other -----------------------------------------------------------------------
+    # --- how the parts depend on each other ----------------------------------------------------------------------
 
     def _take_card(self) -> None:
         card = self.model.card
@@ -145,61 +186,35 @@ class SegmentWidget(QWidget):
         self._renew()
 
     def _forget_outcome(self) -> None:
-        """What was said of the last result would be misread as being of the next one."""
+        """The message about the last result would be misread as being about the next one."""
         if not self.run.is_running:
-            self.run.say("")
+            self.run.message.say("")
 
     def _renew(self) -> None:
-        of_layer = self.input.source() == "layer"
-        self.options.set_for_files(not of_layer)
-        if of_layer:
-            self.options.set_sizes(self.input.voxel_size())
-        else:
-            self.options.allow_resampling()
+        of_layer = self.input.source == "layer"
+        self.options.set_image(self.input.voxel_size() if of_layer else None, files=not of_layer)
         self.options_fold.setVisible(self.model.card is not None)
         has_input = not of_layer or self.input.layer.value() is not None
         self.run.set_possible(self.model.card is not None and has_input)
         self._renew_apply()
 
     def _renew_apply(self) -> None:
-        layer = self.input.layer.value()
-        array = full_resolution(layer) if layer is not None and self.input.source() == "layer" else None
-        self.options.apply_button.setEnabled(
-            not self.run.is_running
-            and self.layers.can_decode(
-                array, self.model.value(), self.model.card, self.input.index, self.options.value()
-            )
-        )
-
-    def _end(self) -> None:
-        self.run.end()
-        self._renew_apply()
+        self.options.apply_button.setEnabled(not self.run.is_running and self._maps() is not None)
 
     def _unfold(self) -> None:
         if self.options_fold.is_open:
             self.options.look_for_devices()
 
-    def _use_preferences(self) -> None:
-        self.options.device.setValue(preferences().device)
-
-    # --- building -----------------------------------------------------------------------------------------------------
+    # --- building ------------------------------------------------------------------------------------------------
 
     def _lay_out(self) -> None:
-        content = QWidget()
-        column = QVBoxLayout(content)
-        column.setContentsMargins(6, 6, 6, 6)
-        column.setSpacing(4)
+        self.scroll_area = _Column()
+        self.scroll_area.column.setSpacing(4)
         model, source = _heading("Model"), _heading("What to segment")
         parts = (model, self.model, source, self.input, self.options_fold, self.run, self.files)
         for part in (*parts, self.scores_fold, self.measure_fold):
-            column.addWidget(part)
-        column.addStretch(1)
-        self.scroll_area = _Column()
-        self.scroll_area.setFrameShape(QFrame.Shape.NoFrame)
-        self.scroll_area.setWidgetResizable(True)
-        self.scroll_area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.scroll_area.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # its contents can be reached by Tab
-        self.scroll_area.setWidget(content)
+            self.scroll_area.column.addWidget(part)
+        self.scroll_area.end()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.scroll_area)
@@ -212,31 +227,39 @@ class SegmentWidget(QWidget):
         self.options.applyRequested.connect(self.apply)
         self.options_fold.toggled.connect(self._unfold)
         self.run.started.connect(self.start)
-        self.run.cancelled.connect(self._cancel)
-        self.layers.shown.connect(self._show_result)
-        self._file_work.noted.connect(self._note)
-        self._file_work.answered.connect(self._show_written)
-        for work in (self.layers, self._file_work):
-            work.progressed.connect(self.run.show_progress)
-            work.failed.connect(self._show_failure)
-            work.ended.connect(self._end)
+        self.run.noted.connect(self._note)
+        self.run.ended.connect(self._renew)
         shortcut = QShortcut(QKeySequence("Ctrl+Return"), self)
         shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
         shortcut.activated.connect(self.run.press)
 
-    # --- being taken out of the dock --------------------------------------------------------------------------------
+    # --- being docked and taken out of the dock ------------------------------------------------------------------
 
     def showEvent(self, event: QShowEvent | None) -> None:
         """Opened, or turned to again: there may be new runs."""
         super().showEvent(event)
         if event is not None and not event.spontaneous():
             self.model.look()
+            if not self._was_shown:  # afterwards the user arranges the docks
+                self._was_shown = True
+                QTimer.singleShot(0, self._share_dock)
+
+    def _share_dock(self) -> None:
+        """Become a tab of another dock of this plugin on the same side: one below the other, both would be too low."""
+        window = self.window()
+        if not isinstance(window, QMainWindow):
+            return
+        docks = {dock.isAncestorOf(self): dock for dock in window.findChildren(QDockWidget) if _is_ours(dock)}
+        other, own = docks.get(False), docks.get(True)
+        if own is not None and other is not None and window.dockWidgetArea(own) == window.dockWidgetArea(other):
+            window.tabifyDockWidget(other, own)
+            own.raise_()
 
     def event(self, event: QEvent | None) -> bool:
         handled = super().event(event)
         # A dock's ✕ sends no close event; the widget is only taken out of it.
         if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
-            self._cancel()
+            self.run.cancel()
             QTimer.singleShot(0, self._leave)
         return handled
 
@@ -246,15 +269,19 @@ class SegmentWidget(QWidget):
             self.deleteLater()
 
 
-class _Column(QScrollArea):
-    """Scrolls up and down only: never narrower than its contents can be."""
+class _Column(TabPage):
+    """Never narrower than its contents can be."""
 
     def minimumSizeHint(self) -> QSize:
-        content, bar = self.widget(), self.verticalScrollBar()
-        size = super().minimumSizeHint()
-        if content is None or bar is None:
-            return size
-        return QSize(content.minimumSizeHint().width() + bar.sizeHint().width(), size.height())
+        bar, size = self.verticalScrollBar(), super().minimumSizeHint()
+        width = self.page.minimumSizeHint().width()
+        return QSize(width + bar.sizeHint().width(), size.height()) if bar is not None else size
+
+
+def _is_ours(dock: QDockWidget) -> bool:
+    """Whether it shows this widget or the training widget, and can hold a tab."""
+    names = {type(child).__name__ for child in dock.findChildren(QWidget)}
+    return not dock.isFloating() and not dock.isHidden() and not names.isdisjoint({"TrainWidget", "SegmentWidget"})
 
 
 def _heading(text: str) -> QLabel:
@@ -263,3 +290,33 @@ def _heading(text: str) -> QLabel:
     font.setBold(True)
     label.setFont(font)
     return label
+
+
+RESULT = "celltrain_result"
+"""Key in the metadata of a result: which image and which model it is of."""
+_EDITED = "celltrain_edited"
+
+
+def show_result(viewer: Any, key: str, name: str, labels_ZYX: NDArray[Any], place: Place) -> Any:
+    """Renew the topmost result of ``key``, or add a layer called ``name``.
+
+    A layer that the user has painted in is left alone: what was corrected by hand is never lost.
+    """
+    shaped = place.shaped(labels_ZYX)
+    results = [layer for layer in viewer.layers if layer.metadata.get(RESULT) == key]
+    layer = next((layer for layer in reversed(results) if not layer.metadata.get(_EDITED)), None)
+    with undisturbed(viewer):
+        if layer is None or layer.ndim != shaped.ndim:
+            layer = viewer.add_labels(shaped, name=name, metadata={RESULT: key}, opacity=0.6, **place.options)
+            layer.events.paint.connect(_note_edit)
+            return layer
+        layer.data = shaped
+        layer.features = {}  # measured on the labels before
+        for option, value in place.options.items():
+            setattr(layer, option, value)
+        layer.visible = True
+    return layer
+
+
+def _note_edit(event: Any) -> None:
+    event.source.metadata[_EDITED] = True

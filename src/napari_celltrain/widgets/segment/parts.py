@@ -1,0 +1,278 @@
+"""What the panels of the Segment widget are made of: rows, messages, facts, and the row that runs work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from qtpy.QtCore import QEvent, Qt, Signal
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QListWidget,
+    QListWidgetItem,
+    QProgressBar,
+    QPushButton,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_celltrain.values.config import DataConfig
+from napari_celltrain.values.errors import CellTrainError
+from napari_celltrain.values.text import duration
+from napari_celltrain.widgets.background import Background, Job
+from napari_celltrain.widgets.previews import PairOpener
+from napari_celltrain.widgets.run.progress import Activity
+from napari_celltrain.widgets.segment.work import Written
+from napari_celltrain.widgets.theme import plain_label, theme_color, tooltip
+
+_MIN_SHARE = 0.05
+"""No time left is estimated before this share of the work is done."""
+_MIN_SECONDS = 2.0
+_BAR_MARGINS = 12
+_MAX_FILES_SHOWN = 6
+
+
+def add_row(form: QFormLayout, text: str, editor: QWidget, help_text: str = "") -> None:
+    """A label and what it is the label of; ``help_text`` is the tooltip of both."""
+    label = QLabel(text)
+    label.setBuddy(editor)
+    if help_text:
+        label.setToolTip(tooltip(help_text))
+        editor.setToolTip(help_text)
+    if hasattr(editor, "set_accessible_name"):
+        editor.set_accessible_name(text)
+    form.addRow(label, editor)
+
+
+class Message(QLabel):
+    """A paragraph, hidden while empty; an error has the theme's colour for errors, also after a change of theme."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__()
+        self.is_error = False
+        self.setTextFormat(Qt.TextFormat.PlainText)
+        self.setWordWrap(True)
+        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.say(text)
+
+    def say(self, text: str, *, error: bool = False) -> None:
+        self.is_error = error
+        self.setText(text)
+        self.setVisible(bool(text))
+        self._paint()
+
+    def changeEvent(self, event: QEvent | None) -> None:
+        super().changeEvent(event)
+        if event is not None and event.type() == QEvent.Type.StyleChange and hasattr(self, "is_error"):
+            self._paint()
+
+    def _paint(self) -> None:
+        style = f"color: {theme_color('error').name()}" if self.is_error else ""
+        if self.styleSheet() != style:
+            self.setStyleSheet(style)
+
+
+class Facts(QWidget):
+    """Names with a text behind each, wrapped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: dict[str, str] = {}
+        self._form = QFormLayout(self)
+        self._form.setContentsMargins(0, 2, 0, 2)
+        self._form.setHorizontalSpacing(10)
+        self._form.setVerticalSpacing(1)
+        self._form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop)
+        self._form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+
+    def set_rows(self, rows: Sequence[tuple[str, str, str]]) -> None:
+        """Name, text, and a line of help that may be empty."""
+        while self._form.rowCount():
+            self._form.removeRow(0)
+        self.values = {name: text for name, text, _ in rows}
+        for name, text, help_text in rows:
+            heading, shown = QLabel(name), plain_label(text)
+            heading.setProperty("invalid-msg", True)  # napari's name for its theme's paler text
+            for label in (heading, shown):
+                label.setAlignment(Qt.AlignmentFlag.AlignTop)
+                label.setToolTip(tooltip(help_text))
+            self._form.addRow(heading, shown)
+        self.setVisible(bool(rows))
+
+
+class RunRow(QWidget):
+    """One button that starts and cancels, how far the work is, and what came of it.
+
+    While work runs the button says Cancel, and a bar moves, also in napari's activity dock.
+    """
+
+    started = Signal()
+    """The button was pressed: the panel calls :meth:`start`."""
+    noted = Signal(object)
+    """What the work reports on its way and must not be lost."""
+    ended = Signal()
+
+    def __init__(self, text: str, help_text: str, activity: str, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._text, self._help = text, help_text
+        self._activity: Activity | None = None
+        self._then: Callable[[Any], None] | None = None
+        self._since = ("", 0.0)  # a stage of the work, and when it began
+        self._is_possible = True
+        self._work = Background(activity, self)
+        self.button = QPushButton()
+        self.button.setMinimumWidth(90)
+        self.bar = QProgressBar()
+        self.bar.setAccessibleName(f"Progress of: {text}")
+        kept = self.bar.sizePolicy()
+        kept.setRetainSizeWhenHidden(True)
+        self.bar.setSizePolicy(kept)
+        self.bar.hide()
+        self.message = Message()
+        head = QHBoxLayout()
+        head.addWidget(self.button, 0, Qt.AlignmentFlag.AlignVCenter)
+        head.addWidget(self.bar, 1)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        layout.addLayout(head)
+        layout.addWidget(self.message)
+        self.button.clicked.connect(self.press)
+        self._work.progressed.connect(self._show_progress)
+        self._work.noted.connect(self.noted)
+        self._work.answered.connect(self._answer)
+        self._work.failed.connect(self._fail)
+        self._work.ended.connect(self._end)
+        self._renew()
+
+    @property
+    def is_running(self) -> bool:
+        return self._activity is not None
+
+    def set_possible(self, possible: bool) -> None:
+        """Whether there is anything to start."""
+        self._is_possible = possible
+        if not self.is_running:
+            self._renew()
+
+    def start(self, work: Callable[[Job], Any], then: Callable[[Any], None], text: str) -> None:
+        """Do ``work`` in the background and give its result to ``then``; ``text`` is shown at first."""
+        self.message.say("")
+        self._then = then
+        self._since = ("", 0.0)
+        self._activity = Activity(self)
+        self.bar.show()
+        self._renew()
+        self._show_progress(0, 0, text)
+        self._work.start(work)
+
+    def press(self) -> None:
+        if self.is_running:
+            self.cancel()
+        elif self.button.isEnabled():
+            self.started.emit()
+
+    def cancel(self) -> None:
+        if self.is_running:
+            self.button.setEnabled(False)
+            self.bar.setFormat("Cancelling …")
+            self._work.cancel()
+
+    @contextmanager
+    def errors_shown(self) -> Iterator[None]:
+        """Show what cannot be started as the outcome."""
+        try:
+            yield
+        except CellTrainError as error:
+            self._fail(str(error))
+
+    def _show_progress(self, done: int, total: int, text: str) -> None:
+        """``total`` is 0 where it is not known how much there is to do."""
+        if self._activity is None or not self.button.isEnabled():
+            return
+        if self._since[0] != text:
+            self._since = (text, time.monotonic())
+        left = self._left(done, total)
+        shown = f"{text} …" if not left else f"{text}, {left} left"
+        room = max(60, self.bar.width() - _BAR_MARGINS)
+        elided = self.bar.fontMetrics().elidedText(shown, Qt.TextElideMode.ElideMiddle, room)
+        self.bar.setToolTip(tooltip(shown))
+        self.bar.setFormat(elided.replace("%", "%\N{WORD JOINER}"))  # else `%p` of a file's name becomes a number
+        self.bar.setMaximum(total)
+        self.bar.setValue(min(done, total))
+        self._activity.show(done, total, text)
+
+    def _left(self, done: int, total: int) -> str:
+        past = time.monotonic() - self._since[1]
+        if not total or not _MIN_SHARE <= done / total < 1 or past <= _MIN_SECONDS:
+            return ""
+        return duration(past * (total - done) / done)
+
+    def _answer(self, result: Any) -> None:
+        if self._then is not None:
+            self._then(result)
+
+    def _fail(self, message: str) -> None:
+        self.message.say(message, error=True)
+
+    def _end(self) -> None:
+        self._then = None
+        if self._activity is not None:
+            self._activity.close()
+            self._activity = None
+        self.bar.hide()
+        self.bar.setMaximum(1)  # one that only says "busy" would go on moving
+        self._renew()
+        self.ended.emit()
+
+    def _renew(self) -> None:
+        self.button.setText("Cancel" if self.is_running else self._text)
+        self.button.setToolTip(tooltip("Stop, and keep nothing" if self.is_running else self._help))
+        self.button.setEnabled(self.is_running or self._is_possible)
+
+
+class FileList(QListWidget):
+    """The files that were written: hidden while empty, no higher than it needs to be. A double click opens one."""
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__()
+        self._config = DataConfig()
+        self.opener = PairOpener(viewer, self)
+        self.setAccessibleName("Files written")
+        self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.itemActivated.connect(self._open)  # a double click, or Enter
+        self.hide()
+
+    def begin(self, config: DataConfig) -> None:
+        """Forget the files; those to come are of images that are read by ``config``."""
+        self._config = config
+        self.clear()
+        self.hide()
+
+    def add(self, written: Written) -> None:
+        item = QListWidgetItem(written.labels.name)
+        item.setData(Qt.ItemDataRole.UserRole, written)
+        item.setToolTip(tooltip(f"{written.labels}\nDouble-click or press Enter to open it with its image."))
+        self.addItem(item)
+        line = max(self.sizeHintForRow(0), self.fontMetrics().height() + 2)
+        self.setFixedHeight(min(self.count(), _MAX_FILES_SHOWN) * line + 2 * self.frameWidth() + 4)
+        self.show()
+
+    def names(self) -> list[str]:
+        return [item.text() for n in range(self.count()) if (item := self.item(n)) is not None]
+
+    def _open(self, item: QListWidgetItem) -> None:
+        from napari_celltrain.data.pairs import Pair  # it brings tifffile and Zarr
+
+        written: Written = item.data(Qt.ItemDataRole.UserRole)
+        image = written.image or written.labels
+        self.opener.open(Pair(written.labels.stem, image, written.labels, "written"), self._config)
