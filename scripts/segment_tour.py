@@ -6,10 +6,9 @@ A part of ``make_screenshots.py``.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from make_screenshots import Studio
+from studio import Studio
 
 
 class SegmentTour:
