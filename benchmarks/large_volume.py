@@ -132,7 +132,7 @@ def make_model(folder: Path, steps: int = 60) -> Path:
 
 
 def make_volume(folder: Path, size: int) -> Path:
-    from napari_celltrain.io.zarr_writer import replace_folder, write_ome_zarr
+    from napari_celltrain.io.writer import replace_folder, write_ome_zarr
 
     target = folder / f"volume_{size}.ome.zarr"
     if not target.exists():

@@ -22,12 +22,13 @@ import numpy as np
 import tifffile
 import torch
 
-from napari_celltrain.data.labels import LabelScheme, object_labels, summarize, to_target
-from napari_celltrain.data.overlaps import find_overlaps
+from napari_celltrain.data.labels import LabelScheme, object_labels, to_target
+from napari_celltrain.data.objects import find_overlaps, summarize
 from napari_celltrain.engine.objects import decode
 from napari_celltrain.engine.scores import count_matches
 from napari_celltrain.engine.tuning import Setting, Tuner, TuningVolume
-from napari_celltrain.io.volumes import open_labels, open_volume, write_volume
+from napari_celltrain.io.volumes import open_labels, open_volume
+from napari_celltrain.io.writer import write_volume
 from napari_celltrain.nets.normalize import measure
 from napari_celltrain.runs.model import Model, load_model
 from napari_celltrain.values.decoding import Method, first_decoding

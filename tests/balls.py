@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from napari_celltrain.io.volumes import write_volume
+from napari_celltrain.io.writer import write_volume
 
 VOXEL_SIZE = (1.0, 0.5, 0.5)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from napari_celltrain.data.check import DataReport, PairReport
 from napari_celltrain.data.labels import LabelScheme
 from napari_celltrain.data.pairs import Pair
-from napari_celltrain.data.report import DataReport, PairReport
 from napari_celltrain.data.split import split_cases
 from napari_celltrain.values.config import ZYX, DataConfig, Spacing
 from napari_celltrain.values.errors import DataError

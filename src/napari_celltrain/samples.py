@@ -17,7 +17,7 @@ import tifffile
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_celltrain.io.volumes import write_volume
+from napari_celltrain.io.writer import write_volume
 from napari_celltrain.values.errors import DataError
 
 Float = NDArray[np.float32]

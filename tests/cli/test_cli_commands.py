@@ -179,8 +179,8 @@ class TestCheck:
     def test_both_folders_that_are_missing_are_told(self, tmp_path):
         result = invoke("check", tmp_path / "nodir", tmp_path / "nodir2")
         assert result.exit_code == 1
-        assert "nodir: Does not exist." in result.output
-        assert "nodir2: Does not exist." in result.output
+        assert "nodir: The folder does not exist." in result.output
+        assert "nodir2: The folder does not exist." in result.output
         assert "2 problems." in result.output
 
     @pytest.mark.parametrize("width", [100, 80, 60])
@@ -224,8 +224,9 @@ class TestCheck:
         pair = pair_class("a[b]", "a.tif", "b.tif", (8, 16, 16), "uint16", "uint8", None, 3, 0.25, (0, 255), problems)
         seen: list[tuple[DataConfig, object]] = []
 
-        def check_data(config: DataConfig, *, patch_size: object, progress: object) -> object:
+        def check_data(config: DataConfig, *, patch_size: object) -> Iterator[tuple[int, int, str]]:
             seen.append((config, patch_size))
+            yield 0, 1, "a[b]"
             return types.SimpleNamespace(pairs=[pair], problems=problems)
 
         stand_in(monkeypatch, "napari_celltrain.data", "check", check_data=check_data)

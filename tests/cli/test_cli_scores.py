@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from balls import VOXEL_SIZE, write_pairs
 from napari_celltrain.cli.main import app
-from napari_celltrain.io.volumes import write_volume
+from napari_celltrain.io.writer import write_volume
 from napari_celltrain.values.errors import CellTrainError, ConfigError, DataError, RunFolderError
 
 

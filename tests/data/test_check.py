@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_celltrain.data.alignment import find_misfit
 from napari_celltrain.data.check import check_data
+from napari_celltrain.data.check_rules import find_misfit
 from napari_celltrain.data.labels import LabelScheme
-from napari_celltrain.io.volumes import VolumeStore, open_volume, write_volume
+from napari_celltrain.io.volumes import VolumeCache, open_volume
+from napari_celltrain.io.writer import write_volume
 from napari_celltrain.values.config import DataConfig
 from napari_celltrain.values.errors import DataError
+from napari_celltrain.values.events import finish
 
 SHAPE = (32, 64, 64)
 
@@ -38,12 +40,15 @@ def folder(tmp_path):
     return add
 
 
-def check(folder, **options):
-    keywords = {name: options.pop(name) for name in ("patch_size", "store", "progress") if name in options}
+def check(folder, seen=None, **options):
+    """The report; the steps on the way are added to ``seen``."""
+    seen = [] if seen is None else seen
+    keywords = {name: options.pop(name) for name in ("patch_size", "cache") if name in options}
     root = folder.path
     if (root / "val-images").exists():
         options |= {"validation_images": root / "val-images", "validation_labels": root / "val-labels"}
-    return check_data(DataConfig(images=root / "images", labels=root / "labels", **options), **keywords)
+    steps = check_data(DataConfig(images=root / "images", labels=root / "labels", **options), **keywords)
+    return finish(steps, seen.append)
 
 
 def codes(report):
@@ -54,7 +59,7 @@ def test_good_data_have_no_problems(folder):
     for seed in range(2):
         folder(*cells(seed), f"v{seed}")
     seen = []
-    report = check(folder, patch_size=(32, 32, 32), progress=lambda *args: seen.append(args))
+    report = check(folder, seen, patch_size=(32, 32, 32))
     assert codes(report) == []
     assert seen == [(0, 2, "v0"), (1, 2, "v1"), (2, 2, "")]
     first = report.pairs[0]
@@ -74,10 +79,10 @@ def test_each_file_is_decoded_once(folder, monkeypatch):
     kind = type(open_volume(folder.path / "images" / "v0.tif"))
     read = kind.read
     monkeypatch.setattr(kind, "read", lambda volume: calls.append(volume.path) or read(volume))
-    store = VolumeStore(10**8)
-    check(folder, store=store)
+    cache = VolumeCache(10**8)
+    check(folder, cache=cache)
     assert len(calls) == len(set(calls)) == 4
-    assert store.used_bytes > 0
+    assert cache.used_bytes > 0
 
 
 @pytest.mark.parametrize("shift", [(0, 12, 0), (0, 0, -12), (8, 0, 0), (0, 10, 10)])
@@ -227,9 +232,9 @@ def test_kinds_that_do_not_fit_the_labels(folder):
 
 
 def test_folders_that_hold_nothing(tmp_path):
-    report = check_data(DataConfig(images=tmp_path, labels=tmp_path))
+    report = finish(check_data(DataConfig(images=tmp_path, labels=tmp_path)))
     assert codes(report) == [("no-volumes", "error")]
-    assert codes(check_data(DataConfig(images=tmp_path))) == [("no-labels", "error")]
+    assert codes(finish(check_data(DataConfig(images=tmp_path)))) == [("no-labels", "error")]
 
 
 def test_a_single_volume_that_cannot_be_cut_is_an_error(folder):
@@ -241,7 +246,8 @@ def test_a_single_volume_that_cannot_be_cut_is_an_error(folder):
     assert "only volume" in report.problems[0].message
     assert "second volume" in report.problems[0].remedy
     root = folder.path
-    assert codes(check_data(DataConfig(images=root / "images", labels=root / "labels"), division=False)) == []
+    config = DataConfig(images=root / "images", labels=root / "labels")
+    assert codes(finish(check_data(config, division=False))) == []
     folder(*cells(1, (16, 30, 30), 4), "other", side="val-")
     assert codes(check(folder)) == []
 

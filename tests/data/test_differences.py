@@ -15,7 +15,7 @@ from napari_celltrain.data.differences import (
     wrong_objects,
 )
 from napari_celltrain.data.labels import IGNORE
-from napari_celltrain.data.overlaps import find_overlaps
+from napari_celltrain.data.objects import find_overlaps
 from napari_celltrain.engine.scores import count_objects
 
 

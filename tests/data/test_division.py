@@ -7,20 +7,15 @@ from pathlib import Path
 import pytest
 
 from balls import write_pairs
-from napari_celltrain.data.check import check_data
+from napari_celltrain.data.check import check_data, divide
 from napari_celltrain.data.pairs import open_pair
-from napari_celltrain.data.report import can_be_divided, divide
 from napari_celltrain.runs.prepare import Preparation, prepare
 from napari_celltrain.values.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
+from napari_celltrain.values.events import finish
 
 
 def prepared(config: RunConfig) -> Preparation:
-    steps = prepare(config)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
+    return finish(prepare(config))
 
 
 @pytest.mark.parametrize("seed", [0, 7])
@@ -33,8 +28,8 @@ def test_sides_are_those_of_training(case: str, seed: int, tmp_path: Path) -> No
     if case == "own folder":
         more = write_pairs(tmp_path / "more", ["x"], shape=shape, num_objects=4)
         data = data.model_copy(update={"validation_images": more[0], "validation_labels": more[1]})
-    report = check_data(data)
-    assert can_be_divided(report)
+    report = finish(check_data(data))
+    assert report.can_be_divided
     split = divide(data, seed, report, lambda pair: open_pair(pair, data)[1].read())
 
     augmentation = AugmentationConfig(patch_size=(16, 16, 16))
@@ -48,7 +43,7 @@ def test_copies_of_an_image_stay_on_one_side(tmp_path: Path) -> None:
     for folder in (images, labels):
         (folder / "copy.tif").write_bytes((folder / "a.tif").read_bytes())
     data = DataConfig(images=images, labels=labels, validation_fraction=0.3)
-    report = check_data(data)
+    report = finish(check_data(data))
     for seed in range(8):
         split = divide(data, seed, report, lambda pair: open_pair(pair, data)[1].read())
         train, validation = ({case.name for case in side} for side in (split.train, split.validation))
@@ -57,6 +52,6 @@ def test_copies_of_an_image_stay_on_one_side(tmp_path: Path) -> None:
 
 def test_what_the_check_refused_to_divide_is_not_tried_again(tmp_path: Path) -> None:
     images, labels = write_pairs(tmp_path, ["a"], shape=(16, 32, 32))
-    report = check_data(DataConfig(images=images, labels=labels))
+    report = finish(check_data(DataConfig(images=images, labels=labels)))
     assert [problem.code for problem in report.errors] == ["too-small-to-divide"]
-    assert not can_be_divided(report)
+    assert not report.can_be_divided

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from napari_celltrain.data.labels import IGNORE, LabelScheme, object_labels, scheme_for, summarize, to_target
+from napari_celltrain.data.labels import IGNORE, LabelScheme, object_labels, scheme_for, to_target
+from napari_celltrain.data.objects import summarize
 from napari_celltrain.values.config import DataConfig
 from napari_celltrain.values.errors import DataError
 
@@ -110,7 +111,7 @@ def test_summary_of_foreground_counts_pieces(monkeypatch):
     scheme = LabelScheme("foreground")
     labels = two_objects(second=1)
     assert sorted(summarize(labels, scheme).object_sizes.tolist()) == [36, 324]
-    monkeypatch.setattr("napari_celltrain.data.labels._MAX_BLOB_VOXELS", 2000)
+    monkeypatch.setattr("napari_celltrain.data.objects._MAX_COMPONENT_VOXELS", 2000)
     coarse = summarize(labels, scheme)
     assert coarse.num_objects == 2
     assert coarse.foreground_fraction == pytest.approx(360 / 6000)

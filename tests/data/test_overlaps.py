@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from label_pairs import random_pair
-from napari_celltrain.data.overlaps import Overlaps, find_objects, find_overlaps
+from napari_celltrain.data.objects import Overlaps, find_objects, find_overlaps
 from napari_celltrain.io import volume
 
 

@@ -84,9 +84,9 @@ def test_validation_of_ones_own():
 def test_one_volume_is_cut_in_disjoint_blocks():
     found = split_cases(pairs("a"), [(40, 100, 60)], 0.25, 0)
     (train,), (validation,) = found.train, found.validation
-    assert train.region == ((0, 40), (0, 67), (0, 60))
-    assert validation.region == ((0, 40), (75, 100), (0, 60))
-    assert validation.region[1][0] - train.region[1][1] == GAP
+    assert train.spans == ((0, 40), (0, 67), (0, 60))
+    assert validation.spans == ((0, 40), (75, 100), (0, 60))
+    assert validation.spans[1][0] - train.spans[1][1] == GAP
     assert len({case.name for case in found.cases}) == 2
     assert "cut along y" in found.explanation
 
@@ -95,11 +95,11 @@ def test_the_cut_leaves_foreground_on_both_sides():
     labels = np.zeros((40, 100, 60), np.uint8)
     labels[:, 2:60, :] = 1
     found = split_cases(pairs("a"), [(40, 100, 60)], 0.25, 0, labels=labels, scheme=LabelScheme("objects"))
-    assert found.validation[0].region[1] == (0, 25)
+    assert found.validation[0].spans[1] == (0, 25)
     labels[:] = 0
     labels[10:30, 40:50, 2:58] = 1  # in the middle of y, but all along x
     found = split_cases(pairs("a"), [(40, 100, 60)], 0.25, 0, labels=labels, scheme=LabelScheme("objects"))
-    assert found.validation[0].region[2] == (44, 60)
+    assert found.validation[0].spans[2] == (44, 60)
     labels[:] = 0
     labels[20, 50, 30] = 1
     with pytest.raises(DataError, match="close together"):

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 
 from label_pairs import line, random_pair
-from napari_celltrain.data.overlaps import find_overlaps
+from napari_celltrain.data.objects import find_overlaps
 from napari_celltrain.engine.scores import THRESHOLDS, ObjectScores, count_objects, score_objects
 
 SEEDS = range(12)

@@ -15,13 +15,16 @@ from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_sco
 from label_pairs import line, random_pair
 from napari_celltrain.data.differences import Difference
 from napari_celltrain.evaluate import evaluation
-from napari_celltrain.evaluate.evaluation import Evaluation, VolumeScores, finish
+from napari_celltrain.evaluate.evaluation import Evaluation, VolumeScores
 from napari_celltrain.evaluate.score_files import write_evaluation
 from napari_celltrain.io import volume
-from napari_celltrain.io.volumes import fingerprint, open_labels, write_volume
+from napari_celltrain.io.volume import fingerprint
+from napari_celltrain.io.volumes import open_labels
+from napari_celltrain.io.writer import write_volume
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.values.config import DataConfig, RunConfig
 from napari_celltrain.values.errors import DataError, RunFolderError
+from napari_celltrain.values.events import finish
 
 
 def evaluate(*arguments: Any, **options: Any) -> Evaluation:

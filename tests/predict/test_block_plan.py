@@ -7,7 +7,8 @@ import pytest
 
 from napari_celltrain.engine.objects import halo
 from napari_celltrain.engine.windows import WindowGrid
-from napari_celltrain.io.volumes import open_volume, write_volume
+from napari_celltrain.io.volumes import open_volume
+from napari_celltrain.io.writer import write_volume
 from napari_celltrain.nets.normalize import IntensityStatistics
 from napari_celltrain.predict import blocks
 from napari_celltrain.predict.blocks import fingerprint, fits_memory, make_plan

@@ -16,7 +16,8 @@ from torch import nn
 from balls import make_pair
 from napari_celltrain.engine.precision import NumericFormat
 from napari_celltrain.engine.predictor import Predictor
-from napari_celltrain.io.volumes import open_volume, write_volume
+from napari_celltrain.io.volumes import open_volume
+from napari_celltrain.io.writer import write_volume
 from napari_celltrain.predict import blocks, volumes
 from napari_celltrain.predict.volumes import predict
 from napari_celltrain.runs.model import Model, read_card
@@ -280,13 +281,13 @@ def test_a_damaged_chunk_of_the_image_is_one_sentence(tmp_path, volume, network,
     image = make_zarr(tmp_path / "v.zarr", tifffile.imread(volume), 3)
     chunk = image / "0" / "c" / "1" / "1" / "1"
     chunk.write_bytes(chunk.read_bytes()[:20])
-    with pytest.raises(DataError, match=r"v.zarr: cannot be decoded; it may be cut off or damaged"):
+    with pytest.raises(DataError, match=r"v.zarr: The file cannot be decoded; it may be cut off or damaged"):
         list(predict(write_tiny_model(tmp_path), [image], tmp_path / "out"))
 
 
 @pytest.mark.parametrize(
     ("number", "sentence"),
-    [(errno.ENOSPC, "No space left on the disk"), (errno.EACCES, "allows no writing")],
+    [(errno.ENOSPC, "no space left on the disk"), (errno.EACCES, "permission denied")],
 )
 def test_a_disk_that_refuses_is_one_sentence_and_what_is_done_stays(
     number, sentence, tmp_path, volume, network, some_blocks, monkeypatch

@@ -7,14 +7,14 @@ import pytest
 import tifffile
 import yaml
 
-from napari_celltrain.evaluate.evaluation import evaluate_run, finish
+from napari_celltrain.evaluate.evaluation import evaluate_run
 from napari_celltrain.predict.volumes import predict
 from napari_celltrain.runs import session
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.runs.model import read_card
 from napari_celltrain.values.decoding import ObjectDecoding
 from napari_celltrain.values.errors import ConfigError
-from napari_celltrain.values.events import Finished, Logged, Started
+from napari_celltrain.values.events import Finished, Logged, Started, finish
 
 pytestmark = pytest.mark.usefixtures("plain_plots")
 

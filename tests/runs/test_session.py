@@ -14,7 +14,8 @@ from scipy import ndimage
 
 from balls import VOXEL_SIZE, make_pair, write_pairs
 from checkpoints import tensors_of
-from napari_celltrain.io.volumes import open_volume, write_volume
+from napari_celltrain.io.volumes import open_volume
+from napari_celltrain.io.writer import write_volume
 from napari_celltrain.predict.volumes import predict
 from napari_celltrain.runs import session
 from napari_celltrain.runs.folder import RunFolder

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from napari_celltrain.io.volumes import write_volume
+from napari_celltrain.io.writer import write_volume
 from napari_celltrain.nets.models import MODELS
 from napari_celltrain.runs.model import read_card
 from napari_celltrain.share import source_model

@@ -11,7 +11,8 @@ import torch
 import yaml
 
 from balls import make_pair
-from napari_celltrain.io.volumes import open_volume, write_volume
+from napari_celltrain.io.volumes import open_volume
+from napari_celltrain.io.writer import write_volume
 from napari_celltrain.predict.volumes import predict
 from napari_celltrain.runs.model import load_model, read_card
 from napari_celltrain.share import export as export_module

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from napari_celltrain.data.report import DataReport, PairReport
+from napari_celltrain.data.check import DataReport, PairReport
 from napari_celltrain.nets.geometry import bytes_per_voxel, network_divisor, suggest_patch_size
 from napari_celltrain.nets.models import MODELS
 from napari_celltrain.values.config import AugmentationConfig, DataConfig, Spacing, TrainingConfig

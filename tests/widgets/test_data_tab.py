@@ -17,9 +17,10 @@ from qtpy.QtTest import QSignalSpy
 from balls import VOXEL_SIZE, make_pair, write_pairs
 from napari_celltrain.data import check
 from napari_celltrain.data.check import check_data
-from napari_celltrain.io.volumes import write_volume
+from napari_celltrain.io.writer import write_volume
 from napari_celltrain.values.config import DataConfig
 from napari_celltrain.values.errors import Problem
+from napari_celltrain.values.events import finish
 from napari_celltrain.widgets.layers import OWN_LAYER
 from napari_celltrain.widgets.train import data_check
 from napari_celltrain.widgets.train.data_tab import DataTab
@@ -134,7 +135,7 @@ def test_fills_the_table_in_the_background(tab: DataTab, qtbot, folders) -> None
     config = config_of(folders)
     with qtbot.waitSignal(tab.reportChanged, timeout=20_000):
         tab.setValue(config)
-    assert tab.report == check_data(config)
+    assert tab.report == finish(check_data(config))
     assert [row.report.name for row in tab.table.pairs.rows] == NAMES
     assert tab.blocking_problems() == []
     assert not tab.table.isHidden()
@@ -180,7 +181,7 @@ def test_a_single_volume_is_on_both_sides(tab: DataTab, qtbot, tmp_path: Path) -
 
 def test_a_volume_too_small_to_divide_blocks(tab: DataTab, qtbot, tmp_path: Path) -> None:
     fill(qtbot, tab, config_of(write_pairs(tmp_path / "one", ["only"], shape=(16, 20, 20))))
-    assert [problem.code for problem in tab.blocking_problems()] == ["no-division"]
+    assert [problem.code for problem in tab.blocking_problems()] == ["too-small-to-divide"]
     assert "Add a second volume" in tab.problem_list.toPlainText()
 
 
@@ -190,7 +191,7 @@ def test_all_that_is_wrong_is_said_with_its_remedy(tab: DataTab, qtbot, folders)
     shutil.copy(folders[0] / "a.tif", folders[0] / "alone.tif")
     fill(qtbot, tab, config_of(folders))
     text = tab.problem_list.toPlainText()
-    for problem in check_data(config_of(folders)).problems:
+    for problem in finish(check_data(config_of(folders))).problems:
         assert problem.remedy in text
     assert {problem.code for problem in tab.blocking_problems()} == {"shape-mismatch", "unreadable-file"}
     assert "2 errors" in tab.summary.text()
@@ -207,7 +208,7 @@ def test_all_that_is_wrong_is_said_with_its_remedy(tab: DataTab, qtbot, folders)
 
 def test_a_folder_that_is_not_there_is_marked_at_its_field(tab: DataTab, qtbot, folders) -> None:
     fill(qtbot, tab, DataConfig(images="/no/such/folder", labels=folders[1]))
-    assert "Does not exist" in tab.form.rows.editors["data.images"].problem()
+    assert "does not exist" in tab.form.rows.editors["data.images"].problem()
     assert not tab.form.rows.editors["data.labels"].problem()
     fill(qtbot, tab, config_of(folders))
     assert not tab.form.rows.editors["data.images"].problem()
@@ -340,7 +341,7 @@ def test_trains_on_layers(layered: DataTab, qtbot, tmp_path: Path) -> None:
     assert layered.value().images is None
 
     config = layered.materialize(tmp_path)
-    report = check_data(config)
+    report = finish(check_data(config))
     assert report.errors == ()
     assert (report.pairs[0].num_objects, report.pairs[0].voxel_size) == (found.num_objects, VOXEL_SIZE)
     assert report.pairs[0].image_fingerprint == found.image_fingerprint
@@ -373,8 +374,8 @@ def test_refuses_a_flat_layer_clearly(layered: DataTab, qtbot, viewer: ViewerMod
     layered.form.layers.image.value = viewer.layers["flat"]
     assert layered.report is None
     (problem,) = layered.blocking_problems()
-    assert "flat: Is a 2D layer" in str(problem)
-    assert "Is a 2D layer" in layered.problem_list.toPlainText()
+    assert "flat: This is a 2D layer" in str(problem)
+    assert "This is a 2D layer" in layered.problem_list.toPlainText()
 
 
 def test_layers_that_are_removed_are_let_go(layered: DataTab, qtbot, viewer: ViewerModel) -> None:

@@ -13,7 +13,7 @@ from napari.utils.notifications import NotificationSeverity, notification_manage
 from qtpy.QtCore import Qt
 
 from balls import make_pair, write_pairs
-from napari_celltrain.io.volumes import write_volume
+from napari_celltrain.io.writer import write_volume
 from napari_celltrain.runs.process import Child
 from napari_celltrain.values.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
 from napari_celltrain.widgets.preferences import Preferences

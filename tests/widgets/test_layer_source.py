@@ -14,6 +14,7 @@ from napari_celltrain.data.check import check_data
 from napari_celltrain.io.volumes import open_volume
 from napari_celltrain.values.config import DataConfig
 from napari_celltrain.values.errors import DataError
+from napari_celltrain.values.events import finish
 from napari_celltrain.widgets.layers import file_name, take_layers, voxel_size_of
 
 SCALE = (2.0, 0.5, 0.25)
@@ -92,10 +93,10 @@ def test_a_channel_can_be_chosen_where_the_axes_are_given(pair) -> None:
 @pytest.mark.parametrize(
     ("image", "words"),
     [
-        (Image(np.zeros((20, 20)), name="flat"), "flat: is a 2D layer"),
-        (Image(np.zeros((3, 8, 20, 20)), name="film"), "film: has 4 axes"),
-        (Image(np.zeros((8, 20, 20, 3), np.uint8), rgb=True, name="photo"), "photo: is a colour"),
-        (None, "image layer: none is chosen"),
+        (Image(np.zeros((20, 20)), name="flat"), "flat: This is a 2D layer"),
+        (Image(np.zeros((3, 8, 20, 20)), name="film"), "film: The layer has 4 axes"),
+        (Image(np.zeros((8, 20, 20, 3), np.uint8), rgb=True, name="photo"), "photo: This is a colour"),
+        (None, "image layer: No layer is chosen"),
     ],
     ids=["2D", "time", "colour", "none"],
 )
@@ -112,7 +113,7 @@ def test_written_layers_can_be_trained_on(pair, tmp_path: Path) -> None:
     assert (config.validation_fraction, config.axes, config.channel) == (0.3, None, None)
     np.testing.assert_array_equal(open_volume(config.images).read(), pair[0])
     assert open_volume(config.images).voxel_size == pytest.approx(SCALE)
-    report = check_data(config, division=False)
+    report = finish(check_data(config, division=False))
     assert report.errors == ()
     assert [found.num_objects for found in report.pairs] == [pair[1].max()]
     assert tmp_path / "layer-data" in config.images.parents

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from balls import VOXEL_SIZE, make_pair
-from napari_celltrain.io.volumes import write_volume
-from napari_celltrain.io.zarr_writer import write_ome_zarr
+from napari_celltrain.io.writer import write_ome_zarr, write_volume
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.widgets.previews import open_preview_volume

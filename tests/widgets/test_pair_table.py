@@ -8,8 +8,8 @@ import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QSignalSpy
 
+from napari_celltrain.data.check import PairReport
 from napari_celltrain.data.pairs import Pair
-from napari_celltrain.data.report import PairReport
 from napari_celltrain.data.split import Case, Split
 from napari_celltrain.values.errors import Problem
 from napari_celltrain.widgets.theme import theme_color

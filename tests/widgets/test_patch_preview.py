@@ -142,7 +142,7 @@ def test_says_in_a_sentence_what_keeps_it(viewer: ViewerModel, qtbot, monkeypatc
     monkeypatch.setattr(patch_preview, "show_error", said.append)
     preview = PatchPreview(viewer)
     press(preview, qtbot, RunConfig(data=DataConfig(images="/no/such", labels="/folder")))
-    assert "Does not exist" in said[0]
+    assert "does not exist" in said[0]
     assert [layer.name for layer in viewer.layers] == ["mine"]
     assert not preview.is_busy
 

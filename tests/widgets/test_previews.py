@@ -13,7 +13,7 @@ from napari.layers import Labels
 
 from balls import VOXEL_SIZE, make_pair
 from napari_celltrain.data.differences import Difference
-from napari_celltrain.io.volumes import write_volume
+from napari_celltrain.io.writer import write_volume
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.values.config import DataConfig, RunConfig
 from napari_celltrain.values.events import Failed, Finished, Validated

@@ -12,8 +12,7 @@ from napari.utils.notifications import notification_manager
 from balls import VOXEL_SIZE, make_pair, write_pairs
 from disks import UNREADABLE, MakeDisk, mounted_disks
 from napari_celltrain.io.tensors import read_tensors
-from napari_celltrain.io.volumes import write_volume
-from napari_celltrain.io.zarr_writer import write_ome_zarr
+from napari_celltrain.io.writer import write_ome_zarr, write_volume
 from napari_celltrain.runs.checkpoint import BEST, read_last
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.runs.model import read_card
@@ -154,7 +153,7 @@ def test_a_disk_of_images(qtbot, widget: TrainWidget, make_disk, tmp_path: Path)
         widget.setValue(config_of((images, labels), tmp_path))
         wait(qtbot, lambda: widget.data_tab.report is not None and widget.data_tab.report.errors)
         press(qtbot, widget)
-        assert "d.tif: may not be read" in the_error().lower()
+        assert "d.tif: the file may not be read" in the_error().lower()
         assert widget.controller.state == "idle"
         (images / "d.tif").unlink()
         (labels / "d.tif").unlink()

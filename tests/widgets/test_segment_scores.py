@@ -12,7 +12,8 @@ from qtpy.QtCore import Qt
 
 from balls import make_pair
 from napari_celltrain.data.differences import Difference
-from napari_celltrain.evaluate.evaluation import evaluate_arrays, finish
+from napari_celltrain.evaluate.evaluation import evaluate_arrays
+from napari_celltrain.values.events import finish
 from napari_celltrain.widgets.layers import find_layer
 from napari_celltrain.widgets.segment.object_panels import ERRORS, MeasurePanel, ScoresPanel, jump_to
 from napari_celltrain.widgets.segment.object_table import ObjectTable

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json as json_module
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,9 +19,10 @@ from napari_celltrain.cli.options import (
     VOXEL_SIZE,
     Overrides,
     absolute,
+    remedy_of,
     with_settings,
 )
-from napari_celltrain.cli.terminal import ExitCode, console, text, write_line
+from napari_celltrain.cli.terminal import ExitCode, console, show_progress, text, write_line
 from napari_celltrain.runs.config_file import override
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import Problem
@@ -50,12 +50,8 @@ def check(
 
     paths = [f"data.images={images}", f"data.labels={labels}"]
     settings = absolute(override(RunConfig(), [*overrides, *paths]))
-    with Console(stderr=True, quiet=not sys.stderr.isatty()).status("Reading the volumes …") as status:
-
-        def progress(done: int, total: int, name: str) -> None:
-            status.update(text(f"Reading the volumes … {done} of {total}, {name}"))
-
-        report = check_data(settings.data, patch_size=settings.augmentation.patch_size, progress=progress)
+    steps = check_data(settings.data, patch_size=settings.augmentation.patch_size)
+    report = show_progress(steps, "Reading the volumes … {done} of {total}, {name}")
     problems = [*all_problems(report), *_labels_missing_too(images, labels)]
     if json:
         write_line(_json(report, problems))
@@ -76,7 +72,7 @@ def _labels_missing_too(images: Path, labels: Path) -> list[Problem]:
     if images.exists() or labels.exists():
         return []
     remedy = "Choose another folder, or connect the drive it is on."
-    return [Problem("no-volumes", str(labels.absolute()), "Does not exist.", remedy)]
+    return [Problem("no-volumes", str(labels.absolute()), "The folder does not exist.", remedy)]
 
 
 def _json(report: DataReport, problems: list[Problem]) -> str:
@@ -94,7 +90,7 @@ def _print(report: DataReport, problems: list[Problem]) -> None:
     for problem in problems:
         error = problem.severity == "error"
         line = text("✗ " if error else "! ", "bold red" if error else "bold yellow")
-        line += text(f"{problem.where}: ", "bold") + text(problem.message) + text(f" {problem.remedy}", "cyan")
+        line += text(f"{problem.where}: ", "bold") + text(problem.message) + text(f" {remedy_of(problem)}", "cyan")
         output.print(line, soft_wrap=True)
     pairs, them = count(len(report.pairs), "pair"), "it" if len(report.pairs) == 1 else "them"
     if not problems:

@@ -73,13 +73,14 @@ def main() -> None:
 def _main() -> None:
     # Only counts before torch is loaded: libgomp's threads would spin while they wait, and starve each other.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from napari_celltrain.cli.options import with_options
     from napari_celltrain.cli.terminal import ExitCode, UnexpectedError, exit_code_of, tell_error, write_report
     from napari_celltrain.values.errors import CellTrainError
 
     try:
         app(prog_name="celltrain")
     except CellTrainError as error:
-        tell_error(str(error))
+        tell_error(with_options(error))
         sys.exit(exit_code_of(error))
     except UnexpectedError as crash:
         tell_error(str(crash))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from napari_celltrain.runs.config_file import load_config, override, parse_config
 from napari_celltrain.values.config import RunConfig
-from napari_celltrain.values.errors import ConfigError, Problem
+from napari_celltrain.values.errors import CellTrainError, ConfigError, Problem
 from napari_celltrain.values.fields import all_fields
 
 
@@ -102,6 +102,19 @@ def with_settings(*options: ConfigOption) -> Callable[[Callable[..., None]], Cal
         return command
 
     return decorate
+
+
+def remedy_of(problem: Problem) -> str:
+    """What to do, with the options of the settings that help."""
+    flags = {option.path: option.flag for option in TRAINING_OPTIONS}
+    options = [flags.get(path, f"--set {path}=…") for path in problem.settings]
+    return f"{problem.remedy} ({', '.join(options)})" if options else problem.remedy
+
+
+def with_options(error: CellTrainError) -> str:
+    """The error as the command line words it."""
+    problems = [replace(problem, remedy=remedy_of(problem)) for problem in error.problems]
+    return str(CellTrainError(*problems, heading=error.heading))
 
 
 def read_settings(source: Path | None, overrides: Overrides) -> RunConfig:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_celltrain.data.labels import IGNORE, whole_numbers
-from napari_celltrain.data.overlaps import OverlapCounter, Overlaps, without_ignored
+from napari_celltrain.data.objects import OverlapCounter, Overlaps, without_ignored
 from napari_celltrain.io.volume import LazyArray, slabs
 from napari_celltrain.values.config import ZYX
 

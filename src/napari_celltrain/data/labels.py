@@ -1,15 +1,14 @@
-"""What label values mean, how they become the network's target, and what is in a labelled volume.
+"""What label values mean, and how they become the network's target.
 
-Numbered objects as something to learn: how deep in its object each voxel lies, and where two objects meet.
-
-Depth and boundary are packed into the one byte a voxel that the target has anyway, so that cropping, mirroring and
-augmenting a patch need to know nothing of them.
+The target of numbered objects has three parts: which voxels are foreground, how deep in its object each voxel lies, and
+where two objects meet. All are packed into the one byte a voxel that a target has anyway, so that cropping, mirroring
+and augmenting a patch need not know of depth and boundary.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,19 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from napari_celltrain.io.axes import Region, with_margins, zyx
 from napari_celltrain.io.volume import LazyArray, slabs
 from napari_celltrain.values.config import ZYX, DataConfig, LabelKind, Spacing
-from napari_celltrain.values.errors import DataError
+from napari_celltrain.values.errors import DataError, Problem
 
 IGNORE = 255
 """Target value of voxels that count neither in the loss nor in the Dice."""
 MAX_CLASSES = 64
 MAX_CLASS_VALUE = 2**32 - 1
 """The largest value of a class: predictions are written with 32 bits at most."""
-# Beyond this, a table indexed by label value would cost more than sorting the values.
-_MAX_TABLE = 2**22
-# Counting the blobs of a mask needs four bytes a voxel; beyond this many voxels every second one is looked at.
-_MAX_BLOB_VOXELS = 2**26
+# Label values up to here are renumbered by a table, larger ones by sorting, which is slower.
+_MAX_TABLE = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,30 +45,6 @@ class LabelScheme:
         return len(self.class_values) if self.kind == "classes" else 1
 
 
-@dataclass(frozen=True, slots=True)
-class LabelSummary:
-    """What is in one labelled volume. Fractions are of the annotated voxels, but ``ignored_fraction`` is of all."""
-
-    num_objects: int
-    """Objects by their numbers; for the other kinds, connected pieces of foreground."""
-    foreground_fraction: float
-    ignored_fraction: float
-    object_sizes: NDArray[np.int64]
-    """Voxels of each object."""
-    object_extents: NDArray[np.int64]
-    """(num_objects, 3): voxels along z, y and x that each object spans."""
-    num_negative: int = 0
-    """Voxels with a negative label that is not the ignored one; they count as background."""
-
-    @property
-    def median_extent(self) -> tuple[float, float, float] | None:
-        """Typical size of an object along z, y and x, in voxels."""
-        if not self.num_objects:
-            return None
-        z, y, x = np.median(self.object_extents, axis=0)
-        return float(z), float(y), float(x)
-
-
 def scheme_for(config: DataConfig, label_arrays: Iterable[LazyArray]) -> LabelScheme:
     """The scheme of a run. Only for kind ``classes`` are ``label_arrays`` (all volumes) gone through.
 
@@ -82,29 +56,31 @@ def scheme_for(config: DataConfig, label_arrays: Iterable[LazyArray]) -> LabelSc
     values: set[int] = set()
     for array in label_arrays:
         values |= distinct_values(array, config.ignore_value, limit=MAX_CLASSES)
-        _refuse_class_values(values)
+        if values and min(values) < 0:
+            raise _not_classes(
+                f"The labels hold the value {min(values)}, and classes cannot be negative.",
+                "If nobody annotated these voxels, give this value as the ignore value; otherwise number the classes "
+                "from 0.",
+                "data.ignore_value",
+            )
+        if values and max(values) > MAX_CLASS_VALUE:
+            message = f"The labels hold the value {max(values)}, and classes go up to {MAX_CLASS_VALUE}."
+            raise _not_classes(message, "Number the classes from 0.")
         if len(values) > MAX_CLASSES:
-            raise DataError(
-                f"The labels hold more than {MAX_CLASSES} different values, so these look like objects, not classes. "
-                "Choose label_kind: objects."
+            raise _not_classes(
+                f"The labels hold more than {MAX_CLASSES} different values, so these look like objects, not classes.",
+                "Read the labels as objects.",
+                "data.label_kind",
             )
     if len(values) < 2:
         held = f"only the value {next(iter(values))}" if values else "no annotated voxel"
-        raise DataError(f"Classes need at least two label values, and the labels hold {held}. Check the labels.")
+        message = f"Classes need at least two label values, and the labels hold {held}."
+        raise _not_classes(message, "Check the labels.")
     return LabelScheme("classes", config.ignore_value, tuple(sorted(values)))
 
 
-def _refuse_class_values(values: set[int]) -> None:
-    if values and min(values) < 0:
-        raise DataError(
-            f"The labels hold the value {min(values)}, and classes cannot be negative. If these are voxels that nobody "
-            "annotated, give them the ignore value (data.ignore_value); otherwise number the classes from 0."
-        )
-    if values and max(values) > MAX_CLASS_VALUE:
-        raise DataError(
-            f"The labels hold the value {max(values)}, and classes go up to {MAX_CLASS_VALUE}. "
-            "Number the classes from 0."
-        )
+def _not_classes(message: str, remedy: str, *settings: str) -> DataError:
+    return DataError(Problem("not-classes", "labels", message, remedy, settings=settings))
 
 
 def distinct_values(array: LazyArray, ignore_value: int | None, *, limit: int) -> set[int]:
@@ -126,10 +102,9 @@ def whole_numbers(labels: NDArray[Any]) -> NDArray[Any]:
     with np.errstate(invalid="ignore"):
         whole = labels.astype(np.int64)
     if not np.array_equal(whole, labels):
-        raise DataError(
-            "The labels are intensities: they hold fractions, where each voxel needs a whole number. "
-            "Choose the folder of the labels, not that of the images or of probabilities."
-        )
+        message = "The labels are intensities: they hold fractions, where each voxel needs a whole number."
+        remedy = "Choose the folder of the labels, not that of the images or of probabilities."
+        raise DataError(Problem("labels-are-intensities", "", message, remedy))
     return whole
 
 
@@ -150,12 +125,13 @@ def to_target(labels_ZYX: NDArray[Any], scheme: LabelScheme) -> NDArray[np.uint8
 
 
 class ClassTarget:
-    """The target of a labelled volume by slices, made from the labels when it is asked for."""
+    """The target of a labelled volume by slices, made from the labels when it is indexed."""
+
+    ndim = 3
+    dtype = np.dtype(np.uint8)
 
     def __init__(self, labels: LazyArray, scheme: LabelScheme) -> None:
         self.shape = labels.shape
-        self.ndim = 3
-        self.dtype = np.dtype(np.uint8)
         self._labels = labels
         self._scheme = scheme
 
@@ -191,93 +167,22 @@ def _class_indices(
     return target
 
 
-def summarize(labels_ZYX: LazyArray, scheme: LabelScheme) -> LabelSummary:
-    """Count and measure what is labelled, piece by piece, so that a large volume needs little memory."""
-    total = ignored = foreground = negative = 0
-    objects = _Objects()
-    for start, slab in slabs(labels_ZYX):
-        labels = whole_numbers(slab)
-        target = to_target(labels, scheme)
-        is_ignored = target == IGNORE
-        is_foreground = (target > 0) & ~is_ignored
-        total += target.size
-        ignored += int(np.count_nonzero(is_ignored))
-        foreground += int(np.count_nonzero(is_foreground))
-        if labels.dtype.kind == "i":
-            negative += int(np.count_nonzero((labels < 0) & ~is_ignored))
-        if scheme.kind == "objects":
-            objects.add(start, np.where(is_foreground, labels, 0) if (labels.min() < 0 or ignored) else labels)
-    sizes, extents = objects.measured() if scheme.kind == "objects" else _measure_blobs(labels_ZYX, scheme)
-    annotated = total - ignored
-    return LabelSummary(
-        num_objects=len(sizes),
-        foreground_fraction=foreground / annotated if annotated else 0.0,
-        ignored_fraction=ignored / total if total else 0.0,
-        object_sizes=sizes,
-        object_extents=extents,
-        num_negative=negative,
-    )
+def renumber(labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """The label values above 0 that occur, ascending, and ``labels`` as 1 + their place in these; else 0."""
+    if labels.size == 0:
+        return np.zeros(0, np.int64), labels.astype(np.int32)
+    if labels.min() < 0:
+        labels = np.maximum(labels, 0)
+    if labels.max() < _MAX_TABLE:
+        present = np.bincount(labels.ravel().astype(np.int64, copy=False)) > 0
+        present[0] = False
+        table = np.cumsum(present, dtype=np.int32)
+        table[~present] = 0
+        return np.flatnonzero(present).astype(np.int64), table[labels]
+    values, inverse = np.unique(labels, return_inverse=True)
+    first = int(values[0] != 0)
+    return values[1 - first :].astype(np.int64), (inverse.reshape(labels.shape) + first).astype(np.int32)
 
-
-class _Objects:
-    """Sizes and bounding boxes of numbered objects, gathered slab by slab."""
-
-    def __init__(self) -> None:
-        self._sizes: dict[int, int] = {}
-        self._boxes: dict[int, list[int]] = {}
-
-    def add(self, first_plane: int, labels: NDArray[Any]) -> None:
-        """``labels`` hold no negative values; 0 is no object."""
-        from scipy import ndimage  # a third of a second that opening the window need not wait for
-
-        ids, compact = compact_labels(labels)
-        counts = np.bincount(compact.ravel())
-        for index, box in enumerate(ndimage.find_objects(compact), start=1):
-            if box is None:
-                continue
-            number = index if ids is None else int(ids[index])
-            edges = [(int(s.start), int(s.stop)) for s in box]
-            edges[0] = (edges[0][0] + first_plane, edges[0][1] + first_plane)
-            self._sizes[number] = self._sizes.get(number, 0) + int(counts[index])
-            old = self._boxes.setdefault(number, [edge for pair in edges for edge in pair])
-            for axis, (low, high) in enumerate(edges):
-                old[2 * axis] = min(old[2 * axis], low)
-                old[2 * axis + 1] = max(old[2 * axis + 1], high)
-
-    def measured(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        boxes = np.array([self._boxes[number] for number in self._sizes], dtype=np.int64).reshape(-1, 6)
-        return np.array(list(self._sizes.values()), dtype=np.int64), boxes[:, 1::2] - boxes[:, ::2]
-
-
-def compact_labels(labels: NDArray[Any]) -> tuple[NDArray[Any] | None, NDArray[Any]]:
-    """Labels that can index a table: themselves, or their ranks (0 stays 0) with the values by rank."""
-    if int(labels.max(initial=0)) <= _MAX_TABLE:
-        # bincount and find_objects take no unsigned 64-bit values.
-        return None, labels.astype(np.int64) if labels.dtype == np.uint64 else labels
-    ids, ranks = np.unique(labels, return_inverse=True)
-    ranks = ranks.reshape(labels.shape)
-    if ids[0] != 0:
-        ids, ranks = np.concatenate([ids[:1] * 0, ids]), ranks + 1
-    return ids, ranks
-
-
-def _measure_blobs(labels: LazyArray, scheme: LabelScheme) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sizes and extents of the connected pieces of foreground; coarser by 2 in volumes beyond 400³."""
-    from scipy import ndimage
-
-    num_voxels = int(np.prod(labels.shape, dtype=np.int64))
-    step = 1 if num_voxels <= _MAX_BLOB_VOXELS else 2 ** int(np.ceil(np.log2(num_voxels / _MAX_BLOB_VOXELS) / 3))
-    parts = []
-    for _, slab in slabs(labels, multiple_of=step):
-        target = to_target(slab[::step, ::step, ::step], scheme)
-        parts.append((target > 0) & (target != IGNORE))
-    blobs, count = ndimage.label(np.concatenate(parts))
-    sizes = np.bincount(blobs.ravel(), minlength=count + 1)[1:].astype(np.int64) * step**3
-    boxes = [[(s.stop - s.start) * step for s in box] for box in ndimage.find_objects(blobs) if box is not None]
-    return sizes, np.array(boxes, dtype=np.int64).reshape(-1, 3)
-
-
-# --- object target ---------------------------------------------------------------------------------------
 
 DEPTHS = 127
 """Steps of depth within an object: 0 at its border, 126 at its deepest voxel."""
@@ -290,14 +195,14 @@ def encode_objects(labels_ZYX: NDArray[Any], scheme: LabelScheme, spacing: Spaci
     """The packed target of instance labels: `to_target` with depth and boundary in place of 1.
 
     Depth is the distance in µm to the nearest voxel that is not of the object, relative to the object's deepest
-    voxel; so objects of all sizes have a summit of 1, as StarDist's object probability does (Weigert et al. 2020,
+    voxel; so objects of all sizes have a peak of 1, as StarDist's object probability does (Weigert et al. 2020,
     doi 10.1109/WACV45572.2020.9093435). The boundary is where another object is no further than two voxels: a border
-    with the background tells nothing that the foreground does not. The end of the array is no border.
+    with the background adds nothing to the foreground. The end of the array is no border.
     """
     target = to_target(labels_ZYX, scheme)
     objects = object_labels(labels_ZYX, scheme)
     reach = max(2 * min(spacing), max(spacing))
-    for part, mask, others in _objects(objects, [math.ceil(reach / size) for size in spacing]):
+    for part, mask, others in _objects(objects, zyx(math.ceil(reach / size) for size in spacing)):
         code = 1 + np.rint(_depth(mask, spacing)[mask] * (DEPTHS - 1)).astype(np.uint8)
         if others.any():
             meets = ndimage.distance_transform_edt(~others, sampling=spacing)[mask] < 1.01 * reach
@@ -307,7 +212,7 @@ def encode_objects(labels_ZYX: NDArray[Any], scheme: LabelScheme, spacing: Spaci
 
 
 def decode_target(code: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_]]:
-    """What is packed: the plain target (0, 1, ``IGNORE``), the depth (0…1) and the boundary."""
+    """The parts of a packed target: the plain target (0, 1, ``IGNORE``), the depth (0…1) and the boundary."""
     inside = (code > 0) & (code != IGNORE)
     packed = np.where(inside, code - np.uint8(1), 0)
     depth = (packed % DEPTHS).astype(np.float32) / np.float32(DEPTHS - 1)
@@ -315,7 +220,7 @@ def decode_target(code: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[n
 
 
 def readable_target(code: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The packed target for people to look at: 1 in an object, 2 where it meets another, ``IGNORE`` where ignored."""
+    """The packed target for display: 1 in an object, 2 where it meets another, ``IGNORE`` where ignored."""
     plain, _, boundary = decode_target(code)
     return np.where(boundary, np.uint8(2), plain)
 
@@ -327,43 +232,31 @@ class ObjectTarget:
     that of the whole object as far as this reaches.
     """
 
+    ndim = 3
+    dtype = np.dtype(np.uint8)
+
     def __init__(self, labels: LazyArray, scheme: LabelScheme, spacing: Spacing, context: ZYX) -> None:
         self.shape = labels.shape
-        self.dtype = np.dtype(np.uint8)
-        self.ndim = 3
         self._labels = labels
         self._scheme = scheme
         self._spacing = spacing
         self._context = context
         self._whole = encode_objects(labels, scheme, spacing) if isinstance(labels, np.ndarray) else None
 
-    def __getitem__(self, region: tuple[slice, slice, slice]) -> NDArray[np.uint8]:
+    def __getitem__(self, region: Region) -> NDArray[np.uint8]:
         if self._whole is not None:
             return self._whole[region]
-        spans = [part.indices(int(size))[:2] for part, size in zip(region, self.shape, strict=True)]
-        outer = tuple(
-            slice(max(0, start - margin), min(int(size), stop + margin))
-            for (start, stop), margin, size in zip(spans, self._context, self.shape, strict=True)
-        )
-        inner = tuple(
-            slice(start - around.start, stop - around.start) for (start, stop), around in zip(spans, outer, strict=True)
-        )
+        outer, inner = with_margins(region, self._context, self.shape)
         return encode_objects(np.asarray(self._labels[outer]), self._scheme, self._spacing)[inner]
 
 
-def _objects(
-    objects: NDArray[Any], margins: Sequence[int]
-) -> Iterator[tuple[tuple[slice, ...], NDArray[np.bool_], NDArray[np.bool_]]]:
+def _objects(objects: NDArray[Any], margins: ZYX) -> Iterator[tuple[Region, NDArray[np.bool_], NDArray[np.bool_]]]:
     """Every object's box, wider by the margins where there is room; in it, the object and all others."""
-    _, compact = compact_labels(objects)
-    for index, box in enumerate(ndimage.find_objects(compact), start=1):
-        if box is not None:
-            part = tuple(
-                slice(max(0, span.start - margin), min(size, span.stop + margin))
-                for span, margin, size in zip(box, margins, objects.shape, strict=True)
-            )
-            inside = compact[part]
-            yield part, inside == index, (inside != index) & (inside != 0)
+    _, numbered = renumber(objects)
+    for number, box in enumerate(ndimage.find_objects(numbered), start=1):
+        part, _ = with_margins(box, margins, objects.shape)
+        inside = numbered[part]
+        yield part, inside == number, (inside != number) & (inside != 0)
 
 
 def _depth(mask: NDArray[np.bool_], spacing: Spacing) -> NDArray[np.float32]:

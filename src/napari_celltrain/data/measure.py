@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_celltrain.data.overlaps import ObjectTable, find_objects
+from napari_celltrain.data.objects import ObjectTable, find_objects
 from napari_celltrain.io.volume import LazyArray
 from napari_celltrain.values.config import Spacing
+from napari_celltrain.values.events import finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +121,7 @@ def measure_objects(
     the names of the columns say which. What cannot be measured, such as the elongation of a single voxel, is NaN.
     Label values of 0 and below are background. Raises ``ValueError`` where image and labels differ in shape.
     """
-    steps = measuring(labels_ZYX, image_ZYX, voxel_size)
-    while True:
-        try:
-            done, total = next(steps)
-        except StopIteration as finished:
-            columns: Columns = finished.value
-            return columns
-        if progress is not None:
-            progress(done, total)
+    return finish(measuring(labels_ZYX, image_ZYX, voxel_size), lambda step: progress and progress(*step))
 
 
 def measuring(

@@ -17,7 +17,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from napari_celltrain.io.volumes import Volume, find_volumes, open_labels, open_volume, stem_of
+from napari_celltrain.io.volume import Volume
+from napari_celltrain.io.volumes import find_volumes, open_labels, open_volume, stem_of
 from napari_celltrain.values.config import DataConfig
 from napari_celltrain.values.errors import Problem
 
@@ -99,8 +100,15 @@ def pair_files(images: Path, labels: Path) -> Pairing:
 
 def open_pair(pair: Pair, config: DataConfig) -> tuple[Volume, Volume]:
     """The headers of both files of a pair, opened as ``config`` says. Raises :class:`DataError`."""
-    image = open_volume(pair.image, axes=config.axes, channel=config.channel, voxel_size=config.voxel_size)
-    return image, open_labels(pair.labels, axes=config.axes, voxel_size=config.voxel_size)
+    return open_pair_image(pair, config), open_pair_labels(pair, config)
+
+
+def open_pair_image(pair: Pair, config: DataConfig) -> Volume:
+    return open_volume(pair.image, axes=config.axes, channel=config.channel, voxel_size=config.voxel_size)
+
+
+def open_pair_labels(pair: Pair, config: DataConfig) -> Volume:
+    return open_labels(pair.labels, axes=config.axes, voxel_size=config.voxel_size)
 
 
 def _list(folder: Path) -> list[_File]:

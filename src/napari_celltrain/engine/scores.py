@@ -14,7 +14,7 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 from napari_celltrain.data.labels import IGNORE
-from napari_celltrain.data.overlaps import Overlaps, find_overlaps
+from napari_celltrain.data.objects import Overlaps, find_overlaps
 
 
 def ratio(part: float, whole: float) -> float:

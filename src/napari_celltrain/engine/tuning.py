@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_celltrain.data.labels import IGNORE
-from napari_celltrain.data.overlaps import find_overlaps
+from napari_celltrain.data.objects import find_overlaps
 from napari_celltrain.engine.objects import Maps, decode
 from napari_celltrain.values.config import Spacing
 from napari_celltrain.values.decoding import FIRST_LEVEL, Method, ObjectDecoding, Target

@@ -1,7 +1,7 @@
 """How good predictions are, compared with labels: of arrays, of files and folders, of the validation volumes of a run.
 
 Every score and the source of its formula are explained in ``docs/scores.md``. Comparisons are generators that yield
-how far they are, so that a reader may close them; :func:`finish` gives the result alone.
+how far they are, so that a reader may close them; ``values.events.finish`` gives the result alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from napari_celltrain.data.differences import Difference, WrongObject, wrong_objects
 from napari_celltrain.data.labels import MAX_CLASSES, distinct_values, whole_numbers
-from napari_celltrain.data.overlaps import OverlapCounter, without_ignored
+from napari_celltrain.data.objects import OverlapCounter, without_ignored
 from napari_celltrain.data.pairs import pair_files
 from napari_celltrain.engine.scores import ObjectScores, VoxelCounts, score_objects
 from napari_celltrain.engine.windows import Region
@@ -28,6 +28,7 @@ from napari_celltrain.io.volumes import open_labels
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.values.config import LabelKind, Spacing
 from napari_celltrain.values.errors import DataError, Problem, RunFolderError, raise_problems
+from napari_celltrain.values.events import finish
 from napari_celltrain.values.text import sizes
 
 T = TypeVar("T")
@@ -75,16 +76,6 @@ class Evaluation:
     pooled: VolumeScores
     problems: tuple[Problem, ...] = ()
     """Warnings, such as of files that have no partner and were left out."""
-
-
-def finish(steps: Generator[Any, None, T]) -> T:
-    """The result of a generator whose steps interest nobody."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result
 
 
 def evaluate(
@@ -153,8 +144,8 @@ class _FilePair:
     def open(self) -> tuple[LazyArray, LazyArray]:
         """Labels and prediction, read piece by piece where their files allow it. A region is read whole: it is part of
         a volume that was small enough to be the only one."""
-        labels = array_of(self.labels)
-        return labels if self.region is None else labels[self.region], array_of(self.prediction)
+        labels = self.labels.lazy_or_whole()
+        return labels if self.region is None else labels[self.region], self.prediction.lazy_or_whole()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +157,6 @@ class _Comparison:
     ignore_value: int | None
     class_values: tuple[int, ...]
     problems: tuple[Problem, ...]
-
-
-def array_of(volume: Volume) -> LazyArray:
-    """Read piece by piece where the file allows it."""
-    lazy = volume.lazy()
-    return volume.read() if lazy is None else lazy
 
 
 def _evaluate_pairs(files: _Comparison) -> Generator[Step, None, Evaluation]:

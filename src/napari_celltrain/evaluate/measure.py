@@ -8,9 +8,10 @@ from pathlib import Path
 
 from napari_celltrain.data.measure import Columns, measuring
 from napari_celltrain.data.pairs import pair_files
-from napari_celltrain.evaluate.evaluation import Step, array_of
+from napari_celltrain.evaluate.evaluation import Step
+from napari_celltrain.io.axes import SeveralChannelsError
 from napari_celltrain.io.volume import Volume
-from napari_celltrain.io.volumes import SeveralChannelsError, find_volumes, open_labels, open_volume
+from napari_celltrain.io.volumes import find_volumes, open_labels, open_volume
 from napari_celltrain.values.config import Spacing
 from napari_celltrain.values.errors import DataError, Problem, raise_problems
 from napari_celltrain.values.files import write_table
@@ -78,7 +79,7 @@ def _measure(labels: Volume, channels: list[Volume], size: Spacing | None) -> Ge
             message = f"has {sizes(channel.shape)} voxels, but its labels {labels.where} {sizes(labels.shape)}."
             remedy = "Give the image that these labels were made of."
             raise DataError(Problem("shape-mismatch", channel.where, message, remedy))
-    steps = measuring(array_of(labels), [array_of(channel) for channel in channels], size)
+    steps = measuring(labels.lazy_or_whole(), [channel.lazy_or_whole() for channel in channels], size)
     while True:
         try:
             done, total = next(steps)

@@ -1,11 +1,9 @@
-"""Lengths as files write them, in micrometres.
-
-Where Z, Y and X lie in a file's array, and what to say of files that are not one 3D volume.
-"""
+"""Where Z, Y and X lie in the array of a file, how large a voxel is in µm, and why a file is not one 3D volume."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,32 +11,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_celltrain.values.config import ZYX, Spacing
-from napari_celltrain.values.errors import DataError
+from napari_celltrain.values.errors import DataError, Problem
+from napari_celltrain.values.text import sizes
+
+Region = tuple[slice, slice, slice]
+"""A part of a volume, along z, y and x."""
+WHOLE: Region = (slice(None), slice(None), slice(None))
+
+COLOR_IMAGE = "color-image"
+"""Code of the problem that a file holds colours (RGB), not measured intensities or labels."""
 
 # Spellings of ImageJ, OME (UDUNITS symbols) and OME-Zarr (UDUNITS names). Pixels are deliberately not among
-# them: a spacing "in pixels" says that nobody calibrated the file.
-_MICROMETRES = {
-    "pm": 1e-6,
-    "picometer": 1e-6,
-    "a": 1e-4,
-    "å": 1e-4,
-    "angstrom": 1e-4,
-    "nm": 1e-3,
-    "nanometer": 1e-3,
-    "um": 1.0,
-    "micron": 1.0,
-    "micrometer": 1.0,
-    "mm": 1e3,
-    "millimeter": 1e3,
-    "cm": 1e4,
-    "centimeter": 1e4,
-    "inch": 25400.0,
-    "in": 25400.0,
-    "dm": 1e5,
-    "decimeter": 1e5,
-    "m": 1e6,
-    "meter": 1e6,
+# them: a spacing "in pixels" means that nobody calibrated the file.
+_UNITS = {
+    "pm picometer": 1e-6,
+    "a å angstrom": 1e-4,
+    "nm nanometer": 1e-3,
+    "um micron micrometer": 1.0,
+    "mm millimeter": 1e3,
+    "cm centimeter": 1e4,
+    "in inch": 25400.0,
+    "dm decimeter": 1e5,
+    "m meter": 1e6,
 }
+_MICROMETRES = {word: length for words, length in _UNITS.items() for word in words.split()}
+
+# What tifffile calls an axis of which the file says nothing.
+_UNNAMED = frozenset("QI")
+
+
+def zyx(lengths: Iterable[Any]) -> ZYX:
+    """Three whole numbers, such as a shape, as plain integers."""
+    z, y, x = (int(length) for length in lengths)
+    return z, y, x
+
+
+def with_margins(region: Sequence[slice], margins: ZYX, shape: Sequence[int]) -> tuple[Region, Region]:
+    """``region`` grown by ``margins`` on all sides, as far as ``shape`` reaches, and where ``region`` lies in it."""
+    spans = [part.indices(int(length))[:2] for part, length in zip(region, shape, strict=True)]
+    z, y, x = (
+        slice(max(0, start - margin), min(int(length), stop + margin))
+        for (start, stop), margin, length in zip(spans, margins, shape, strict=True)
+    )
+    inner = [slice(start - o.start, stop - o.start) for (start, stop), o in zip(spans, (z, y, x), strict=True)]
+    return (z, y, x), (inner[0], inner[1], inner[2])
 
 
 def micrometres_per(unit: str | None) -> float | None:
@@ -50,39 +66,29 @@ def micrometres_per(unit: str | None) -> float | None:
     for micro in ("\\u00b5", "\\u03bc", "\u00b5", "\u03bc"):
         word = word.replace(micro, "u")
     word = word.replace("metre", "meter")
-    for candidate in (word, word.removesuffix("s"), word.removesuffix("es")):
-        if candidate in _MICROMETRES:
-            return _MICROMETRES[candidate]
-    return None
+    spellings = (word, word.removesuffix("s"), word.removesuffix("es"))
+    return next((_MICROMETRES[spelling] for spelling in spellings if spelling in _MICROMETRES), None)
 
 
-def spacing_or_none(z: float | None, y: float | None, x: float | None) -> Spacing | None:
-    """The three as a voxel size, or None unless all are finite and above 0."""
-    if z is None or y is None or x is None:
-        return None
-    if not all(math.isfinite(v) and 0 < v < 1e6 for v in (z, y, x)):
-        return None
-    return float(z), float(y), float(x)
+def spacing_of(lengths: Sequence[float], factors: Iterable[float | None] = (1.0, 1.0, 1.0)) -> Spacing | None:
+    """The voxel size in µm of ``lengths`` along z, y and x in units of ``factors`` µm; None unless all are known,
+    finite and above 0."""
+    z, y, x = (math.nan if f is None else float(length) * f for length, f in zip(lengths, factors, strict=True))
+    return (z, y, x) if all(0 < size < 1e6 for size in (z, y, x)) else None
 
 
-# --- axes ------------------------------------------------------------------------------------------------
-
-Slices = tuple[slice, slice, slice]
-WHOLE: Slices = (slice(None), slice(None), slice(None))
-
-# What tifffile calls an axis of which the file says nothing.
-_UNNAMED = frozenset("QI")
-
-
-class ColorImageError(DataError):
-    """The file holds colours (RGB), not measured intensities or labels."""
+def unreadable(where: str, message: str, remedy: str = "", *settings: str) -> DataError:
+    """Why the volume called ``where`` cannot be used; ``settings`` are the paths of the fields that help."""
+    return DataError(Problem("unreadable-file", where, message, remedy, settings=settings))
 
 
 class SeveralChannelsError(DataError):
     """The file holds several channels and none was chosen."""
 
-    def __init__(self, message: str, num_channels: int) -> None:
-        super().__init__(message)
+    def __init__(self, where: str, num_channels: int) -> None:
+        remedy = f"Choose one by its number, from 0 to {num_channels - 1}."
+        message = f"The volume has {num_channels} channels."
+        super().__init__(Problem("several-channels", where, message, remedy, settings=("data.channel",)))
         self.num_channels = num_channels
 
 
@@ -96,10 +102,9 @@ class Layout:
     """The transposition of the axes that remain."""
     shape: ZYX
 
-    def take(self, source: Any, slices: Slices = WHOLE) -> NDArray[Any]:
+    def take(self, source: Any, region: Region = WHOLE) -> NDArray[Any]:
         """The chosen part of ``source`` (anything indexable, with the file's axes), as Z, Y, X."""
-        of_kept = [slices[self.order.index(position)] for position in range(3)]
-        kept = iter(of_kept)
+        kept = iter([region[self.order.index(position)] for position in range(3)])
         key = tuple(next(kept) if index is None else index for index in self.fixed)
         return np.asarray(source[key]).transpose(self.order)
 
@@ -107,23 +112,25 @@ class Layout:
 def plan_layout(
     where: str, file_axes: str, shape: tuple[int, ...], *, axes: str | None = None, channel: int | None = None
 ) -> Layout:
-    """Find the volume in an array of ``shape`` whose axes the file names ``file_axes``.
+    """Find the volume in an array of ``shape`` whose axes the file names ``file_axes`` (empty: it does not).
 
-    ``axes`` overrides the file's own names: people need it exactly where these are wrong, as when slices were
-    saved as time points. Raises :class:`DataError` for anything that is not one 3D volume.
+    ``axes`` overrides the file's own names, which may be wrong, as when slices were saved as time points. Raises
+    :class:`DataError` for anything that is not one 3D volume.
     """
-    _refuse_color(where, file_axes.upper(), shape)
-    names = _given_axes(where, axes.upper(), shape) if axes else _own_axes(where, file_axes.upper(), shape)
-    _refuse_missing(where, names, shape, file_axes.upper())
-    _refuse_time(where, names, shape)
+    file_axes = file_axes.upper()
+    if len(file_axes) != len(shape):
+        file_axes = "QYX" if len(shape) == 3 else "Q" * len(shape)
+    if any(name == "S" and length in (3, 4) for name, length in zip(file_axes, shape, strict=True)):
+        remedy = "Save it as 8- or 16-bit greyscale, or each channel on its own (Fiji: Image ▸ Color ▸ Split Channels)."
+        raise DataError(Problem(COLOR_IMAGE, where, "This is a colour (RGB) image.", remedy))
+    names = _given_axes(where, axes.upper(), shape) if axes else _own_axes(where, file_axes, shape)
+    _refuse_other_axes(where, names, shape, file_axes)
     chosen = _choose_channel(where, names, shape, channel)
-    fixed = tuple(None if name in "ZYX" else (chosen if name in "CS" else 0) for name in names)
     kept = [name for name in names if name in "ZYX"]
-    size = dict(zip(names, shape, strict=True))
     return Layout(
-        fixed,
-        (kept.index("Z"), kept.index("Y"), kept.index("X")),
-        (size["Z"], size["Y"], size["X"]),
+        tuple(None if name in "ZYX" else (chosen if name in "CS" else 0) for name in names),
+        zyx(kept.index(letter) for letter in "ZYX"),
+        zyx(shape[names.index(letter)] for letter in "ZYX"),
     )
 
 
@@ -131,13 +138,14 @@ def _given_axes(where: str, axes: str, shape: tuple[int, ...]) -> list[str]:
     """One name for each axis of ``shape``; axes of length 1 that ``axes`` leaves out are called ``_``."""
     if len(axes) == len(shape):
         return list(axes)
-    long = [length for length in shape if length > 1]
-    if len(axes) == len(long):
+    if len(axes) == sum(length > 1 for length in shape):
         name = iter(axes)
         return [next(name) if length > 1 else "_" for length in shape]
-    raise DataError(
-        f"{where}: the axes are given as {axes}, but the file has {len(shape)} axes ({_sizes(shape)}). "
-        "Give one letter for each axis, or leave the axes empty if the files name them themselves."
+    raise unreadable(
+        where,
+        f"The axes are given as {axes}, but there are {len(shape)} ({sizes(shape)}).",
+        "Give one letter for each axis, or leave the axes empty if the files name them themselves.",
+        "data.axes",
     )
 
 
@@ -154,67 +162,56 @@ def _own_axes(where: str, file_axes: str, shape: tuple[int, ...]) -> list[str]:
         return [next(letters) if name != "_" else name for name in names]
     if len(real) == 3 and len(unnamed) == 1 and {"Y", "X"} <= set(real):
         return ["Z" if name in _UNNAMED else name for name in names]
-    raise DataError(
-        f"{where}: has {len(real)} axes ({_sizes(shape)}) and does not say which is which. "
-        "Give their order, for example --set data.axes=CZYX, or the Axes field."
+    raise unreadable(
+        where,
+        f"The volume has {len(real)} axes ({sizes(shape)}) and does not say which is which.",
+        "Give the order of the axes, for example CZYX.",
+        "data.axes",
     )
 
 
-def _refuse_color(where: str, names: str, shape: tuple[int, ...]) -> None:
-    if any(name == "S" and length in (3, 4) for name, length in zip(names, shape, strict=True)):
-        raise ColorImageError(
-            f"{where}: is a colour (RGB) image. Save it as 8-bit or 16-bit greyscale, or as one channel each "
-            "(in Fiji: Image ▸ Color ▸ Split Channels)."
-        )
-
-
-def _refuse_missing(where: str, names: list[str], shape: tuple[int, ...], file_axes: str) -> None:
+def _refuse_other_axes(where: str, names: list[str], shape: tuple[int, ...], file_axes: str) -> None:
     size = dict(zip(names, shape, strict=True))
     if "Y" in size and "X" in size and size.get("Z", 1) == 1:
-        hint = "CellTrain needs 3D volumes: save all planes of a stack in one file."
-        for letter, what in (("T", "time points"), ("C", "channels")):
+        message = f"This is a 2D image of {sizes((size['Y'], size['X']))} pixels."
+        for letter, what in (("C", "channels"), ("T", "time points")):
             if size.get(letter, 1) > 1:
-                hint = (
-                    f"It has {size[letter]} {what} and one plane each. If these are in truth the slices of a volume, "
-                    "say so with --set data.axes=ZYX or the Axes field."
+                raise unreadable(
+                    where,
+                    f"{message[:-1]}, with {size[letter]} {what} of one plane each.",
+                    "If these are in truth the slices of a volume, give the axes as ZYX.",
+                    "data.axes",
                 )
-        raise DataError(f"{where}: is a 2D image of {size['Y']} × {size['X']} pixels. {hint}")
-    unknown = [name for name in names if name not in "TCSZYX_"]
-    if unknown or not {"Z", "Y", "X"} <= set(names):
-        raise DataError(
-            f"{where}: its axes are {file_axes} ({_sizes(shape)}), which is not a 3D volume. If the file names them "
-            "wrongly, give their order, for example --set data.axes=CZYX, or the Axes field."
+        raise unreadable(where, message, "CellTrain needs 3D volumes: save all planes of a stack in one file.")
+    if not {"Z", "Y", "X"} <= set(names) <= set("TCSZYX_"):
+        raise unreadable(
+            where,
+            f"The axes are {file_axes} ({sizes(shape)}), which is not a 3D volume.",
+            "If the file names them wrongly, give the order of the axes, for example CZYX.",
+            "data.axes",
         )
     if 0 in shape:
-        raise DataError(f"{where}: is empty ({_sizes(shape)}). Export it again.")
-
-
-def _refuse_time(where: str, names: list[str], shape: tuple[int, ...]) -> None:
-    times = dict(zip(names, shape, strict=True)).get("T", 1)
-    if times > 1:
-        raise DataError(
-            f"{where}: is a time series of {times} time points. Save each time point as a file of its own "
-            "(in Fiji: Image ▸ Stacks ▸ Tools ▸ Stack Splitter, or Image ▸ Duplicate)."
+        raise unreadable(where, f"The volume is empty ({sizes(shape)}).", "Export it again.")
+    if size.get("T", 1) > 1:
+        raise unreadable(
+            where,
+            f"This is a time series of {size['T']} time points.",
+            "Save each time point as a file of its own "
+            "(in Fiji: Image ▸ Stacks ▸ Tools ▸ Stack Splitter, or Image ▸ Duplicate).",
         )
 
 
 def _choose_channel(where: str, names: list[str], shape: tuple[int, ...], channel: int | None) -> int:
     channels = [length for name, length in zip(names, shape, strict=True) if name in "CS" and length > 1]
     if len(channels) > 1:
-        raise DataError(f"{where}: has two axes of channels ({_sizes(shape)}). Save the channel to use on its own.")
-    count = channels[0] if channels else 1
-    if channel is None and count > 1:
-        raise SeveralChannelsError(
-            f"{where}: has {count} channels. Choose one by --set data.channel=N, with N from 0 to {count - 1}, "
-            "or in the Channel field.",
-            count,
-        )
+        message = f"The volume has two axes of channels ({sizes(shape)})."
+        raise unreadable(where, message, "Save the channel to use on its own.")
+    number = channels[0] if channels else 1
+    if channel is None and number > 1:
+        raise SeveralChannelsError(where, number)
     chosen = channel or 0
-    if chosen >= count:
-        have = "1 channel, number 0" if count == 1 else f"{count} channels, 0 to {count - 1}"
-        raise DataError(f"{where}: channel {chosen} was asked for, but it has {have}. Choose another channel.")
+    if chosen >= number:
+        have = "1 channel, number 0" if number == 1 else f"{number} channels, 0 to {number - 1}"
+        message = f"There is no channel {chosen}: the volume has {have}."
+        raise unreadable(where, message, "Choose another channel.", "data.channel")
     return chosen
-
-
-def _sizes(shape: tuple[int, ...]) -> str:
-    return " × ".join(map(str, shape))

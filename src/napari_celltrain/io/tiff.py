@@ -1,7 +1,7 @@
 """TIFF volumes: plain stacks, ImageJ's, OME's and tifffile's own.
 
-The header is examined before anything is allocated: a file that was cut off, or that announces more voxels
-than its bytes can hold, is refused with its name.
+The header is checked before anything is allocated: a file that was cut off, or that announces more voxels than its
+bytes can hold, is refused.
 """
 
 from __future__ import annotations
@@ -21,17 +21,8 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from napari_celltrain.io.axes import micrometres_per, plan_layout, spacing_or_none
-from napari_celltrain.io.volume import (
-    LazyArray,
-    LazyView,
-    Volume,
-    damaged,
-    in_gb,
-    is_of_the_disk,
-    plain_dtype,
-    voxels_in,
-)
+from napari_celltrain.io.axes import micrometres_per, plan_layout, spacing_of, unreadable
+from napari_celltrain.io.volume import LazyArray, LazyView, Volume, damaged, in_gb, is_of_the_disk, plain_dtype
 from napari_celltrain.values.config import Spacing
 from napari_celltrain.values.errors import DataError
 
@@ -41,6 +32,8 @@ _MAX_RATIO = {1: 1, 5: 2731, 8: 1032, 32773: 64, 32946: 1032}
 _MAX_RATIO_OF_OTHERS = 100_000
 # Room for padding of tiles and rows beyond the image.
 _SLACK_BYTES = 1 << 20
+
+_AGAIN = "Copy or export it again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +48,7 @@ class _Header:
 
 
 class _Silence(logging.Filter):
-    """Drops tifffile's own lines while we read, in whichever thread it decodes: what is wrong we say ourselves."""
+    """Drops tifffile's own lines while we read, in whichever thread it decodes: our errors say what is wrong."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +99,7 @@ class TiffVolume(Volume):
 
     @property
     def _bytes_to_decode(self) -> int:
-        return voxels_in(self._header.shape) * self._header.dtype.itemsize
+        return math.prod(self._header.shape) * self._header.dtype.itemsize
 
     def lazy(self) -> LazyArray | None:
         header = self._header
@@ -115,7 +108,7 @@ class TiffVolume(Volume):
         try:
             mapped = np.memmap(self._file, header.stored_dtype, mode="r", offset=header.offset, shape=header.shape)
         except (OSError, ValueError) as error:
-            raise DataError(f"{self.where}: cannot be read ({error}).") from error
+            raise unreadable(self.where, f"The file cannot be read ({error}).") from error
         return LazyView(self.where, _Present(mapped, self._file), self._layout, self.dtype)
 
     def _decode(self) -> NDArray[Any]:
@@ -127,10 +120,8 @@ class TiffVolume(Volume):
 
 
 class _Present:
-    """A mapped file that is looked at before it is touched: where it has become shorter, the system ends the program.
-
-    What it gives is read at once, so that nothing that is handed on still hangs on the file.
-    """
+    """A mapped file whose length is checked before each access: where it has become shorter, the system ends the
+    program. Parts are copied at once, so that nothing that is handed on still depends on the file."""
 
     def __init__(self, mapped: np.memmap[Any, Any], file: Path) -> None:
         self._mapped = mapped
@@ -150,18 +141,19 @@ def _read_header(path: Path) -> _Header:
             complete = _pages_are_complete(file)
         if complete:
             with _quietly(), tifffile.TiffFile(path) as tif:
-                return _examine(tif, path)
+                return _check_header(tif, path)
     except DataError:
         raise
     except PermissionError:
-        raise DataError(f"{path.name}: may not be read. Ask for permission to read {path}.") from None
+        raise unreadable(path.name, "The file may not be read.", f"Ask for permission to read {path}.") from None
     except FileNotFoundError:
-        raise DataError(f"{path.name}: does not exist in {path.parent}.") from None
+        raise unreadable(path.name, f"The file does not exist in {path.parent}.") from None
     except Exception as error:  # a damaged header fails in any way
         if is_of_the_disk(error):
             raise damaged(path.name, error) from error
-        raise DataError(f"{path.name}: is not a TIFF file that can be read ({error}). Export it again.") from error
-    raise DataError(f"{path.name}: is cut off: its list of planes leads past its end. Copy or export it again.")
+        message = f"This is not a TIFF file that can be read ({error})."
+        raise unreadable(path.name, message, "Export it again.") from error
+    raise unreadable(path.name, "The file is cut off: its list of planes leads past its end.", _AGAIN)
 
 
 def _pages_are_complete(file: BinaryIO) -> bool:
@@ -175,9 +167,9 @@ def _pages_are_complete(file: BinaryIO) -> bool:
     file.seek(0)
     head = file.read(16)
     if size == 0:
-        raise DataError(f"{Path(file.name).name}: is empty (0 bytes). Copy or export it again.")
+        raise unreadable(Path(file.name).name, "The file is empty (0 bytes).", _AGAIN)
     if len(head) < 8 or head[:2] not in (b"II", b"MM"):
-        raise DataError(f"{Path(file.name).name}: is not a TIFF file, whatever its name says. Export it as TIFF.")
+        raise unreadable(Path(file.name).name, "This is not a TIFF file, despite its name.", "Export it as TIFF.")
     order = "<" if head[:2] == b"II" else ">"
     big = struct.unpack(order + "H", head[2:4])[0] == 43
     count_format, offset_format, entry = (order + "Q", order + "Q", 20) if big else (order + "H", order + "I", 12)
@@ -199,13 +191,16 @@ def _pages_are_complete(file: BinaryIO) -> bool:
     return bool(seen)
 
 
-def _examine(tif: tifffile.TiffFile, path: Path) -> _Header:
+def _check_header(tif: tifffile.TiffFile, path: Path) -> _Header:
     series = tif.series[_main_series(tif, path.name)]
     announced = _announced_voxels(tif)
-    if announced is not None and announced > voxels_in(series.shape):
-        raise DataError(
-            f"{path.name}: announces {announced:,} voxels but holds the planes of {voxels_in(series.shape):,}; it is "
-            "cut off or parts of it are missing. Copy or export it again."
+    held = math.prod(series.shape)
+    if announced is not None and announced > held:
+        raise unreadable(
+            path.name,
+            f"The file announces {announced:,} voxels but holds the planes of {held:,}; it is cut off, or parts of it "
+            "are missing.",
+            _AGAIN,
         )
     dtype = np.dtype(series.dtype)
     # tifffile writes and reads 1-bit images packed: such bytes are no array.
@@ -224,12 +219,14 @@ def _examine(tif: tifffile.TiffFile, path: Path) -> _Header:
 def _main_series(tif: tifffile.TiffFile, where: str) -> int:
     """The index of the one series that is a volume, or the first where none is."""
     if not tif.series:
-        raise DataError(f"{where}: holds no image. Export it again.")
+        raise unreadable(where, "The file holds no image.", "Export it again.")
     volumes = [i for i, series in enumerate(tif.series) if sum(length > 1 for length in series.shape) >= 3]
     if len(volumes) > 1:
-        raise DataError(f"{where}: holds {len(volumes)} separate volumes. Save each as a file of its own.")
+        message = f"The file holds {len(volumes)} separate volumes."
+        raise unreadable(where, message, "Save each as a file of its own.")
     if not volumes and len(tif.series) > 1:
-        raise DataError(f"{where}: its {len(tif.pages)} planes differ in size or type, so they are no volume.")
+        message = f"The {len(tif.pages)} planes differ in size or type, so they are no volume."
+        raise unreadable(where, message)
     return volumes[0] if volumes else 0
 
 
@@ -237,43 +234,43 @@ def _announced_voxels(tif: tifffile.TiffFile) -> int | None:
     """How many voxels the metadata promises, where they say it apart from the planes themselves."""
     if tif.is_ome:
         pixels = _ome_pixels(tif)
-        sizes = [pixels.get(f"Size{letter}", "1") for letter in "TCZYX"]
-        return voxels_in(tuple(int(size) for size in sizes)) if pixels else None
+        lengths = [int(pixels.get(f"Size{letter}", "1")) for letter in "TCZYX"]
+        return math.prod(lengths) if pixels else None
     if tif.is_imagej:
         planes = (tif.imagej_metadata or {}).get("images", 1)
         return int(planes) * int(tif.pages.first.size)
     if tif.shaped_metadata:
-        return max(voxels_in(tuple(entry["shape"])) for entry in tif.shaped_metadata)
+        return max(int(math.prod(entry["shape"])) for entry in tif.shaped_metadata)
     return None
 
 
 def _check_bytes(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, offset: int | None, path: Path) -> None:
     """Refuse what the file's bytes cannot hold, before anything of that size is allocated."""
-    size = tif.filehandle.size
-    needed = voxels_in(series.shape) * np.dtype(series.dtype).itemsize
+    size, voxels = tif.filehandle.size, math.prod(series.shape)
+    needed = voxels * np.dtype(series.dtype).itemsize
     if offset is not None:
         if offset + needed > size:
-            raise DataError(
-                f"{path.name}: announces {in_gb(needed)} of voxels but has {in_gb(size)}; it is cut off or damaged. "
-                "Copy or export it again."
-            )
+            message = f"The file announces {in_gb(needed)} of voxels but has {in_gb(size)}; it is cut off or damaged."
+            raise unreadable(path.name, message, _AGAIN)
         return
     stored = 0
     for page in series.pages:
         if page is None:
-            raise DataError(f"{path.name}: planes are missing, perhaps in a second file that was not copied along.")
+            raise unreadable(path.name, "Planes are missing, perhaps in a second file that was not copied along.")
         if page.parent.filehandle.path != tif.filehandle.path:
             return  # OME-TIFF over several files: each is checked by its decoder
         ends = [start + length for start, length in zip(page.dataoffsets, page.databytecounts, strict=True)]
         if ends and max(ends) > size:
-            raise DataError(f"{path.name}: is cut off: planes lie past its end. Copy or export it again.")
+            raise unreadable(path.name, "The file is cut off: planes lie past its end.", _AGAIN)
         stored += sum(page.databytecounts)
     first = series.keyframe
-    bits = voxels_in(series.shape) * (first.bitspersample or 8)
+    bits = voxels * (first.bitspersample or 8)
     if bits // 8 > stored * _MAX_RATIO.get(int(first.compression), _MAX_RATIO_OF_OTHERS) + _SLACK_BYTES:
-        raise DataError(
-            f"{path.name}: announces {in_gb(needed)} of voxels, more than its {in_gb(stored)} of data can hold; "
-            "it is damaged. Copy or export it again."
+        raise unreadable(
+            path.name,
+            f"The file announces {in_gb(needed)} of voxels, more than its {in_gb(stored)} of data can hold; it is "
+            "damaged.",
+            _AGAIN,
         )
 
 
@@ -305,23 +302,17 @@ def _tag_voxel_size(tif: tifffile.TiffFile, metadata: dict[str, Any], default_sp
         spacing = float(metadata.get("spacing", math.nan if default_spacing is None else default_spacing))
     except (TypeError, ValueError):
         return None
-    lengths = (abs(spacing), *per_pixel)
-    z, y, x = (length * factor if factor is not None else None for length, factor in zip(lengths, factors, strict=True))
-    return spacing_or_none(z, y, x)
+    return spacing_of([abs(spacing), *per_pixel], factors)
 
 
 def _ome_voxel_size(tif: tifffile.TiffFile) -> Spacing | None:
     pixels = _ome_pixels(tif)
-    sizes: list[float | None] = []
-    for letter in "ZYX":
-        # OME: where the unit is left out, it is the micrometre.
-        factor = micrometres_per(pixels.get(f"PhysicalSize{letter}Unit", "µm"))
-        try:
-            size = float(pixels.get(f"PhysicalSize{letter}", "nan"))
-        except ValueError:
-            return None
-        sizes.append(None if factor is None else size * factor)
-    return spacing_or_none(*sizes)
+    try:
+        lengths = [float(pixels.get(f"PhysicalSize{letter}", "nan")) for letter in "ZYX"]
+    except ValueError:
+        return None
+    # OME: where the unit is left out, it is the micrometre.
+    return spacing_of(lengths, [micrometres_per(pixels.get(f"PhysicalSize{letter}Unit", "µm")) for letter in "ZYX"])
 
 
 def _ome_pixels(tif: tifffile.TiffFile) -> dict[str, str]:

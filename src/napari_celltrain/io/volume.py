@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,13 +15,12 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from napari_celltrain.io.axes import WHOLE, Layout, Slices, plan_layout
+from napari_celltrain.io.axes import WHOLE, Layout, Region, plan_layout, unreadable
 from napari_celltrain.values.config import ZYX, Spacing
 from napari_celltrain.values.errors import CellTrainError, DataError
 
 SLAB_VOXELS = 2**23
 """Voxels that a pass over a volume holds at a time: large enough to be quick, small beside any volume."""
-
 
 _OF_THE_DISK = {
     getattr(errno, name)
@@ -31,7 +31,7 @@ _OF_THE_DISK = {
     )
     if hasattr(errno, name)
 }
-"""What a disk, a share or its permissions say, and never a file whose content is wrong."""
+"""Errors of a disk, a share or its permissions, and never of a file whose content is wrong."""
 
 
 class LazyArray(Protocol):
@@ -69,7 +69,7 @@ class Volume(ABC):
     @property
     def nbytes(self) -> int:
         """Memory that the decoded volume takes."""
-        return voxels_in(self.shape) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     @abstractmethod
@@ -88,6 +88,11 @@ class Volume(ABC):
     def _bytes_to_decode(self) -> int:
         return self.nbytes
 
+    def lazy_or_whole(self) -> LazyArray:
+        """The lazy view, or the decoded array where there is none."""
+        lazy = self.lazy()
+        return self.read() if lazy is None else lazy
+
     def read(self) -> NDArray[Any]:
         """The whole array in its own type, native byte order, C-contiguous. Raises :class:`DataError`."""
         refuse_beyond_memory(self.where, self._bytes_to_decode)
@@ -96,13 +101,17 @@ class Volume(ABC):
         except CellTrainError:
             raise
         except MemoryError:
-            raise DataError(f"{self.where}: does not fit the memory ({in_gb(self._bytes_to_decode)}).") from None
+            raise unreadable(
+                self.where, f"The volume does not fit the memory ({in_gb(self._bytes_to_decode)})."
+            ) from None
         except Exception as error:  # decoders meet damaged files in every imaginable way
             raise damaged(self.where, error) from error
         if array.shape != self.shape:
-            raise DataError(
-                f"{self.where}: holds {array.shape} voxels where its header announces {self.shape}; it is cut off or "
-                "damaged. Copy or export it again."
+            raise unreadable(
+                self.where,
+                f"The file holds {array.shape} voxels where its header announces {self.shape}; it is cut off or "
+                "damaged.",
+                "Copy or export it again.",
             )
         return array
 
@@ -120,8 +129,7 @@ class ArrayVolume(Volume):
         channel: int | None = None,
     ) -> None:
         shape = tuple(int(length) for length in array.shape)
-        unnamed = "QYX" if len(shape) == 3 else "Q" * len(shape)
-        self._layout = plan_layout(name, unnamed, shape, axes=axes, channel=channel)
+        self._layout = plan_layout(name, "", shape, axes=axes, channel=channel)
         super().__init__(name, self._layout.shape, plain_dtype(name, np.dtype(array.dtype)), voxel_size)
         self._array = array
 
@@ -139,44 +147,37 @@ class ArrayVolume(Volume):
 class LazyView:
     """A file's array seen as Z, Y, X: reads only what is indexed by three slices, in native byte order."""
 
+    ndim = 3
+
     def __init__(self, where: str, source: Any, layout: Layout, dtype: np.dtype[Any]) -> None:
+        self.shape: tuple[int, ...] = layout.shape
+        self.dtype = dtype
         self._where = where
         self._source = source
         self._layout = layout
-        self._dtype = dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self._layout.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self._dtype
-
-    @property
-    def ndim(self) -> int:
-        return 3
 
     def __getitem__(self, key: slice | tuple[slice, ...]) -> NDArray[Any]:
-        given = key if isinstance(key, tuple) else (key,)
-        if len(given) > 3 or not all(isinstance(part, slice) for part in given):
-            raise TypeError("a lazy volume is indexed by up to three slices")
-        padded = given + WHOLE[len(given) :]
-        slices: Slices = (padded[0], padded[1], padded[2])
+        region = three_slices(key)
         try:
-            return np.ascontiguousarray(self._layout.take(self._source, slices), dtype=self._dtype)
+            return np.ascontiguousarray(self._layout.take(self._source, region), dtype=self.dtype)
         except CellTrainError:
             raise
         except Exception as error:  # as in Volume.read: a damaged chunk fails in any way
             raise damaged(self._where, error) from error
 
 
-def voxels_in(shape: tuple[int, ...]) -> int:
+def three_slices(key: slice | tuple[slice, ...]) -> Region:
+    """What a volume is indexed by, with the axes that are left out. Raises ``TypeError`` for anything but slices."""
+    given = key if isinstance(key, tuple) else (key,)
+    if len(given) > 3 or not all(isinstance(part, slice) for part in given):
+        raise TypeError("a volume is indexed by up to three slices")
+    z, y, x = (*given, *WHOLE[len(given) :])
+    return z, y, x
+
+
+def voxels_in(shape: Sequence[int]) -> int:
     """The product as a Python integer, which cannot overflow however absurd a header is."""
-    total = 1
-    for length in shape:
-        total *= int(length)
-    return total
+    return math.prod(int(length) for length in shape)
 
 
 def in_gb(num_bytes: float) -> str:
@@ -187,9 +188,11 @@ def refuse_beyond_memory(where: str, num_bytes: int) -> None:
     """Raise :class:`DataError` where an array could only be made by swapping or being killed."""
     available = psutil.virtual_memory().available
     if num_bytes > available:
-        raise DataError(
-            f"{where}: needs {in_gb(num_bytes)} of memory, and {in_gb(available)} are free. Close other programs, cut "
-            "the volume into smaller ones, or save it as OME-Zarr or uncompressed TIFF, which is read piece by piece."
+        raise unreadable(
+            where,
+            f"The volume needs {in_gb(num_bytes)} of memory, and {in_gb(available)} are free.",
+            "Close other programs, cut the volume into smaller ones, or save it as OME-Zarr or uncompressed TIFF, which"
+            " are read piece by piece.",
         )
 
 
@@ -202,7 +205,7 @@ def plain_dtype(where: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
     if dtype.kind in "ui":
         return dtype.newbyteorder("=")
     what = "complex numbers" if dtype.kind == "c" else f"data of type {dtype}"
-    raise DataError(f"{where}: holds {what}. Save it as whole numbers (8 or 16 bit) or as 32-bit float.")
+    raise unreadable(where, f"The volume holds {what}.", "Save it as whole numbers (8 or 16 bit) or as 32-bit float.")
 
 
 @contextlib.contextmanager
@@ -211,24 +214,24 @@ def may_be_denied(folder: Path) -> Iterator[None]:
     try:
         yield
     except PermissionError:
-        raise DataError(
-            f"{folder}: may not be read. Ask for permission to read this folder, or choose another one."
-        ) from None
+        remedy = "Ask for permission to read it, or choose another one."
+        raise unreadable(str(folder), "The folder may not be read.", remedy) from None
     except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be read ({error.strerror or error}). Check the drive it is on, or choose another folder."
-        ) from error
+        remedy = "Check the drive it is on, or choose another folder."
+        raise unreadable(str(folder), f"The folder cannot be read ({error.strerror or error}).", remedy) from error
 
 
 def damaged(where: str, error: Exception) -> DataError:
-    """Why it cannot be decoded; the disk may be to blame, and not the file."""
+    """Why a volume cannot be decoded; the disk may be to blame, and not the file."""
     if isinstance(error, OSError) and error.errno == errno.ENOENT:
         return gone(where, error.filename or where)
     if is_of_the_disk(error):
-        said = getattr(error, "strerror", None) or error
-        return DataError(f"{where}: cannot be read ({said}). Check the drive it is on, and its permissions.")
+        reason = getattr(error, "strerror", None) or error
+        remedy = "Check the drive it is on, and its permissions."
+        return unreadable(where, f"The file cannot be read ({reason}).", remedy)
     reason = str(error).strip() or type(error).__name__
-    return DataError(f"{where}: cannot be decoded; it may be cut off or damaged ({reason}). Copy or export it again.")
+    message = f"The file cannot be decoded; it may be cut off or damaged ({reason})."
+    return unreadable(where, message, "Copy or export it again.")
 
 
 def is_of_the_disk(error: Exception) -> bool:
@@ -236,26 +239,25 @@ def is_of_the_disk(error: Exception) -> bool:
 
 
 def gone(where: str, path: Path | str) -> DataError:
-    return DataError(f"{where}: cannot be read, since {path} is gone. Check the drive it was on, or put it back.")
+    message = f"The file cannot be read, since {path} is gone."
+    return unreadable(where, message, "Check the drive it was on, or put it back.")
 
 
 def slabs(array: LazyArray, *, multiple_of: int = 1) -> Iterator[tuple[int, NDArray[Any]]]:
     """Go through ``array`` along z once: (first plane, slab). All slabs but the last hold a multiple of planes."""
-    depth, plane = array.shape[0], max(1, voxels_in(tuple(array.shape[1:])))
+    plane = max(1, math.prod(array.shape[1:]))
     step = max(1, SLAB_VOXELS // plane // multiple_of) * multiple_of
-    for start in range(0, depth, step):
+    for start in range(0, array.shape[0], step):
         yield start, np.asarray(array[start : start + step, :, :])
 
 
 def fingerprint(volume: Volume, array: LazyArray | None = None) -> str:
     """A hash of shape, type and every voxel: equal for equal content, whatever the file and its compression.
 
-    ``array`` is what the store gave for ``volume``, where it is at hand, so that nothing is decoded twice.
+    ``array`` is the decoded ``volume``, where it is at hand.
     """
     if array is None:
-        array = volume.lazy()
-    if array is None:
-        array = volume.read()
+        array = volume.lazy_or_whole()
     digest = hashlib.blake2b(f"{tuple(array.shape)} {array.dtype.name}".encode(), digest_size=16)
     for _, slab in slabs(array):
         digest.update(np.ascontiguousarray(slab).data)

@@ -1,7 +1,4 @@
-"""Finding, opening and writing volumes: TIFF, OME-TIFF, ImageJ TIFF, OME-Zarr, and arrays in memory.
-
-Decoded volumes in memory, as far as they fit.
-"""
+"""Finding and opening volumes: TIFF, OME-TIFF, ImageJ TIFF and OME-Zarr; and keeping decoded ones in memory."""
 
 from __future__ import annotations
 
@@ -17,28 +14,11 @@ from typing import Any
 import psutil
 from numpy.typing import NDArray
 
-from napari_celltrain.io.axes import ColorImageError, SeveralChannelsError
+from napari_celltrain.io.axes import SeveralChannelsError, unreadable
 from napari_celltrain.io.tiff import TiffVolume
-from napari_celltrain.io.volume import ArrayVolume, LazyArray, Volume, fingerprint, in_gb, may_be_denied
-from napari_celltrain.io.writer import write_volume
+from napari_celltrain.io.volume import LazyArray, Volume, in_gb, may_be_denied
 from napari_celltrain.io.zarr import ZarrVolume, is_zarr
 from napari_celltrain.values.config import DataConfig, Spacing
-from napari_celltrain.values.errors import DataError
-
-__all__ = [
-    "ArrayVolume",
-    "ColorImageError",
-    "LazyArray",
-    "SeveralChannelsError",
-    "Volume",
-    "find_volumes",
-    "fingerprint",
-    "natural_key",
-    "open_labels",
-    "open_volume",
-    "stem_of",
-    "write_volume",
-]
 
 _TIFF_SUFFIXES = (".tif", ".tiff")
 _EXPORT = "Export the images as TIFF (in Fiji: File ▸ Save As ▸ Tiff)"
@@ -47,31 +27,37 @@ _EXPORT = "Export the images as TIFF (in Fiji: File ▸ Save As ▸ Tiff)"
 def find_volumes(path: Path) -> list[Path]:
     """All TIFF files and OME-Zarr folders in ``path`` and its subfolders, 2 before 10; or ``path``, if it is one.
 
-    Hidden files are left out. Raises :class:`DataError` where there is nothing to use, saying what there is.
+    Hidden files are left out. Raises :class:`DataError` where there is nothing to use, naming what there is.
     """
     path = Path(path)
     with may_be_denied(path):
         exists, is_file = path.exists(), path.is_file()
     if not exists:
-        raise DataError(f"{path}: does not exist. Choose another folder, or connect the drive it is on.")
+        remedy = "Choose another folder, or connect the drive it is on."
+        raise unreadable(str(path), "The folder does not exist.", remedy)
     if is_file:
         if not _is_tiff(path):
-            raise DataError(f"{path.name}: is not a TIFF file or OME-Zarr folder. {_EXPORT}.")
+            raise unreadable(path.name, "This is not a TIFF file or OME-Zarr folder.", f"{_EXPORT}.")
         return [path]
     if is_zarr(path):
         return [path]
     found: list[Path] = []
     others: Counter[str] = Counter()
     _collect(path, found, others, set())
+    if not found and others:
+        listed = ", ".join(f"{number} × {ending}" for ending, number in others.most_common(5))
+        message = f"The folder holds no TIFF or OME-Zarr, only other files ({listed})."
+        raise unreadable(str(path), message, f"{_EXPORT} and choose their folder.")
     if not found:
-        raise DataError(_nothing_found(path, others))
+        remedy = "Choose the folder that holds the TIFF or OME-Zarr files."
+        raise unreadable(str(path), "This is an empty folder.", remedy)
     return sorted(found, key=lambda file: natural_key(file.relative_to(path).as_posix()))
 
 
 def open_volume(
     path: Path, *, axes: str | None = None, channel: int | None = None, voxel_size: Spacing | None = None
 ) -> Volume:
-    """Read the header of one volume. ``axes`` and ``voxel_size`` override what the file says.
+    """Read the header of one volume. ``axes`` and ``voxel_size`` override those of the file.
 
     Raises :class:`DataError`, naming the file, for what is not one 3D volume of numbers, or is damaged.
     """
@@ -86,10 +72,9 @@ def open_labels(path: Path, *, axes: str | None = None, voxel_size: Spacing | No
     order = None if axes is None else "".join(letter for letter in axes.upper() if letter in "ZYX")
     try:
         return open_volume(path, axes=order, voxel_size=voxel_size)
-    except SeveralChannelsError:
-        raise DataError(
-            f"{Path(path).name}: has several channels, and labels must have one. Save the labels on their own."
-        ) from None
+    except SeveralChannelsError as error:
+        message = f"The volume has {error.num_channels} channels, and labels must have one."
+        raise unreadable(Path(path).name, message, "Save the labels on their own.") from None
 
 
 def stem_of(path: Path) -> str:
@@ -132,16 +117,6 @@ def _collect(folder: Path, found: list[Path], others: Counter[str], visited: set
             others[entry.suffix.lower() or "(no ending)"] += 1
 
 
-def _nothing_found(path: Path, others: Counter[str]) -> str:
-    if not others:
-        return f"{path}: is an empty folder. Choose the folder that holds the TIFF or OME-Zarr files."
-    listed = ", ".join(f"{count} × {ending}" for ending, count in others.most_common(5))
-    return f"{path}: holds no TIFF or OME-Zarr, only other files ({listed}). {_EXPORT} and choose their folder."
-
-
-# --- store -----------------------------------------------------------------------------------------------
-
-
 @dataclass
 class _Slot:
     """The place of one volume; its lock makes others wait while one thread decodes."""
@@ -153,16 +128,17 @@ class _Slot:
     array: NDArray[Any] | None = None
 
 
-class VolumeStore:
+class VolumeCache:
     """Gives volumes as arrays, decoding each file once; safe to use from several threads.
 
-    Who comes first is kept: a volume that still fits the budget stays decoded until :meth:`release`, and those
-    after it are read piece by piece from their files.
+    The first ones are kept: a volume that still fits the budget stays decoded until :meth:`release`, and those after
+    it are read piece by piece from their files.
     """
 
     def __init__(self, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
-        self._reserved = 0
+        self.used_bytes = 0
+        """Bytes of the volumes that are kept, those being decoded included."""
         self._slots: dict[Hashable, _Slot] = {}
         self._lock = threading.Lock()
 
@@ -172,11 +148,6 @@ class VolumeStore:
         if config.memory_budget_gb is not None:
             return int(config.memory_budget_gb * 1e9)
         return int(psutil.virtual_memory().available // 2)
-
-    @property
-    def used_bytes(self) -> int:
-        """Bytes of the volumes that are kept, those being decoded included."""
-        return self._reserved
 
     def get(self, volume: Volume) -> LazyArray:
         """The decoded array (do not write into it), or the lazy one where it does not fit the budget.
@@ -200,27 +171,29 @@ class VolumeStore:
     def release(self, volume: Volume | None = None) -> None:
         """Forget one volume, or all, so that their memory can be used for others."""
         with self._lock:
-            keys = list(self._slots) if volume is None else [volume.key]
-            for key in keys:
+            for key in list(self._slots) if volume is None else [volume.key]:
                 slot = self._slots.pop(key, None)
                 if slot is not None and slot.keeps:
-                    self._reserved -= slot.volume.nbytes
+                    self.used_bytes -= slot.volume.nbytes
 
     def _slot(self, volume: Volume) -> _Slot:
         with self._lock:
             slot = self._slots.get(volume.key)
             if slot is None:
-                keeps = self._reserved + volume.nbytes <= self.budget_bytes
+                keeps = self.used_bytes + volume.nbytes <= self.budget_bytes
                 slot = self._slots[volume.key] = _Slot(volume, keeps)
-                self._reserved += volume.nbytes if keeps else 0
+                self.used_bytes += volume.nbytes if keeps else 0
             return slot
 
     def _lazy(self, volume: Volume) -> LazyArray:
         lazy = volume.lazy()
         if lazy is None:
-            raise DataError(
-                f"{volume.where}: takes {in_gb(volume.nbytes)} decoded, which does not fit the memory for volumes "
-                f"({in_gb(self.budget_bytes)}, of which {in_gb(self._reserved)} are taken), and compressed TIFF cannot "
-                "be read piece by piece. Save it as OME-Zarr or uncompressed TIFF, or raise data.memory_budget_gb."
+            raise unreadable(
+                volume.where,
+                f"The volume takes {in_gb(volume.nbytes)} decoded, which does not fit the memory for volumes "
+                f"({in_gb(self.budget_bytes)}, of which {in_gb(self.used_bytes)} are taken), and a compressed TIFF "
+                "cannot be read piece by piece.",
+                "Save it as OME-Zarr or uncompressed TIFF, or allow more memory for volumes.",
+                "data.memory_budget_gb",
             )
         return lazy

@@ -1,23 +1,46 @@
-"""Writing volumes that Fiji and napari open with their voxel size."""
+"""Writing volumes that Fiji and napari open with their voxel size: as TIFF, or block by block as OME-Zarr 0.5.
+
+OME-Zarr (Zarr v3, https://ngff.openmicroscopy.org/0.5/) is written as a pyramid of ever coarser levels, which take
+every second voxel, since labels must not be mixed. Memory stays flat, and interrupted writing can go on.
+"""
 
 from __future__ import annotations
 
+import json
+import secrets
+import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from napari_celltrain.values import files
+from napari_celltrain import __version__
+from napari_celltrain.io.axes import Region, zyx
+from napari_celltrain.io.volume import LazyArray
 from napari_celltrain.values.config import ZYX, Spacing
-from napari_celltrain.values.errors import DataError
+from napari_celltrain.values.errors import DataError, Problem
+from napari_celltrain.values.files import TEMPORARY_PREFIX, write_with, writing
+
+if TYPE_CHECKING:
+    import zarr
 
 # What the ImageJ format knows, and how much: beyond it, OME-TIFF in 64-bit layout.
 _IMAGEJ_TYPES = (np.uint8, np.uint16, np.float32)
 _IMAGEJ_BYTES = 2**32 - 2**25
+
+CHUNK: ZYX = (32, 128, 128)
+"""Voxels of a chunk of OME-Zarr."""
+_AT_ONCE: ZYX = (1, 4, 4)
+"""Chunks that are written at once."""
+_SMALLEST = 256
+"""No coarser level is made of one that is no longer than this along any axis."""
+_CREATOR = "napari-celltrain"
 
 
 def write_volume(path: Path, array: NDArray[Any], voxel_size: Spacing | None = None) -> None:
@@ -29,43 +52,46 @@ def write_volume(path: Path, array: NDArray[Any], voxel_size: Spacing | None = N
     if array.ndim != 3:
         raise ValueError(f"a volume has 3 axes, and this array has {array.ndim}")
     data = _storable(path, array)
-    _write(path, data, data.shape, data.dtype, voxel_size)
+    _write_tiff(path, data, zyx(data.shape), data.dtype, voxel_size)
 
 
 def write_planes(
-    path: Path,
-    planes_YX: Iterator[NDArray[Any]],
-    shape: ZYX,
-    dtype: np.dtype[Any],
-    voxel_size: Spacing | None = None,
+    path: Path, planes_YX: Iterator[NDArray[Any]], shape: ZYX, dtype: np.dtype[Any], voxel_size: Spacing | None = None
 ) -> None:
     """As :func:`write_volume`, plane after plane, for what is larger than memory. The planes are of type ``dtype``,
     which is whole numbers of up to 32 bits or float32."""
-    _write(path, planes_YX, shape, dtype, voxel_size)
+    _write_tiff(path, planes_YX, shape, dtype, voxel_size)
 
 
-def _write(
+def _write_tiff(
     path: Path,
     data: NDArray[Any] | Iterator[NDArray[Any]],
-    shape: tuple[int, ...],
+    shape: ZYX,
     dtype: np.dtype[Any],
     voxel_size: Spacing | None,
 ) -> None:
-    imagej = dtype in _IMAGEJ_TYPES and prod(shape) * dtype.itemsize <= _IMAGEJ_BYTES
-    options = _imagej_options(voxel_size) if imagej else _ome_options(voxel_size)
-    if not isinstance(data, np.ndarray):
-        options |= {"shape": shape, "dtype": dtype}
+    options: dict[str, Any] = {} if isinstance(data, np.ndarray) else {"shape": shape, "dtype": dtype}
+    metadata: dict[str, Any] = {"axes": "ZYX"}
+    if dtype in _IMAGEJ_TYPES and prod(shape) * dtype.itemsize <= _IMAGEJ_BYTES:
+        options["imagej"] = True
+        if voxel_size is not None:
+            options["resolution"] = (1 / voxel_size[2], 1 / voxel_size[1])
+            metadata |= {"spacing": voxel_size[0], "unit": "um"}
+    else:
+        options |= {"ome": True, "bigtiff": True}
+        for letter, size in zip("ZYX", voxel_size or (), strict=False):
+            metadata |= {f"PhysicalSize{letter}": size, f"PhysicalSize{letter}Unit": "µm"}
 
     def write(temporary: Path) -> None:
-        tifffile.imwrite(temporary, data, compression="zlib", photometric="minisblack", **options)
+        tifffile.imwrite(temporary, data, compression="zlib", photometric="minisblack", metadata=metadata, **options)
 
     try:
-        with files.writing(path, DataError):
-            files.write_with(path, write)
+        with writing(path, DataError):
+            write_with(path, write)
     except MemoryError as error:
-        raise DataError(f"{path.name}: there is not enough memory to write it. Close other programs.") from error
+        raise _unwritable(path, "there is not enough memory", "Close other programs.") from error
     except ValueError as error:
-        raise DataError(f"{path.name}: cannot be written to {path.parent} ({error}).") from error
+        raise _unwritable(path, str(error)) from error
 
 
 def _storable(path: Path, array: NDArray[Any]) -> NDArray[Any]:
@@ -76,28 +102,162 @@ def _storable(path: Path, array: NDArray[Any]) -> NDArray[Any]:
     if dtype.kind == "f":
         return array.astype(np.float32 if dtype.itemsize <= 4 else np.float64, copy=False)
     if dtype.kind not in "ui":
-        raise DataError(f"{path.name}: cannot be written, since TIFF does not hold data of type {dtype}.")
+        raise _unwritable(path, f"TIFF does not hold data of type {dtype}")
     if dtype.itemsize < 8:
         return array.astype(dtype.newbyteorder("="), copy=False)
     low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
     for smaller in (np.uint32, np.int32):
         if np.iinfo(smaller).min <= low and high <= np.iinfo(smaller).max:
             return array.astype(smaller)
-    raise DataError(f"{path.name}: cannot be written, since values from {low} to {high} do not fit 32 bits.")
+    raise _unwritable(path, f"values from {low} to {high} do not fit 32 bits")
 
 
-def _imagej_options(voxel_size: Spacing | None) -> dict[str, Any]:
-    options: dict[str, Any] = {"imagej": True, "metadata": {"axes": "ZYX"}}
-    if voxel_size is not None:
-        z, y, x = voxel_size
-        options["resolution"] = (1 / x, 1 / y)
-        options["metadata"] |= {"spacing": z, "unit": "um"}
-    return options
+def _unwritable(path: Path, reason: str, remedy: str = "") -> DataError:
+    return DataError(Problem("not-writable", str(path), f"cannot be written: {reason}.", remedy))
 
 
-def _ome_options(voxel_size: Spacing | None) -> dict[str, Any]:
-    metadata: dict[str, Any] = {"axes": "ZYX"}
-    if voxel_size is not None:
-        for letter, size in zip("ZYX", voxel_size, strict=True):
-            metadata |= {f"PhysicalSize{letter}": size, f"PhysicalSize{letter}Unit": "µm"}
-    return {"ome": True, "bigtiff": True, "metadata": metadata}
+# --- OME-Zarr
+
+
+class Checklist(Protocol):
+    """Which blocks are written already, so that writing can go on where it was interrupted."""
+
+    def is_done(self, number: int) -> bool: ...
+
+    def mark_done(self, number: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    shape: ZYX
+    factor: ZYX
+    """Voxels of the finest level for one of this level."""
+
+
+def write_ome_zarr(
+    folder: Path,
+    source: LazyArray,
+    voxel_size: Spacing | None = None,
+    *,
+    kind: Literal["labels", "image"],
+    name: str,
+    checklist: Checklist | None = None,
+) -> Iterator[tuple[int, int]]:
+    """Write ``source`` (Z, Y, X), read block by block, to ``folder``; gives (blocks done, of so many) on the way.
+
+    With a ``checklist`` an interrupted writing goes on. Raises :class:`DataError` naming the folder.
+    """
+    levels = plan_levels(zyx(source.shape), voxel_size)
+    with writing(folder, DataError):
+        arrays = _open_levels(folder, levels, source.dtype, voxel_size, kind, name)
+        works = [(level, block) for level in range(len(levels)) for block in _blocks(levels[level].shape)]
+        for number, (level, block) in enumerate(works):
+            if checklist is None or not checklist.is_done(number):
+                arrays[level][block] = source[block] if level == 0 else _finer(arrays, levels, level, block)
+                if checklist is not None:
+                    checklist.mark_done(number)
+            yield number + 1, len(works)
+
+
+def plan_levels(shape: ZYX, voxel_size: Spacing | None) -> list[_Level]:
+    """Each level halves the axes whose voxels are the smallest, so that they become as even as they can be."""
+    levels = [_Level(shape, (1, 1, 1))]
+    while max(levels[-1].shape) > _SMALLEST:
+        last = levels[-1]
+        sizes = [size * factor for size, factor in zip(voxel_size or (1.0, 1.0, 1.0), last.factor, strict=True)]
+        smallest = min(size for size, length in zip(sizes, last.shape, strict=True) if length > 1)
+        steps = [
+            2 if length > 1 and size < 1.5 * smallest else 1 for size, length in zip(sizes, last.shape, strict=True)
+        ]
+        coarser = zyx(-(-length // step) for length, step in zip(last.shape, steps, strict=True))
+        levels.append(_Level(coarser, zyx(factor * step for factor, step in zip(last.factor, steps, strict=True))))
+    return levels
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Move ``new`` to ``target``; a folder that this program has written there earlier is deleted.
+
+    Raises :class:`DataError` where anything else is in the way.
+    """
+    refuse_foreign(target)
+    old = target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}")
+    with writing(target, DataError):
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def refuse_foreign(target: Path) -> None:
+    """Raise :class:`DataError` where ``target`` exists and was not written by this program."""
+    if not target.exists():
+        return
+    try:
+        attributes = json.loads((target / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+        ours = attributes["_creator"]["name"] == _CREATOR
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        message = "This exists and was not written by CellTrain, so it is not replaced."
+        remedy = "Delete or move it, or choose another folder for the results."
+        raise DataError(Problem("foreign-folder", str(target), message, remedy))
+
+
+def _open_levels(
+    folder: Path, levels: list[_Level], dtype: np.dtype[Any], voxel_size: Spacing | None, kind: str, name: str
+) -> list[zarr.Array[Any]]:
+    """The arrays of all levels: created, or those that an interrupted writing has left."""
+    import zarr
+
+    group = zarr.open_group(str(folder), mode="a", zarr_format=3)
+    group.attrs.put(
+        {
+            "ome": _metadata(levels, voxel_size, kind, name),
+            "_creator": {"name": _CREATOR, "version": __version__},
+        }
+    )
+    return [
+        group[str(number)]  # type: ignore[misc]  # an array by what we wrote
+        if str(number) in group
+        else group.create_array(
+            str(number),
+            shape=level.shape,
+            chunks=zyx(min(size, length) for size, length in zip(CHUNK, level.shape, strict=True)),
+            dtype=dtype,
+            dimension_names=["z", "y", "x"],
+        )
+        for number, level in enumerate(levels)
+    ]
+
+
+def _metadata(levels: list[_Level], voxel_size: Spacing | None, kind: str, name: str) -> dict[str, Any]:
+    unit = {} if voxel_size is None else {"unit": "micrometer"}
+    finest = voxel_size or (1.0, 1.0, 1.0)
+    scales = [[float(size) * factor for size, factor in zip(finest, level.factor, strict=True)] for level in levels]
+    image = {
+        "name": name,
+        "type": "nearest",
+        "axes": [{"name": letter, "type": "space", **unit} for letter in "zyx"],
+        "datasets": [
+            {"path": str(number), "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+            for number, scale in enumerate(scales)
+        ],
+    }
+    return {"version": "0.5", "multiscales": [image]} | ({"image-label": {}} if kind == "labels" else {})
+
+
+def _blocks(shape: ZYX) -> Iterator[Region]:
+    steps = [size * number for size, number in zip(CHUNK, _AT_ONCE, strict=True)]
+    z, y, x = (
+        [slice(start, min(start + step, length)) for start in range(0, length, step)]
+        for length, step in zip(shape, steps, strict=True)
+    )
+    return product(z, y, x)
+
+
+def _finer(arrays: list[zarr.Array[Any]], levels: list[_Level], level: int, block: Region) -> Any:
+    """What a block of a level is made of: every second voxel of the level before."""
+    steps = (new // old for new, old in zip(levels[level].factor, levels[level - 1].factor, strict=True))
+    return arrays[level - 1][
+        tuple(slice(part.start * step, part.stop * step, step) for part, step in zip(block, steps, strict=True))
+    ]

@@ -7,22 +7,15 @@ codecs that run code when it is read (``pickle``).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from napari_celltrain.io.axes import micrometres_per, plan_layout, spacing_or_none
-from napari_celltrain.io.volume import (
-    LazyView,
-    Volume,
-    gone,
-    may_be_denied,
-    plain_dtype,
-    refuse_beyond_memory,
-    voxels_in,
-)
+from napari_celltrain.io.axes import micrometres_per, plan_layout, spacing_of, unreadable
+from napari_celltrain.io.volume import LazyView, Volume, gone, may_be_denied, plain_dtype, refuse_beyond_memory
 from napari_celltrain.values.config import Spacing
 from napari_celltrain.values.errors import DataError
 
@@ -61,17 +54,16 @@ class ZarrVolume(Volume):
         except DataError:
             raise
         except PermissionError:
-            raise DataError(f"{path.name}: may not be read. Ask for permission to read {path}.") from None
+            raise unreadable(path.name, "The file may not be read.", f"Ask for permission to read {path}.") from None
         except Exception as error:  # damaged metadata fail in any way
-            raise DataError(f"{path.name}: is not an OME-Zarr image that can be read ({error}). {_EXPORT}") from error
+            message = f"This is not an OME-Zarr image that can be read ({error})."
+            raise unreadable(path.name, message, _EXPORT) from error
         shape = tuple(int(length) for length in self._array.shape)
-        if len(file_axes) != len(shape):
-            file_axes = "QYX" if len(shape) == 3 else "Q" * len(shape)
         self._folder = folder
         self._layout = plan_layout(path.name, file_axes, shape, axes=axes, channel=channel)
         dtype = plain_dtype(path.name, self._array.dtype)
         super().__init__(name, self._layout.shape, dtype, voxel_size or own_size, path)
-        refuse_beyond_memory(path.name, voxels_in(tuple(self._array.chunks)) * self._array.dtype.itemsize)
+        refuse_beyond_memory(path.name, math.prod(self._array.chunks) * self._array.dtype.itemsize)
 
     @property
     def key(self) -> Hashable:
@@ -100,9 +92,10 @@ class _Present:
 
 
 def _find_array(path: Path) -> tuple[Path, str, Spacing | None]:
-    """The folder of the full-resolution array, its axes (empty: not told), and its voxel size."""
+    """The folder of the full-resolution array, its axes (empty: not given), and its voxel size."""
     if not any((path / name).is_file() for name in _METADATA_FILES):
-        raise DataError(f"{path.name}: is a folder without .zattrs or zarr.json, so it is no OME-Zarr. {_EXPORT}")
+        message = "This is a folder without .zattrs or zarr.json, so it is no OME-Zarr."
+        raise unreadable(path.name, message, _EXPORT)
     attributes = _attributes(path)
     if "multiscales" in attributes:
         return _full_resolution(path, attributes["multiscales"])
@@ -110,11 +103,12 @@ def _find_array(path: Path) -> tuple[Path, str, Spacing | None]:
         return path, "", None
     if "bioformats2raw.layout" in attributes and (path / "0").is_dir():
         if (path / "1").is_dir():
-            raise DataError(f"{path.name}: holds several images. Choose one of its subfolders, such as {path / '0'}.")
+            remedy = f"Choose one of its subfolders, such as {path / '0'}."
+            raise unreadable(path.name, "The folder holds several images.", remedy)
         return _find_array(path / "0")
     if "plate" in attributes:
-        raise DataError(f"{path.name}: is a plate of many images. Choose the folder of one field of view.")
-    raise DataError(f"{path.name}: its metadata name no image (there is no 'multiscales'). {_EXPORT}")
+        raise unreadable(path.name, "This is a plate of many images.", "Choose the folder of one field of view.")
+    raise unreadable(path.name, "The metadata name no image (there is no 'multiscales').", _EXPORT)
 
 
 def _attributes(group: Path) -> dict[str, Any]:
@@ -130,7 +124,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     if file.stat().st_size > _MAX_METADATA_BYTES:
-        raise DataError(f"{file}: is too large to be the metadata of an image.")
+        raise unreadable(str(file), "The file is too large to be the metadata of an image.")
     content = json.loads(file.read_text(encoding="utf-8"))
     return content if isinstance(content, dict) else {}
 
@@ -140,7 +134,7 @@ def _full_resolution(group: Path, multiscales: Any) -> tuple[Path, str, Spacing 
     dataset = image["datasets"][0]
     folder = (group / str(dataset["path"])).resolve()
     if not folder.is_relative_to(group.resolve()):
-        raise DataError(f"{group.name}: its metadata lead out of its folder, to {dataset['path']!r}. {_EXPORT}")
+        raise unreadable(group.name, f"The metadata lead out of the folder, to {dataset['path']!r}.", _EXPORT)
     described = [axis if isinstance(axis, dict) else {"name": axis} for axis in image.get("axes", [])]
     axes = "".join(_axis_letter(axis) for axis in described)
     return folder, axes, _voxel_size(described, axes, [dataset, image])
@@ -169,9 +163,7 @@ def _voxel_size(described: list[dict[str, Any]], axes: str, places: list[dict[st
     lengths = [scale[axes.index(letter)] for letter in "ZYX"]
     if not any(units) and lengths == [1.0, 1.0, 1.0]:
         return None
-    factors = [micrometres_per(str(unit)) if unit else 1.0 for unit in units]
-    z, y, x = (None if f is None else length * f for length, f in zip(lengths, factors, strict=True))
-    return spacing_or_none(z, y, x)
+    return spacing_of(lengths, [micrometres_per(str(unit)) if unit else 1.0 for unit in units])
 
 
 def _open_array(folder: Path, where: str) -> zarr.Array[Any]:
@@ -182,10 +174,10 @@ def _open_array(folder: Path, where: str) -> zarr.Array[Any]:
     elif (folder / ".zarray").is_file():
         version, metadata = 2, _read_json(folder / ".zarray")
     else:
-        raise DataError(f"{where}: its full-resolution array {folder.name!r} is missing. Copy or export it again.")
+        raise unreadable(where, f"The full-resolution array {folder.name!r} is missing.", "Copy or export it again.")
     for codec in _codecs(metadata):
         if codec.removeprefix("numcodecs.") not in _KNOWN_CODECS:
-            raise DataError(f"{where}: is encoded by {codec!r}, which is not a codec for images. {_EXPORT}")
+            raise unreadable(where, f"The image is encoded by {codec!r}, which is not a codec for images.", _EXPORT)
     return zarr.open_array(str(folder), mode="r", zarr_format=3 if version == 3 else 2)
 
 

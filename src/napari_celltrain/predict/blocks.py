@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from napari_celltrain.engine.windows import BlockGrid, Region, WindowGrid
 from napari_celltrain.io.volume import LazyArray, Volume, voxels_in
-from napari_celltrain.io.zarr_writer import CHUNK
+from napari_celltrain.io.writer import CHUNK
 from napari_celltrain.nets.normalize import IntensityStatistics
 from napari_celltrain.runs.lock import owner_of, run_lock
 from napari_celltrain.runs.model import CARD, WEIGHTS, ModelCard, model_folder

@@ -17,8 +17,7 @@ from napari_celltrain.engine.windows import Region
 from napari_celltrain.io.axes import WHOLE
 from napari_celltrain.io.volume import LazyArray, Volume
 from napari_celltrain.io.volumes import open_volume
-from napari_celltrain.io.writer import write_planes
-from napari_celltrain.io.zarr_writer import CHUNK, Checklist, refuse_foreign, replace_folder, write_ome_zarr
+from napari_celltrain.io.writer import CHUNK, Checklist, refuse_foreign, replace_folder, write_ome_zarr, write_planes
 from napari_celltrain.predict.blocks import shape_of
 from napari_celltrain.runs.model import ModelCard
 from napari_celltrain.values.config import Spacing

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from napari_celltrain.io.volume import LazyArray, voxels_in
 from napari_celltrain.io.volumes import find_volumes
-from napari_celltrain.io.zarr_writer import Checklist
+from napari_celltrain.io.writer import Checklist
 from napari_celltrain.nets.normalize import measure
 from napari_celltrain.predict.blocks import (
     BlockStore,

@@ -14,7 +14,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from napari_celltrain.io.volumes import write_volume
+from napari_celltrain.io.writer import write_volume
 from napari_celltrain.runs.config_file import dump_config, load_config
 from napari_celltrain.runs.lock import owner_of, run_lock
 from napari_celltrain.values import files

@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
-import queue
-import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from napari_celltrain.data.check import check_data
+from napari_celltrain.data.check import Check, DataReport, PairReport, check_data, divide
 from napari_celltrain.data.labels import LabelScheme, ObjectTarget
-from napari_celltrain.data.pairs import Pair, open_pair
-from napari_celltrain.data.report import DataReport, PairReport, divide
+from napari_celltrain.data.pairs import Pair, open_pair, open_pair_labels
 from napari_celltrain.data.split import Case, Split
 from napari_celltrain.io.volume import LazyArray
-from napari_celltrain.io.volumes import VolumeStore
+from napari_celltrain.io.volumes import VolumeCache
 from napari_celltrain.nets.geometry import affordable_voxels, bytes_per_voxel, suggest_patch_size
 from napari_celltrain.nets.models import NetworkSpec, build_network
 from napari_celltrain.nets.normalize import IntensityStatistics, measure
@@ -145,8 +142,8 @@ def prepare(config: RunConfig) -> Generator[Event, None, Preparation]:
 
     Raises :class:`DataError` with all that is wrong; what is only suspicious becomes warnings.
     """
-    store = VolumeStore(VolumeStore.default_budget(config.data))
-    report = yield from _relay(lambda tell: check_data(config.data, store=store, progress=tell))
+    cache = VolumeCache(VolumeCache.default_budget(config.data))
+    report = yield from _as_events(check_data(config.data, cache=cache, division=False))
     report.raise_errors()
     for problem in report.problems:
         yield Warned(message=str(problem))
@@ -154,7 +151,9 @@ def prepare(config: RunConfig) -> Generator[Event, None, Preparation]:
     scheme = report.scheme
     assert scheme is not None  # without errors there is one
     target = choose_target(config.training.target, scheme.kind)
-    split = divide(config.data, config.training.seed, report, lambda pair: store.get(open_pair(pair, config.data)[1]))
+    split = divide(
+        config.data, config.training.seed, report, lambda pair: cache.get(open_pair_labels(pair, config.data))
+    )
     yield Logged(message=split.explanation)
     voxel_size = _median_voxel_size(report)
     network = NetworkSpec(
@@ -163,7 +162,7 @@ def prepare(config: RunConfig) -> Generator[Event, None, Preparation]:
         out_channels=len(OBJECT_MAPS) if target == "objects" else scheme.num_outputs,
         voxel_size=voxel_size,
     )
-    prepared = {case: _open_case(case, reports[case.pair], config, store) for case in split.cases}
+    prepared = {case: _open_case(case, reports[case.pair], config, cache) for case in split.cases}
     training = tuple(prepared[case] for case in split.train)
     validation = tuple(prepared[case] for case in split.validation)
     config, messages = _choose_patch_size(config, training, network)
@@ -181,36 +180,14 @@ def prepare(config: RunConfig) -> Generator[Event, None, Preparation]:
     )
 
 
-def _relay(
-    work: Callable[[Callable[[int, int, str], None]], T],
-) -> Generator[Event, None, T]:
-    """Run ``work`` in a thread and turn what it tells of its progress into events."""
-    told: queue.SimpleQueue[Prepared | None] = queue.SimpleQueue()
-    outcome: list[T] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
+def _as_events(steps: Check) -> Generator[Event, None, DataReport]:
+    while True:
         try:
-            outcome.append(
-                work(
-                    lambda done, total, name: told.put(
-                        Prepared(stage=f"reading {name or 'the volumes'}", done=done, total=total)
-                    )
-                )
-            )
-        except BaseException as error:  # raised again below, in the thread that asked
-            errors.append(error)
-        finally:
-            told.put(None)
-
-    thread = threading.Thread(target=run, name="celltrain-check", daemon=True)
-    thread.start()
-    while (event := told.get()) is not None:
-        yield event
-    thread.join()
-    if errors:
-        raise errors[0]
-    return outcome[0]
+            done, total, name = next(steps)
+        except StopIteration as end:
+            report: DataReport = end.value
+            return report
+        yield Prepared(stage=f"reading {name or 'the volumes'}", done=done, total=total)
 
 
 def _known(value: T | None) -> T:
@@ -227,12 +204,12 @@ def _median_voxel_size(report: DataReport) -> Spacing | None:
     return (z, y, x)
 
 
-def _open_case(case: Case, report: PairReport, config: RunConfig, store: VolumeStore) -> PreparedCase:
+def _open_case(case: Case, report: PairReport, config: RunConfig, cache: VolumeCache) -> PreparedCase:
     image_volume, labels_volume = open_pair(case.pair, config.data)
-    image, labels = store.get(image_volume), store.get(labels_volume)
+    image, labels = cache.get(image_volume), cache.get(labels_volume)
     statistics = measure(image, config.data.normalization, name=image_volume.where)
-    if case.region is not None:
-        block = tuple(slice(start, stop) for start, stop in case.region)
+    if case.spans is not None:
+        block = tuple(slice(start, stop) for start, stop in case.spans)
         image, labels = np.asarray(image[block]), np.asarray(labels[block])
     return PreparedCase(case, report, image, labels, statistics)
 
@@ -310,7 +287,7 @@ def _record(
                 "image": str(case.pair.image),
                 "labels": str(case.pair.labels),
                 "paired_by": case.pair.rule,
-                "region_zyx": None if case.region is None else [list(span) for span in case.region],
+                "region_zyx": None if case.spans is None else [list(span) for span in case.spans],
                 "shape_zyx": list(_known(report.shape)),
                 "dtype": str(report.dtype),
                 "voxel_size_um": None if report.voxel_size is None else list(report.voxel_size),

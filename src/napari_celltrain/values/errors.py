@@ -48,6 +48,7 @@ class CellTrainError(Exception):
         self.problems = tuple(
             problem if isinstance(problem, Problem) else Problem(self.code, "", problem) for problem in problems
         )
+        self.heading = heading
         lines = [str(problem) for problem in self.problems]
         super().__init__("\n".join([heading, *(f"  - {line}" for line in lines)]) if len(lines) > 1 else "".join(lines))
 

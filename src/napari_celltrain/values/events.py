@@ -6,9 +6,12 @@ Past tense: each says what has happened. Paths are relative to the run folder, w
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable, Generator
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+T = TypeVar("T")
 
 StopReason = Literal["epochs", "stopped", "stopped-now", "max-minutes", "early-stopping"]
 StopRequest = Literal["stop", "stop-now"]
@@ -192,3 +195,15 @@ def _as_text(value: object) -> object:
 def from_json(line: str | bytes) -> Event:
     """The event of one line. Raises ``pydantic.ValidationError`` (a ``ValueError``) on anything else."""
     return _ADAPTER.validate_json(line)
+
+
+def finish(steps: Generator[Any, None, T], each: Callable[[Any], object] | None = None) -> T:
+    """The result of a generator, run to its end; ``each`` is called with what it yields."""
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        if each is not None:
+            each(step)

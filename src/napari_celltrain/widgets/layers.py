@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from napari.layers import Image, Labels
 
-from napari_celltrain.io.axes import spacing_or_none
+from napari_celltrain.io.axes import spacing_of, unreadable
 from napari_celltrain.io.volume import ArrayVolume, Volume, fingerprint
 from napari_celltrain.values.config import DataConfig, Spacing
 from napari_celltrain.values.errors import DataError, Problem
@@ -56,9 +56,10 @@ def take_layers(image: Any, labels: Any, config: DataConfig) -> LayerSource:
     """The volumes of an image layer and a labels layer. Raises :class:`DataError` for what cannot be trained on."""
     if image is None or labels is None:
         missing = "image" if image is None else "labels"
-        raise DataError(f"{missing} layer: none is chosen. Open one in the viewer, then choose it.")
+        remedy = "Open one in the viewer, then choose it."
+        raise unreadable(f"{missing} layer", "No layer is chosen.", remedy)
     if getattr(image, "rgb", False):
-        raise DataError(f"{image.name}: is a colour (RGB) image. Split its channels (right click ▸ Split RGB).")
+        raise unreadable(image.name, "This is a colour (RGB) image.", "Split its channels (right click ▸ Split RGB).")
     size, notes = _voxel_size(image, labels)
     if config.voxel_size is not None:
         size, notes = config.voxel_size, ()
@@ -80,9 +81,8 @@ def voxel_size_of(layer: Any) -> Spacing | None:
     if len(scale) < 3:
         return None
     if None in factors:
-        return None if scale == [1.0, 1.0, 1.0] else spacing_or_none(*scale)
-    z, y, x = (value * (factor or 1.0) for value, factor in zip(scale, factors, strict=True))
-    return spacing_or_none(z, y, x)
+        return None if scale == [1.0, 1.0, 1.0] else spacing_of(scale)
+    return spacing_of(scale, factors)
 
 
 def full_resolution(layer: Any) -> Any:
@@ -132,14 +132,17 @@ def _volume(layer: Any, size: Spacing | None, *, axes: str | None = None, channe
     array = full_resolution(layer)
     long = [int(length) for length in array.shape if length > 1]
     if len(long) < 3:
-        raise DataError(
-            f"{layer.name}: is a 2D layer ({_sizes(array.shape)}). Training needs 3D volumes: choose a layer that "
-            "holds a stack of planes."
+        raise unreadable(
+            layer.name,
+            f"This is a 2D layer ({_sizes(array.shape)}).",
+            "Training needs 3D volumes: choose a layer that holds a stack of planes.",
         )
     if len(long) > 3 and not axes:
-        raise DataError(
-            f"{layer.name}: has {len(long)} axes ({_sizes(array.shape)}), as a time series or a set of channels has. "
-            "Take one volume of it (right click ▸ Split Stack), or give the order of the axes under More settings."
+        raise unreadable(
+            layer.name,
+            f"The layer has {len(long)} axes ({_sizes(array.shape)}), as a time series or a set of channels has.",
+            "Take one volume of it (right click ▸ Split Stack), or give the order of the axes.",
+            "data.axes",
         )
     return ArrayVolume(file_name(layer.name), array, size, axes=axes, channel=channel)
 

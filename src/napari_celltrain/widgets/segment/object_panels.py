@@ -173,7 +173,7 @@ def measure(
 ) -> Generator[Progress, None, tuple[Columns, NDArray[np.float64]]]:
     """The columns, and the centre of each object in voxels (z, y, x); in a worker thread."""
     from napari_celltrain.data.measure import measuring
-    from napari_celltrain.data.overlaps import find_objects
+    from napari_celltrain.data.objects import find_objects
 
     for image in images:
         if image.shape != labels.shape:

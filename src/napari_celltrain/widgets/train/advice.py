@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import psutil
 
-from napari_celltrain.data.report import DataReport, PairReport
+from napari_celltrain.data.check import DataReport, PairReport
 from napari_celltrain.data.split import Split
 from napari_celltrain.nets.geometry import (
     PatchSuggestion,
@@ -64,7 +64,7 @@ def data_facts(report: DataReport | None, split: Split | None = None) -> DataFac
         for pair in pairs:
             sides[pair.side or "train"].append(shapes[pair.pair])
     for case in split.cases if split is not None else ():
-        z, y, x = (stop - start for start, stop in case.region) if case.region is not None else shapes[case.pair]
+        z, y, x = (stop - start for start, stop in case.spans) if case.spans is not None else shapes[case.pair]
         sides[case.side].append((z, y, x))
     num_outputs = 1
     if report.scheme is not None:  # of the target auto; one more or less hardly changes the costs

@@ -7,6 +7,7 @@ All that can be said against a start at once, before any process is asked.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,13 @@ from qtpy.QtCore import QObject
 from napari_celltrain.runs.config_file import setting_problems
 from napari_celltrain.runs.model import read_card
 from napari_celltrain.values.config import ZYX, DataConfig, RunConfig
-from napari_celltrain.values.errors import CellTrainError, Problem
+from napari_celltrain.values.errors import CellTrainError, DataError, Problem
 from napari_celltrain.widgets.background import Background, Job
 from napari_celltrain.widgets.layers import LayerSource
 
 if TYPE_CHECKING:
+    from napari_celltrain.data.check import Check, DataReport, Step
     from napari_celltrain.data.pairs import Pair
-    from napari_celltrain.data.report import DataReport
     from napari_celltrain.data.split import Split
     from napari_celltrain.io.volume import LazyArray
 
@@ -58,7 +59,7 @@ class Answer:
     """With what keeps the pairs from being divided, and what the layers lack, among its problems."""
     split: Split | None
     as_read: DataReport
-    """As the check gave it, to be divided anew without reading anything again."""
+    """As the check gave it, to be divided again without reading anything again."""
 
 
 class DataChecker(Background):
@@ -81,48 +82,41 @@ class DataChecker(Background):
         self._answer = answer
 
 
-def answer(question: Question, before: Answer | None, job: Job) -> Answer:
+def answer(question: Question, before: Answer | None, _job: Job) -> Generator[Step, None, Answer]:
     """Check and divide, in the worker's thread; ``before``, the last answer, may save reading anything again."""
     if before is not None and before.question.reads_the_same(question):
         return _divided(question, before.as_read)
-    return _divided(question, _check(question, job))
+    return _divided(question, (yield from _check(question)))
 
 
-def _check(question: Question, job: Job) -> DataReport:
+def _check(question: Question) -> Check:
     from napari_celltrain.data.check import check_arrays, check_data
 
     layers = question.layers
     if layers is None:
         # the tab divides by itself, so that another share or seed reads nothing again
-        return check_data(question.config, progress=job.tell, division=False)
-    report = check_arrays(question.config, layers.image, layers.labels, progress=job.tell)
+        return (yield from check_data(question.config, division=False))
+    report = yield from check_arrays(question.config, layers.image, layers.labels)
     return replace(report, problems=(*report.problems, *layers.notes))
 
 
 def _divided(question: Question, report: DataReport) -> Answer:
-    from napari_celltrain.data.check_rules import large_objects
+    from napari_celltrain.data.check import divide, large_objects
     from napari_celltrain.data.pairs import open_pair
-    from napari_celltrain.data.report import can_be_divided, divide
 
     problems = [*report.problems, *large_objects(report.pairs, question.patch_size)]
     split = None
-    if can_be_divided(report):
+    if report.can_be_divided:
 
         def read_labels(pair: Pair) -> LazyArray:
             labels = question.layers.labels if question.layers else open_pair(pair, question.config)[1]
-            return labels.lazy() or labels.read()
+            return labels.lazy_or_whole()
 
         try:
             split = divide(question.config, question.seed, report, read_labels)
-        except CellTrainError as error:
-            where, _, text = str(error).partition(": ")
-            message, _, remedy = (text or where).partition(". ")
-            problems.append(Problem("no-division", where if text else "validation", f"{_capital(message)}.", remedy))
+        except DataError as error:
+            problems += error.problems
     return Answer(question, replace(report, problems=tuple(problems)), split, report)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _what_is_read(config: DataConfig) -> dict[str, Any]:

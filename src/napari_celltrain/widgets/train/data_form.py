@@ -6,6 +6,7 @@ The fields of the Data tab: every setting of :class:`DataConfig`, and the choice
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Literal
 
 from magicgui.widgets import create_widget
@@ -21,7 +22,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_celltrain.io.volumes import VolumeStore
+from napari_celltrain.io.volumes import VolumeCache
 from napari_celltrain.runs.config_file import problems_of
 from napari_celltrain.values.config import DataConfig, Spacing
 from napari_celltrain.values.errors import DataError, Problem
@@ -127,8 +128,6 @@ Source = Literal["folders", "layers"]
 
 _MORE = ("channel", "voxel_size", "ignore_value", "axes", "normalization", "memory_budget_gb")
 _SHARE, _FOLDERS = "share", "folders"
-_FIELDS_IN_TEXT = {"Channel field": "channel", "Axes field": "axes"}
-"""How messages about files call the fields that help."""
 
 
 class DataForm(QWidget):
@@ -193,9 +192,7 @@ class DataForm(QWidget):
             try:
                 self.layers.take(config)
             except DataError as error:
-                where, _, text = str(error).partition(": ")
-                message, _, remedy = text.partition(". ")
-                problems.append(Problem("layers", where, f"{message[:1].upper()}{message[1:]}.", remedy))
+                problems += [replace(problem, code="layers") for problem in error.problems]
         else:
             problems += [
                 Problem(f"no-{name}", name, f"No folder of {name} is chosen.", "Choose one, or drop it on its field.")
@@ -230,7 +227,7 @@ class DataForm(QWidget):
         if problem.code in ("no-volumes", "same-folder"):
             paths = {path.rpartition(".")[2]: editor.value() for path, editor in editors.items()}
             return [name for name in _PATHS if paths[name] and problem.where in (paths[name].name, str(paths[name]))]
-        return [name for words, name in _FIELDS_IN_TEXT.items() if words in problem.remedy]
+        return [path.removeprefix("data.") for path in problem.settings if path in editors]
 
     def _half_given(self) -> list[Problem]:
         if self.validation_box.currentData() != _FOLDERS or self.source() == "layers":
@@ -320,7 +317,7 @@ class DataForm(QWidget):
         for box in rows.editors["data.voxel_size"].inner.boxes:  # three with buttons are too wide for a dock
             box.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.NoButtons)
             box.setStyleSheet("min-width: 40px")  # napari's own style sheet demands more
-        rows.editors["data.memory_budget_gb"].propose(round(VolumeStore.default_budget(DataConfig()) / 1e9, 1))
+        rows.editors["data.memory_budget_gb"].propose(round(VolumeCache.default_budget(DataConfig()) / 1e9, 1))
         return rows
 
     def _switch(self, *_: Any) -> None:

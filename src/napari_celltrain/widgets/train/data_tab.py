@@ -29,7 +29,7 @@ from napari_celltrain.widgets.train.data_form import DataForm
 from napari_celltrain.widgets.train.pair_table import PairTable, ProblemList, rows_of
 
 if TYPE_CHECKING:
-    from napari_celltrain.data.report import DataReport, PairReport
+    from napari_celltrain.data.check import DataReport, PairReport
     from napari_celltrain.data.split import Split
 
 _INVITATION = (

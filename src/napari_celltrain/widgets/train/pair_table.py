@@ -19,7 +19,7 @@ from napari_celltrain.values.fields import label_of
 from napari_celltrain.widgets.theme import theme_color, tooltip
 
 if TYPE_CHECKING:
-    from napari_celltrain.data.report import PairReport
+    from napari_celltrain.data.check import PairReport
     from napari_celltrain.data.split import Split
 
 MAX_SHOWN = 200

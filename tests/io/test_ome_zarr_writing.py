@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import zarr
 
-from napari_celltrain.io import zarr_writer
+from napari_celltrain.io import writer
 from napari_celltrain.io.volumes import open_volume
-from napari_celltrain.io.zarr_writer import plan_levels, refuse_foreign, replace_folder, write_ome_zarr
+from napari_celltrain.io.writer import plan_levels, refuse_foreign, replace_folder, write_ome_zarr
 from napari_celltrain.values.errors import DataError
 
 
 @pytest.fixture
 def labels(monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     """Labels of several chunks and levels."""
-    monkeypatch.setattr(zarr_writer, "CHUNK", (8, 8, 8))
-    monkeypatch.setattr(zarr_writer, "_AT_ONCE", (1, 2, 2))
-    monkeypatch.setattr(zarr_writer, "_SMALLEST", 10)
+    monkeypatch.setattr(writer, "CHUNK", (8, 8, 8))
+    monkeypatch.setattr(writer, "_AT_ONCE", (1, 2, 2))
+    monkeypatch.setattr(writer, "_SMALLEST", 10)
     return np.random.default_rng(0).integers(0, 60_000, (11, 37, 25)).astype(np.uint16)
 
 
@@ -126,7 +126,7 @@ def test_its_own_earlier_result_is_replaced_and_nothing_else(tmp_path, labels):
     assert [entry.name for entry in tmp_path.iterdir()] == ["n.ome.zarr"]
     foreign = tmp_path / "theirs.ome.zarr"
     zarr.create_group(foreign)
-    with pytest.raises(DataError, match=r"theirs.ome.zarr exists and was not written by CellTrain"):
+    with pytest.raises(DataError, match=r"theirs.ome.zarr: This exists and was not written by CellTrain"):
         refuse_foreign(foreign)
 
 

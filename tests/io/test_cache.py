@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_celltrain.io.volumes import ArrayVolume, VolumeStore, open_volume
+from napari_celltrain.io.volume import ArrayVolume
+from napari_celltrain.io.volumes import VolumeCache, open_volume
 from napari_celltrain.values.config import DataConfig
 from napari_celltrain.values.errors import DataError
 
@@ -23,32 +24,33 @@ def volumes(tmp_path):
 
 
 def test_what_fits_is_decoded_once(volumes):
-    store = VolumeStore(3 * SIZE)
-    first = store.get(volumes[0])
+    cache = VolumeCache(3 * SIZE)
+    first = cache.get(volumes[0])
     assert isinstance(first, np.ndarray)
-    assert store.get(open_volume(volumes[0].path)) is first
-    assert store.used_bytes == SIZE
+    assert cache.get(open_volume(volumes[0].path)) is first
+    assert cache.used_bytes == SIZE
     with pytest.raises(ValueError, match="read-only"):
         first[0, 0, 0] = 1
 
 
 def test_what_does_not_fit_is_read_piece_by_piece(volumes):
-    store = VolumeStore(SIZE)
-    store.get(volumes[0])
-    lazy = store.get(volumes[2])
+    cache = VolumeCache(SIZE)
+    cache.get(volumes[0])
+    lazy = cache.get(volumes[2])
     assert not isinstance(lazy, np.ndarray)
     assert lazy[1:2, :, :].max() == 2
-    with pytest.raises(DataError, match=r"1\.tif: .*memory_budget_gb"):
-        store.get(volumes[1])
+    with pytest.raises(DataError, match=r"1\.tif: .*allow more memory") as caught:
+        cache.get(volumes[1])
+    assert caught.value.problems[0].settings == ("data.memory_budget_gb",)
 
 
 def test_release_makes_room(volumes):
-    store = VolumeStore(SIZE)
-    store.get(volumes[0])
-    store.release(volumes[0])
-    assert isinstance(store.get(volumes[1]), np.ndarray)
-    store.release()
-    assert store.used_bytes == 0
+    cache = VolumeCache(SIZE)
+    cache.get(volumes[0])
+    cache.release(volumes[0])
+    assert isinstance(cache.get(volumes[1]), np.ndarray)
+    cache.release()
+    assert cache.used_bytes == 0
 
 
 def test_threads_share_one_decoding(volumes, monkeypatch):
@@ -61,8 +63,8 @@ def test_threads_share_one_decoding(volumes, monkeypatch):
         return read(volume)
 
     monkeypatch.setattr(type(volumes[0]), "read", slow_read)
-    store = VolumeStore(3 * SIZE)
-    threads = [threading.Thread(target=store.get, args=(volumes[i % 3],)) for i in range(12)]
+    cache = VolumeCache(3 * SIZE)
+    threads = [threading.Thread(target=cache.get, args=(volumes[i % 3],)) for i in range(12)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -72,18 +74,18 @@ def test_threads_share_one_decoding(volumes, monkeypatch):
 
 def test_a_failed_decoding_takes_no_room(volumes):
     volumes[1].path.write_bytes(b"II*\0")
-    store = VolumeStore(3 * SIZE)
+    cache = VolumeCache(3 * SIZE)
     with pytest.raises(DataError, match=r"1\.tif"):
-        store.get(volumes[1])
-    assert store.used_bytes == 0
+        cache.get(volumes[1])
+    assert cache.used_bytes == 0
 
 
 def test_arrays_of_the_caller_stay_writable():
     array = np.zeros((4, 5, 6))
-    VolumeStore(10**6).get(ArrayVolume("a", array))
+    VolumeCache(10**6).get(ArrayVolume("a", array))
     array[0] = 1
 
 
 def test_default_budget():
-    assert VolumeStore.default_budget(DataConfig(memory_budget_gb=2)) == 2_000_000_000
-    assert VolumeStore.default_budget(DataConfig()) > 0
+    assert VolumeCache.default_budget(DataConfig(memory_budget_gb=2)) == 2_000_000_000
+    assert VolumeCache.default_budget(DataConfig()) > 0

@@ -13,8 +13,8 @@ import tifffile
 
 from disks import UNREADABLE
 from napari_celltrain.io.volume import damaged
-from napari_celltrain.io.volumes import open_volume, write_volume
-from napari_celltrain.io.zarr_writer import write_ome_zarr
+from napari_celltrain.io.volumes import open_volume
+from napari_celltrain.io.writer import write_ome_zarr, write_volume
 from napari_celltrain.values.errors import DataError
 
 
@@ -33,7 +33,7 @@ def test_a_zarr_image_that_is_gone_is_not_taken_for_an_empty_one(zarr_image: Pat
     assert lazy is not None
     assert lazy[0:1, 0:2, 0:2].all()
     zarr_image.parent.rename(zarr_image.parent.with_name("pulled out"))
-    said = rf"a\.ome\.zarr: cannot be read, since {re.escape(str(zarr_image))}/0 is gone\. Check the drive"
+    said = rf"a\.ome\.zarr: The file cannot be read, since {re.escape(str(zarr_image))}/0 is gone\. Check the drive"
     with pytest.raises(DataError, match=said):
         lazy[0:1, 0:2, 0:2]
     with pytest.raises(DataError, match=said):
@@ -53,7 +53,7 @@ def test_a_chunk_that_was_never_written_is_of_zeros(zarr_image: Path) -> None:
 )
 def test_what_the_disk_says_is_no_fault_of_the_file(number: int) -> None:
     error = damaged("a.tif", OSError(number, os.strerror(number), "/mnt/a.tif"))
-    assert str(error).startswith(f"a.tif: cannot be read ({os.strerror(number)}). Check the drive")
+    assert str(error).startswith(f"a.tif: The file cannot be read ({os.strerror(number)}). Check the drive")
 
 
 def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
     write_volume(path, np.ones((4, 8, 8), np.uint8))
     volume = open_volume(path)
     path.unlink()
-    with pytest.raises(DataError, match=rf"a\.tif: cannot be read, since {re.escape(str(path))} is gone\."):
+    with pytest.raises(DataError, match=rf"a\.tif: The file cannot be read, since {re.escape(str(path))} is gone\."):
         volume.read()
 
 
@@ -69,7 +69,7 @@ def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
 def test_a_file_that_nobody_may_read(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     path.symlink_to(UNREADABLE)
-    with pytest.raises(DataError, match=r"a\.tif: may not be read\. Ask for permission"):
+    with pytest.raises(DataError, match=r"a\.tif: The file may not be read\. Ask for permission"):
         open_volume(path)
 
 
@@ -81,7 +81,7 @@ def test_a_mapped_file_that_was_cut_off_meanwhile(tmp_path: Path) -> None:
     assert lazy is not None
     with path.open("r+b") as file:
         file.truncate(1000)
-    with pytest.raises(DataError, match=r"a\.tif: cannot be decoded; it may be cut off"):
+    with pytest.raises(DataError, match=r"a\.tif: The file cannot be decoded; it may be cut off"):
         lazy[40:41, :, :]
 
 
@@ -91,5 +91,5 @@ def test_a_mapped_file_that_is_gone(tmp_path: Path) -> None:
     lazy = open_volume(path).lazy()
     assert lazy is not None
     path.unlink()
-    with pytest.raises(DataError, match=rf"a\.tif: cannot be read, since {re.escape(str(path))} is gone\."):
+    with pytest.raises(DataError, match=rf"a\.tif: The file cannot be read, since {re.escape(str(path))} is gone\."):
         lazy[0:1, :, :]
