@@ -14,6 +14,7 @@ from scipy import ndimage
 from napari_celltrain import samples
 from napari_celltrain.io.volumes import open_volume
 from napari_celltrain.values.errors import DataError
+from napari_celltrain.widgets.previews import sample_nuclei
 
 SMALL = (16, 48, 48)
 
@@ -143,7 +144,7 @@ def test_real_stack_is_written_from_its_package(tmp_path: Path, monkeypatch: pyt
 
 
 def test_napari_gets_both_layers_at_one_scale() -> None:
-    (image, image_settings, kind), (labels, label_settings, labels_kind) = samples.sample_nuclei()
+    (image, image_settings, kind), (labels, label_settings, labels_kind) = sample_nuclei()
     assert (kind, labels_kind) == ("image", "labels")
     assert image.shape == labels.shape
     assert image_settings["scale"] == label_settings["scale"] == samples.VOXEL_SIZE

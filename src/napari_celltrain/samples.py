@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tifffile
@@ -307,13 +306,3 @@ def write_real(folder: Path) -> tuple[Path, Path]:
         (folder / name).mkdir(parents=True, exist_ok=True)
         write_volume(folder / name / "hipsc.tif", array, REAL_VOXEL_SIZE)
     return folder / "images", folder / "labels"
-
-
-def sample_nuclei() -> list[tuple[UInt16, dict[str, Any], str]]:
-    """napari's sample-data hook: an image layer and its labels layer."""
-    image, labels = make_nuclei((48, 160, 160), 80)
-    low, high = (float(value) for value in np.percentile(image, (0.5, 99.8)))  # a few bright specks darken the rest
-    return [
-        (image, {"name": "nuclei", "scale": VOXEL_SIZE, "contrast_limits": (low, high)}, "image"),
-        (labels, {"name": "nuclei labels", "scale": VOXEL_SIZE}, "labels"),
-    ]

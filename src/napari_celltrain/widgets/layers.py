@@ -6,7 +6,7 @@ Layers that the plugin shows: beside those of the user, renewed instead of added
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 from napari.layers import Image, Labels
+from napari.utils.events import EventEmitter
 
 from napari_celltrain.io.axes import spacing_of, unreadable
 from napari_celltrain.io.volume import ArrayVolume, Volume, fingerprint
@@ -22,6 +23,8 @@ from napari_celltrain.values.errors import DataError, Problem
 
 OWN_LAYER = "celltrain"
 """Key in the metadata of layers that the plugin itself shows (previews, predictions): they are not offered as data."""
+_FOLLOWS = "celltrain_units"
+"""Key in the metadata of all layers that the plugin has added: their units follow those of the user's layers."""
 
 _FOLDER = "layer-data"
 
@@ -77,7 +80,7 @@ def voxel_size_of(layer: Any) -> Spacing | None:
     counts, whatever the unit.
     """
     scale = [float(value) for value in layer.scale][-3:]
-    factors = [micrometres(unit) for unit in units_of(layer)]
+    factors = [micrometres(unit) for unit in layer.units[-3:]]
     if len(scale) < 3:
         return None
     if None in factors:
@@ -101,7 +104,7 @@ def _voxel_size(image: Any, labels: Any) -> tuple[Spacing | None, tuple[Problem,
     if chosen is None:
         return None, ()
     notes = []
-    if None in [micrometres(unit) for unit in units_of(layer)]:
+    if None in [micrometres(unit) for unit in layer.units[-3:]]:
         notes.append(
             Problem(
                 "scale-without-unit",
@@ -165,17 +168,16 @@ def _write(path: Path, volume: Volume, voxel_size: Spacing | None) -> None:
     write_volume(path, volume.read(), voxel_size)
 
 
-def units_of(layer: Any) -> list[Any]:
-    """The units of the last three axes; napari before 0.5 has none."""
-    units = list(getattr(layer, "units", None) or ())[-3:]
-    return units if len(units) == 3 else [None] * 3
-
-
 def micrometres(unit: Any) -> float | None:
     """How long one ``unit`` of pint is; None for pixels."""
-    if unit is None or not unit.is_compatible_with("micrometer"):
+    if not unit.is_compatible_with("micrometer"):
         return None
     return float((1 * unit).to("micrometer").magnitude)
+
+
+def _length(unit: Any) -> float:
+    """In µm, for which a pixel is taken where its size is not known; µm and pixels may be given by name."""
+    return 1.0 if isinstance(unit, str) else micrometres(unit) or 1.0
 
 
 def _sizes(shape: Sequence[int]) -> str:
@@ -196,18 +198,24 @@ def find_layer(viewer: Any, key: str) -> Any:
     return next((layer for layer in viewer.layers if layer.metadata.get(OWN_LAYER) == key), None)
 
 
+def add_layer(viewer: Any, kind: str, data: Any, **options: Any) -> Any:
+    """Add a layer whose units agree with the other layers, now and when more are opened."""
+    make = Labels if kind == "labels" else Image
+    layer = make(data, **options | {"metadata": {_FOLLOWS: True, **options.get("metadata", {})}})
+    viewer.add_layer(layer)
+    return layer
+
+
 def show_layer(viewer: Any, kind: str, key: str, data: Any, **options: Any) -> Any:
     """Give the layer of ``key`` new data and a new place, or add it, called ``key``, with all ``options``."""
     layer = find_layer(viewer, key)
     if layer is None:
-        make = Labels if kind == "labels" else Image
-        layer = make(data, name=key, metadata={OWN_LAYER: key}, **options)
-        viewer.add_layer(layer)
-        return layer
+        return add_layer(viewer, kind, data, name=key, metadata={OWN_LAYER: key}, **options)
     layer.data = data
     for name in ("units", "scale", "translate"):
         if name in options and tuple(getattr(layer, name)) != tuple(options[name]):
             setattr(layer, name, options[name])
+    _agree(viewer.layers)
     return layer
 
 
@@ -244,19 +252,57 @@ def _selection_kept(layers: Any) -> Iterator[None]:
 
 
 def sized(viewer: Any, voxel_size: Spacing | None) -> dict[str, Any]:
-    """``scale`` and ``units`` of a layer of ``voxel_size`` µm that agree with those of the layers already there.
+    """``scale`` and ``units`` of a layer of ``voxel_size`` µm that agree with those of the layers already there."""
+    layers: Any = viewer.layers if viewer is not None else []
+    if viewer is not None:
+        layers.events.inserted.connect(_inserted, position="first")  # of which napari keeps one, however often
+    units = _common_units(layers, known=voxel_size is not None)
+    scale = tuple(size / _length(unit) for size, unit in zip(voxel_size or (1.0, 1.0, 1.0), units, strict=True))
+    return {"scale": scale, "units": units}
 
-    napari takes no notice of units at all as soon as they do not agree.
+
+def follows_units(options: dict[str, Any]) -> dict[str, Any]:
+    """``options`` of a layer that napari itself will add for the plugin, as sample data."""
+    return options | {"metadata": {_FOLLOWS: True}}
+
+
+def _common_units(layers: Iterable[Any], *, known: bool = True) -> tuple[Any, Any, Any]:
+    """The units (z, y, x) for the plugin's layers: of length only where all layers of the user have a length.
+
+    napari draws without any units, and warns of it, as soon as layers in µm and layers in pixels stand side by side. A
+    scale in µm means the same in both. ``known``: whether the voxel size is; else no length is claimed unless the
+    user's layers have one.
     """
-    scale = voxel_size or (1.0, 1.0, 1.0)
-    units = {unit for layer in viewer.layers for unit in units_of(layer) if not is_own(layer)}
-    if voxel_size is None or (viewer.layers and len(units) != 1):
-        return {"scale": scale}
-    unit = units.pop() if units else None
-    length = micrometres(unit)
-    if unit is not None and length is None:  # pixels
-        return {"scale": scale}
-    return {"scale": tuple(size / (length or 1.0) for size in scale), "units": (unit or "um",) * 3}
+    theirs = [layer for layer in layers if _FOLLOWS not in layer.metadata]
+    ours = [layer for layer in layers if _FOLLOWS in layer.metadata]
+
+    def unit(axis: int) -> Any:
+        found = [layer.units[axis] for layer in theirs or ours if layer.ndim >= -axis]
+        if any(micrometres(one) is None for one in found) or not (known or theirs):
+            return "pixel"
+        return found[0] if found else "micrometer"
+
+    return unit(-3), unit(-2), unit(-1)
+
+
+def _follow(event: Any) -> None:
+    _agree(event.sources[-2])
+
+
+_inserted = EventEmitter(type_name="inserted")
+"""napari draws a layer as soon as it is inserted, before it calls any plugin; an emitter of napari's can come first."""
+_inserted.connect(_follow)
+
+
+def _agree(layers: Iterable[Any]) -> None:
+    """Have the plugin's layers agree with those of the user, which are left as they are."""
+    units = _common_units(layers)
+    for layer in layers:
+        wanted = (*layer.units[:-3], *units)
+        if _FOLLOWS in layer.metadata and list(map(str, layer.units)) != list(map(str, wanted)):
+            ratio = [_length(old) / _length(new) for old, new in zip(layer.units, wanted, strict=True)]
+            scale, translate = np.multiply(layer.scale, ratio), np.multiply(layer.translate, ratio)
+            layer.units, layer.scale, layer.translate = wanted, scale, translate
 
 
 def beside_the_others(

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from napari.utils.notifications import show_error
+from napari import current_viewer
+from napari.utils.notifications import show_error, show_info
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject
 
@@ -20,12 +21,16 @@ from napari_celltrain.data.differences import ObjectComparison, compare_voxels
 from napari_celltrain.data.labels import IGNORE, LabelScheme, to_target
 from napari_celltrain.data.pairs import Pair, open_pair
 from napari_celltrain.io.volume import LazyArray, Volume
-from napari_celltrain.io.volumes import open_labels
+from napari_celltrain.io.volumes import find_volumes, open_labels, open_volume
 from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.samples import VOXEL_SIZE, make_nuclei, write_demo
+from napari_celltrain.values import files
 from napari_celltrain.values.config import DataConfig, Spacing
-from napari_celltrain.values.errors import DataError
+from napari_celltrain.values.errors import CellTrainError, DataError
 from napari_celltrain.widgets.background import Background
-from napari_celltrain.widgets.layers import sized
+from napari_celltrain.widgets.forms.path_edit import remember_path
+from napari_celltrain.widgets.layers import add_layer, follows_units, sized
+from napari_celltrain.widgets.preferences import preferences
 
 logger = logging.getLogger(__name__)
 
@@ -252,8 +257,8 @@ class PairOpener(QObject):
 
     def _show(self, read: ReadPair) -> None:
         options = {"metadata": {_PAIR: _key(read.pair)}, **sized(self._viewer, read.voxel_size)}
-        self._viewer.add_image(read.image, name=read.pair.name, contrast_limits=read.contrast, **options)
-        self._viewer.add_labels(read.labels, name=f"{read.pair.name} labels", **options)
+        add_layer(self._viewer, "image", read.image, name=read.pair.name, contrast_limits=read.contrast, **options)
+        add_layer(self._viewer, "labels", read.labels, name=f"{read.pair.name} labels", **options)
 
     def _go_on(self) -> None:
         del self._wanted[next(iter(self._wanted))]
@@ -273,3 +278,46 @@ def read_pair(pair: Pair, config: DataConfig) -> ReadPair:
 
 def _key(pair: Pair) -> tuple[str, str]:
     return str(pair.image), str(pair.labels)
+
+
+# --- sample data -----------------------------------------------------------------------------------------
+
+LayerTuple = tuple[Any, dict[str, Any], str]
+FOLDER = "sample-nuclei"
+
+
+def sample_nuclei() -> list[LayerTuple]:
+    """napari's sample-data hook: an image layer and its labels layer."""
+    image, labels = make_nuclei((48, 160, 160), 80)
+    return _as_layers("nuclei", "nuclei labels", image, labels, VOXEL_SIZE)
+
+
+def sample_folders() -> list[LayerTuple]:
+    """napari's sample-data hook: writes folders of images and labels once, and opens their first pair."""
+    folder = preferences().results_folder / FOLDER
+    images, labels = folder / "images", folder / "labels"
+    try:
+        if not labels.is_dir():
+            write_demo(folder)
+        for path, field in ((images, "images"), (labels, "labels")):
+            remember_path(field, path)
+        image, objects = open_volume(find_volumes(images)[0]), open_labels(find_volumes(labels)[0])
+        arrays = image.read(), objects.read()
+    except CellTrainError as error:
+        show_error(str(error))
+        return []
+    except OSError as error:
+        show_error(str(files.refusal(folder, error)))
+        return []
+    show_info(f"Generated nuclei are in {images} and {labels}; the Data tab has both among its recent folders.")
+    return _as_layers(f"{image.name} image", f"{image.name} labels", *arrays, image.voxel_size)
+
+
+def _as_layers(
+    image_name: str, labels_name: str, image: NDArray[Any], labels: NDArray[Any], voxel_size: Spacing | None
+) -> list[LayerTuple]:
+    options = follows_units(sized(current_viewer(), voxel_size))
+    return [
+        (image, {"name": image_name, "contrast_limits": contrast_of(image), **options}, "image"),
+        (labels, {"name": labels_name, **options}, "labels"),
+    ]

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QVBoxLayout, 
 
 from napari_celltrain.values.errors import CellTrainError
 from napari_celltrain.widgets.background import Background
+from napari_celltrain.widgets.layers import add_layer
 from napari_celltrain.widgets.segment.input_panel import LayerBox, Place, place_of, volume_of
 from napari_celltrain.widgets.segment.work import LOADING, Result, segment_volume
 from napari_celltrain.widgets.theme import tooltip
@@ -98,7 +99,7 @@ class SegmentRow(QWidget):
     def _show_result(self, result: Result | None) -> None:
         if result is not None and self._target is not None:
             name, place = self._target
-            self._viewer.add_labels(place.shaped(result.labels), name=name, **place.options)
+            add_layer(self._viewer, "labels", place.shaped(result.labels), name=name, **place.options)
 
     def _end(self) -> None:
         self.progress.hide()

@@ -20,7 +20,7 @@ from napari_celltrain.values.errors import DataError
 from napari_celltrain.values.text import count
 from napari_celltrain.widgets.forms.focus import FocusRing
 from napari_celltrain.widgets.forms.rows import Fold, TabPage
-from napari_celltrain.widgets.layers import full_resolution, undisturbed
+from napari_celltrain.widgets.layers import add_layer, full_resolution, undisturbed
 from napari_celltrain.widgets.preferences import preferences
 from napari_celltrain.widgets.segment.input_panel import InputPanel, Place
 from napari_celltrain.widgets.segment.model_panel import ModelPanel
@@ -307,7 +307,7 @@ def show_result(viewer: Any, key: str, name: str, labels_ZYX: NDArray[Any], plac
     layer = next((layer for layer in reversed(results) if not layer.metadata.get(_EDITED)), None)
     with undisturbed(viewer):
         if layer is None or layer.ndim != shaped.ndim:
-            layer = viewer.add_labels(shaped, name=name, metadata={RESULT: key}, opacity=0.6, **place.options)
+            layer = add_layer(viewer, "labels", shaped, name=name, metadata={RESULT: key}, opacity=0.6, **place.options)
             layer.events.paint.connect(_note_edit)
             return layer
         layer.data = shaped

@@ -1,7 +1,4 @@
-"""The Data tab: where images and labels are, and everything that the check finds in them, before training starts.
-
-Sample data as a user has them: a folder of images and a folder of labels, ready to be chosen in the Data tab.
-"""
+"""The Data tab: where images and labels are, and everything that the check finds in them, before training starts."""
 
 from __future__ import annotations
 
@@ -9,19 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QProgressBar, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
-from napari_celltrain.io.volumes import find_volumes, open_labels, open_volume
-from napari_celltrain.samples import write_demo
-from napari_celltrain.values import files
 from napari_celltrain.values.config import ZYX, DataConfig, TrainingConfig
-from napari_celltrain.values.errors import CellTrainError, DataError, Problem
+from napari_celltrain.values.errors import DataError, Problem
 from napari_celltrain.values.text import count
-from napari_celltrain.widgets.forms.path_edit import remember_path
 from napari_celltrain.widgets.layers import LayerSource
-from napari_celltrain.widgets.preferences import preferences
 from napari_celltrain.widgets.previews import PairOpener
 from napari_celltrain.widgets.theme import plain_label, tooltip
 from napari_celltrain.widgets.train.data_check import Answer, DataChecker, Question
@@ -280,30 +271,3 @@ def _summary(answer: Answer) -> str:
     if any(pair.shape is not None and pair.voxel_size is None for pair in report.pairs):
         parts.append(_UNKNOWN_SIZE)
     return " ".join(parts)
-
-
-# --- sample folders --------------------------------------------------------------------------------------
-
-FOLDER = "sample-nuclei"
-
-
-def sample_folders() -> list[tuple[Any, dict[str, Any], str]]:
-    """napari's sample-data hook: writes the folders once, and opens their first pair."""
-    folder = preferences().results_folder / FOLDER
-    images, labels = folder / "images", folder / "labels"
-    try:
-        if not labels.is_dir():
-            write_demo(folder)
-        for path, field in ((images, "images"), (labels, "labels")):
-            remember_path(field, path)
-        image, objects = open_volume(find_volumes(images)[0]), open_labels(find_volumes(labels)[0])
-        layers = [(image.read(), "image"), (objects.read(), "labels")]
-    except CellTrainError as error:
-        show_error(str(error))
-        return []
-    except OSError as error:
-        show_error(str(files.refusal(folder, error)))
-        return []
-    show_info(f"Generated nuclei are in {images} and {labels}; the Data tab has both among its recent folders.")
-    scale = image.voxel_size or (1.0, 1.0, 1.0)
-    return [(array, {"name": f"{image.name} {kind}", "scale": scale}, kind) for array, kind in layers]
