@@ -26,7 +26,7 @@ from napari_celltrain.data.labels import LabelScheme, object_labels, to_target
 from napari_celltrain.data.objects import find_overlaps, summarize
 from napari_celltrain.engine.objects import decode
 from napari_celltrain.engine.scores import count_matches
-from napari_celltrain.engine.tuning import Setting, Tuner, TuningVolume
+from napari_celltrain.engine.validation import Setting, Tuner, TuningVolume
 from napari_celltrain.io.volumes import open_labels, open_volume
 from napari_celltrain.io.writer import write_volume
 from napari_celltrain.nets.normalize import measure

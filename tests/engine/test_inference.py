@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from napari_celltrain.engine.precision import NumericFormat
-from napari_celltrain.engine.predictor import Predictor, decide, to_probabilities, window_starts
+from napari_celltrain.engine.predictor import Predictor, decide, to_probabilities
+from napari_celltrain.engine.windows import window_starts
 from napari_celltrain.nets.normalize import IntensityStatistics
 
 PLAIN = IntensityStatistics(kind="zscore", offset=0.0, scale=1.0)

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from napari_celltrain.engine.patches import Batch, PatchRequest, Prefetcher
+from napari_celltrain.engine.patches import Batch, PatchRequest, prefetched
 
 
 def numbered(requests: list[PatchRequest]) -> Batch:
@@ -22,7 +22,7 @@ def requests(count: int):
 
 @pytest.mark.parametrize("num_threads", [1, 4])
 def test_batches_come_in_the_order_asked_for(num_threads):
-    with Prefetcher(numbered, requests(20), num_threads=num_threads) as batches:
+    with prefetched(numbered, requests(20), num_threads=num_threads) as batches:
         assert [int(batch.image[0]) for batch in batches] == list(range(20))
 
 
@@ -32,7 +32,7 @@ def test_an_error_is_raised_where_its_batch_would_have_come():
             raise ValueError("this one")
         return numbered(asked)
 
-    with Prefetcher(make, requests(5)) as batches:
+    with prefetched(make, requests(5)) as batches:
         assert [int(next(batches).image[0]) for _ in range(2)] == [0, 1]
         with pytest.raises(ValueError, match="this one"):
             next(batches)
@@ -46,7 +46,7 @@ def test_leaving_it_early_ends_its_threads_and_asks_for_no_more():
             asked.append(number)
             yield [PatchRequest(0, number)]
 
-    with Prefetcher(numbered, count(), num_threads=2, ahead=3) as batches:
+    with prefetched(numbered, count(), num_threads=2, ahead=3) as batches:
         next(batches)
     assert len(asked) <= 5
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("celltrain-loader")]
@@ -60,7 +60,7 @@ def test_the_threads_of_the_network_are_left_alone():
         seen.append(torch.get_num_threads())
         return numbered(asked)
 
-    with Prefetcher(make, requests(3)) as batches:
+    with prefetched(make, requests(3)) as batches:
         list(batches)
         assert torch.get_num_threads() == before
     assert set(seen) == {1}

@@ -9,7 +9,7 @@ import pytest
 
 from napari_celltrain.data.labels import IGNORE
 from napari_celltrain.engine.scores import (
-    ObjectCounts,
+    Counts,
     VoxelCounts,
     connected_components,
     count_objects,
@@ -22,7 +22,7 @@ def test_dice_of_counts_made_by_hand():
     target = np.array([[[1, 1, 1, 0, 0]]], np.uint8)
     predicted = np.array([[[1, 1, 0, 1, 0]]], np.uint8)
     counts = count_voxels(target, predicted, 2)
-    assert counts == VoxelCounts((2,), (1,), (1,))
+    assert counts == VoxelCounts((Counts(2, 1, 1),))
     assert counts.dice == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
 
 
@@ -39,17 +39,17 @@ def test_inventing_something_in_an_empty_volume_is_zero():
 
 
 def test_pooling_adds_counts_rather_than_averaging_scores():
-    small = VoxelCounts((1,), (0,), (0,))
-    large = VoxelCounts((10,), (50,), (50,))
+    small = VoxelCounts((Counts(1, 0, 0),))
+    large = VoxelCounts((Counts(10, 50, 50),))
     assert (small + large).dice == pytest.approx(22 / 122)
-    assert (ObjectCounts(1, 0, 0) + ObjectCounts(0, 3, 0)).f1 == pytest.approx(2 / 5)
+    assert (Counts(1, 0, 0) + Counts(0, 3, 0)).f1 == pytest.approx(2 / 5)
 
 
 def test_ignored_voxels_do_not_count_whatever_is_predicted_there():
     target = np.array([[[1, IGNORE, IGNORE, 0]]], np.uint8)
     for inside in (0, 1):
         predicted = np.array([[[1, inside, 1 - inside, 0]]], np.uint8)
-        assert count_voxels(target, predicted, 2) == VoxelCounts((1,), (0,), (0,))
+        assert count_voxels(target, predicted, 2) == VoxelCounts((Counts(1, 0, 0),))
 
 
 def test_dice_of_classes_is_the_mean_over_the_classes_that_occur():
@@ -68,9 +68,9 @@ def test_counts_equal_a_count_voxel_by_voxel(num_classes):
     counts = count_voxels(target, predicted, num_classes)
     valid = target != IGNORE
     for c in range(1, num_classes):
-        assert counts.tp[c - 1] == ((target == c) & (predicted == c) & valid).sum()
-        assert counts.fp[c - 1] == ((target != c) & (predicted == c) & valid).sum()
-        assert counts.fn[c - 1] == ((target == c) & (predicted != c) & valid).sum()
+        assert counts.classes[c - 1].tp == ((target == c) & (predicted == c) & valid).sum()
+        assert counts.classes[c - 1].fp == ((target != c) & (predicted == c) & valid).sum()
+        assert counts.classes[c - 1].fn == ((target == c) & (predicted != c) & valid).sum()
 
 
 def brute_force_matches(truth, predicted, min_iou):
@@ -104,13 +104,13 @@ def test_matching_equals_brute_force(seed, min_iou):
 def test_two_halves_of_one_object_match_once():
     truth = np.array([[[1, 1, 1, 1]]], np.uint16)
     halves = np.array([[[1, 1, 2, 2]]], np.uint16)
-    assert count_objects(truth, halves) == ObjectCounts(1, 1, 0)
+    assert count_objects(truth, halves) == Counts(1, 1, 0)
 
 
 def test_numbers_of_objects_may_have_gaps_and_be_huge():
     truth = np.array([[[7, 7, 0, 900_000_000]]], np.int64)
     predicted = np.array([[[1, 1, 0, 2]]], np.int64)
-    assert count_objects(truth, predicted) == ObjectCounts(2, 0, 0)
+    assert count_objects(truth, predicted) == Counts(2, 0, 0)
 
 
 def test_pieces_touch_by_their_faces_only():
@@ -124,5 +124,5 @@ def test_score_of_objects_leaves_out_what_is_ignored():
     target = np.array([[[1, 1, 0, IGNORE, IGNORE, 0, 1]]], np.uint8)
     predicted = np.array([[[1, 1, 0, 1, 0, 0, 0]]], np.uint8)
     score = score_volume(target, predicted, 2, truth)
-    assert score.objects == ObjectCounts(1, 0, 1)
-    assert score.voxels == VoxelCounts((2,), (0,), (1,))
+    assert score.objects == Counts(1, 0, 1)
+    assert score.voxels == VoxelCounts((Counts(2, 0, 1),))

@@ -15,7 +15,7 @@ from napari_celltrain.engine.learner import PLATEAU_PATIENCE
 from napari_celltrain.engine.patches import Batch
 from napari_celltrain.engine.scores import Score, count_voxels
 from napari_celltrain.engine.trainer import MAX_BROKEN_STEPS, REPLAN_STEPS, Progress, Trainer
-from napari_celltrain.engine.validation import ScoredVolume, ValidationVolume, Validator
+from napari_celltrain.engine.validation import ValidationVolume, Validator
 from napari_celltrain.nets.normalize import IntensityStatistics
 from napari_celltrain.values.config import TrainingConfig
 from napari_celltrain.values.errors import DeviceError
@@ -86,11 +86,11 @@ class ScriptedValidator(Validator):
         self._clock = clock
         self._seconds = seconds
 
-    def score(self, predictor: object, indices: Sequence[int]) -> Iterator[ScoredVolume]:
+    def score(self, predictor: object, indices: Sequence[int]) -> Iterator[tuple[int, Score, np.ndarray]]:
         scores = self._scores.pop(0) if len(self._scores) > 1 else self._scores[0]
         self._clock.now += self._seconds
         for index in indices:
-            yield ScoredVolume(index, scores[index], np.zeros((1, 1, 1), np.uint8))
+            yield index, scores[index], np.zeros((1, 1, 1), np.uint8)
 
 
 class Recorded:

@@ -2,7 +2,7 @@ import numpy as np
 
 from napari_celltrain.data.labels import IGNORE
 from napari_celltrain.engine.objects import decode
-from napari_celltrain.engine.tuning import Setting, Tuner, TuningVolume, _best_size, evaluate, limited
+from napari_celltrain.engine.validation import Setting, Tuner, TuningVolume, _best_size, evaluate, limited
 from napari_celltrain.values.decoding import ObjectDecoding
 from touching import SPACING, touching_balls
 
@@ -100,7 +100,7 @@ def test_large_volumes_are_cut_to_where_most_objects_are():
 
 
 def test_of_many_volumes_some_are_taken_from_all_over(monkeypatch):
-    monkeypatch.setattr("napari_celltrain.engine.tuning.MIN_BLOCK", 500)
+    monkeypatch.setattr("napari_celltrain.engine.validation.MIN_BLOCK", 500)
     volumes = [
         TuningVolume(np.full((1, 10, 10, 10), i, np.uint8), np.ones((10, 10, 10), int), SPACING) for i in range(9)
     ]

@@ -54,38 +54,38 @@ def test_each_volume_gets_its_score_and_they_pool_by_counts() -> None:
         LabelScheme("objects"),
         ObjectDecoding(),
     )
-    first, second = validator.score(predictor(), [0, 1])
-    assert (first.score.dice, first.score.f1) == (1.0, 1.0)
-    assert (second.score.dice, second.score.f1) == pytest.approx((2 / 3, 2 / 3))
-    pooled = first.score + second.score
+    first, second = (score for _, score, _ in validator.score(predictor(), [0, 1]))
+    assert (first.dice, first.f1) == (1.0, 1.0)
+    assert (second.dice, second.f1) == pytest.approx((2 / 3, 2 / 3))
+    pooled = first + second
     assert pooled.dice == pytest.approx(2 * 3 / (2 * 3 + 1))
     assert pooled.f1 == pytest.approx(2 * 3 / (2 * 3 + 1))
-    assert [score.name for score in validator.by_volume([first.score, second.score])] == ["all", "half"]
+    assert [score.name for score in validator.by_volume([first, second])] == ["all", "half"]
 
 
-def test_what_is_shown_are_objects_in_few_bytes() -> None:
+def test_what_is_shown_are_the_objects_or_the_classes() -> None:
     truth = cubes(1, 10)
-    validator = Validator([volume("a", np.where(truth > 0, 1, -1), truth)], LabelScheme("objects"), ObjectDecoding())
-    [scored] = validator.score(predictor(), [0])
-    assert scored.shown.dtype == np.uint8
-    assert np.array_equal(scored.shown, truth)
-    assert np.array_equal(scored.prediction, truth > 0)
+    volumes = [volume("a", np.where(truth > 0, 1, -1), truth)]
+    [(_, _, objects)] = Validator(volumes, LabelScheme("objects"), ObjectDecoding()).score(predictor(), [0])
+    assert np.array_equal(objects, truth)
+    [(_, _, classes)] = Validator(volumes, LabelScheme("foreground")).score(predictor(), [0])
+    assert np.array_equal(classes, truth > 0)
 
 
 def test_only_the_volumes_asked_for_are_scored() -> None:
     truth = cubes(1)
     volumes = [volume(name, np.where(truth > 0, 1, -1), truth) for name in "abc"]
     validator = Validator(volumes, LabelScheme("foreground"))
-    assert [scored.index for scored in validator.score(predictor(), [2, 0])] == [2, 0]
+    assert [index for index, _, _ in validator.score(predictor(), [2, 0])] == [2, 0]
 
 
 def test_classes_are_scored_one_by_one() -> None:
     image = np.repeat([[[0, 1, 2, 2]]], 8, axis=0)
     truth = np.array([0, 4, 6, 4], np.uint16)[None, None].repeat(8, axis=0)
     validator = Validator([volume("a", image, truth)], LabelScheme("classes", None, (0, 4, 6)))
-    [scored] = validator.score(predictor(3), [0])
-    assert scored.score.f1 is None
-    assert scored.score.dice == pytest.approx(np.mean([2 / 3, 2 / 3]))
+    [(_, score, _)] = validator.score(predictor(3), [0])
+    assert score.f1 is None
+    assert score.dice == pytest.approx(np.mean([2 / 3, 2 / 3]))
 
 
 def test_ignored_voxels_do_not_count() -> None:
@@ -95,8 +95,8 @@ def test_ignored_voxels_do_not_count() -> None:
     labels = truth.copy()
     labels[:, :, 20:] = 99
     validator = Validator([volume("a", image, labels)], LabelScheme("objects", 99), ObjectDecoding())
-    [scored] = validator.score(predictor(), [0])
-    assert (scored.score.dice, scored.score.f1) == (1.0, 1.0)
+    [(_, score, _)] = validator.score(predictor(), [0])
+    assert (score.dice, score.f1) == (1.0, 1.0)
 
 
 def test_a_rehearsal_looks_at_one_window_and_estimates_all() -> None:

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from napari_celltrain.nets.deform import Deformation, draw_affine, draw_elastic, resample
 from napari_celltrain.nets.geometry import Geometry
+from napari_celltrain.nets.transforms import Deformation, draw_affine, draw_elastic, resample
 
 SHAPE = (12, 17, 20)
 CUBIC = Geometry.of(None)

@@ -13,6 +13,7 @@ import torch
 
 from napari_celltrain.engine.precision import NumericFormat
 from napari_celltrain.engine.trainer import Progress
+from napari_celltrain.io.volumes import open_volume
 from napari_celltrain.runs.checkpoint import LAST, FolderCheckpointer, has_checkpoint, read_last
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.values.errors import RunFolderError
@@ -112,6 +113,16 @@ def test_a_file_that_may_not_be_read_says_so(folder: RunFolder) -> None:
     save(folder).chmod(0)
     with pytest.raises(RunFolderError, match="ermission"):
         read_last(folder)
+
+
+@pytest.mark.parametrize(("highest", "kind"), [(8, np.uint8), (300, np.uint16)])
+def test_a_preview_takes_as_few_bytes_as_hold_its_numbers(folder: RunFolder, highest: int, kind: type) -> None:
+    name = checkpointer(folder).save_preview(7, np.arange(highest - 7, highest + 1, dtype=np.int32).reshape(2, 2, 2))
+    assert name == "previews/epoch_0007.tif"
+    volume = open_volume(folder.path / name)
+    assert volume.read().dtype == kind
+    assert volume.read().max() == highest
+    assert volume.voxel_size == pytest.approx((1.0, 0.5, 0.5))
 
 
 def test_other_processes_than_the_first_write_nothing(tmp_path: Path) -> None:

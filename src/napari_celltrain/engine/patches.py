@@ -1,11 +1,7 @@
-"""Which patch comes when: the plan of an epoch, and where in a volume each patch is cut.
+"""Which patch comes when, how it is cut from its volume and augmented, and batches made ahead of time.
 
 All randomness of a patch follows from one number in its request, and the requests of an epoch follow from (seed, epoch)
 alone. So runs repeat, resume in the middle of an epoch, and divide among processes, without any state to carry.
-
-From a request to a training patch: crop first, then normalize and augment the patch only.
-
-Batches made ahead of time, in background threads, in the order asked for.
 """
 
 from __future__ import annotations
@@ -14,8 +10,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -23,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from napari_celltrain.data.labels import IGNORE, ClassTarget, LabelScheme, to_target
+from napari_celltrain.data.labels import IGNORE, LabelScheme, to_target
+from napari_celltrain.io.axes import zyx
 from napari_celltrain.io.volume import LazyArray
 from napari_celltrain.nets.augment import Augmenter
 from napari_celltrain.nets.normalize import IntensityStatistics, normalize
@@ -115,17 +113,17 @@ def place_patch(
     """
     rng = np.random.default_rng([seed, 1])
     room = [max(0, size - patch) for size, patch in zip(shape, patch_size, strict=True)]
-    start = [int(rng.integers(0, space + 1)) for space in room]
+    start = [rng.integers(0, space + 1) for space in room]
     if len(foreground) and rng.random() < foreground_fraction:
         voxel = foreground[rng.integers(len(foreground))]
         start = [
-            int(np.clip(position - rng.integers(patch), 0, space))
+            np.clip(position - rng.integers(patch), 0, space)
             for position, patch, space in zip(voxel, patch_size, room, strict=True)
         ]
-    return (start[0], start[1], start[2])
+    return zyx(start)
 
 
-# --- dataset ---------------------------------------------------------------------------------------------
+# --- from a request to a patch --------------------------------------------------------------------------
 
 T = TypeVar("T", bound=np.generic)
 
@@ -137,31 +135,14 @@ class TrainingVolume:
     name: str
     image: LazyArray
     target: LazyArray
-    """What is to be learned, in uint8: class indices and ``IGNORE``, or the packed objects of `data.object_target`."""
+    """What is to be learned, in uint8: class indices and ``IGNORE``, or packed objects (`data.labels.ObjectTarget`)."""
     statistics: IntensityStatistics
     foreground: NDArray[np.int32]
     """(N, 3) positions of labelled voxels."""
 
     @property
     def shape(self) -> ZYX:
-        z, y, x = self.image.shape
-        return (int(z), int(y), int(x))
-
-    @classmethod
-    def prepare(
-        cls,
-        name: str,
-        image: LazyArray,
-        labels: LazyArray,
-        statistics: IntensityStatistics,
-        scheme: LabelScheme,
-        seed: int,
-        target: LazyArray | None = None,
-    ) -> TrainingVolume:
-        """``target``: what is to be learned, where it is more than the classes of ``labels``."""
-        z, y, x = (int(size) for size in image.shape)
-        foreground = index_foreground(labels, (z, y, x), scheme, seed)
-        return cls(name, image, target or ClassTarget(labels, scheme), statistics, foreground)
+        return zyx(self.image.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +178,9 @@ class PatchSource:
         self.samples_per_volume = samples_per_volume
         self._patch_size = patch_size
         self._foreground_fraction = foreground_fraction
-        self._make_augmenter: Callable[[], Augmenter] = lambda: Augmenter(augmentations, voxel_size)
-        self._augmented = bool(augmentations)
-        self._local = threading.local()
+        self._augmentations = augmentations
+        self._voxel_size = voxel_size
+        self._of_this_thread = threading.local()
 
     @property
     def patches_per_epoch(self) -> int:
@@ -216,18 +197,18 @@ class PatchSource:
         image = normalize(np.asarray(volume.image[region]), volume.statistics)
         target = np.asarray(volume.target[region])
         image, target = mirror_to(image, size), mirror_to(target, size)
-        if not self._augmented:
-            return image, target
-        if not hasattr(self._local, "augmenter"):
-            self._local.augmenter = self._make_augmenter()
-        augmented: tuple[NDArray[np.float32], NDArray[np.uint8]] = self._local.augmenter(image, target, request.seed)
-        return augmented
+        return self._augmenter()(image, target, request.seed) if self._augmentations else (image, target)
+
+    def _augmenter(self) -> Augmenter:
+        found: Augmenter | None = getattr(self._of_this_thread, "augmenter", None)
+        if found is None:
+            found = self._of_this_thread.augmenter = Augmenter(self._augmentations, self._voxel_size)
+        return found
 
     def batch(self, requests: Sequence[PatchRequest]) -> Batch:
         """The patches of all requests, stacked."""
         pairs = [self.patch(request) for request in requests]
-        largest = np.max([image.shape for image, _ in pairs], axis=0)
-        size = (int(largest[0]), int(largest[1]), int(largest[2]))
+        size = zyx(np.max([image.shape for image, _ in pairs], axis=0))
         image = np.stack([mirror_to(image, size) for image, _ in pairs])[:, None]
         target = np.stack([mirror_to(target, size) for _, target in pairs])
         return Batch(torch.from_numpy(image), torch.from_numpy(target))
@@ -241,58 +222,35 @@ def mirror_to(array_ZYX: NDArray[T], size: ZYX) -> NDArray[T]:
     return np.pad(array_ZYX, [(0, width) for width in missing], mode="reflect")
 
 
-# --- loader ----------------------------------------------------------------------------------------------
+# --- batches made ahead ---------------------------------------------------------------------------------
 
 
-class Prefetcher:
-    """An iterator over batches that keeps ``ahead`` of them ready.
+@contextmanager
+def prefetched(
+    make: Callable[[list[PatchRequest]], Batch],
+    requests: Iterable[list[PatchRequest]],
+    *,
+    num_threads: int = 1,
+    ahead: int = 3,
+) -> Iterator[Iterator[Batch]]:
+    """The batches of all requests, in their order, ``ahead`` of them being made in background threads.
 
     Threads suffice: cropping, resampling and arithmetic release Python's lock, and nothing is copied between
-    processes. The order is that of the requests whatever the number of threads. Use it as a context manager:
-    leaving it ends the threads. An error in a thread is raised where its batch would have come.
+    processes. Leaving the context ends them. An error in a thread is raised where its batch would have come.
     """
+    # the cores belong to the network: torch's own threads in the transforms would take them, and make results
+    # depend on their number; this sets the number for the loader's threads alone
+    pool = ThreadPoolExecutor(num_threads, "celltrain-loader", initializer=torch.set_num_threads, initargs=(1,))
+    futures = (pool.submit(make, asked) for asked in requests)
+    try:
+        yield _results(futures, max(ahead, num_threads))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
-    def __init__(
-        self,
-        make: Callable[[list[PatchRequest]], Batch],
-        requests: Iterable[list[PatchRequest]],
-        *,
-        num_threads: int = 1,
-        ahead: int = 3,
-    ) -> None:
-        self._make = make
-        self._requests = iter(requests)
-        self._ahead = max(ahead, num_threads)
-        # the cores belong to the network: torch's own threads in the transforms would take them, and make results
-        # depend on their number; this sets the number for the loader's threads alone
-        self._pool = ThreadPoolExecutor(
-            num_threads, "celltrain-loader", initializer=torch.set_num_threads, initargs=(1,)
-        )
-        self._waiting: deque[Future[Batch]] = deque()
 
-    def __enter__(self) -> Prefetcher:
-        self._fill()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        self._fill()
-        if not self._waiting:
-            raise StopIteration
-        batch = self._waiting.popleft().result()
-        self._fill()
-        return batch
-
-    def _fill(self) -> None:
-        while len(self._waiting) < self._ahead:
-            requests = next(self._requests, None)
-            if requests is None:
-                return
-            self._waiting.append(self._pool.submit(self._make, requests))
+def _results(futures: Iterator[Future[Batch]], ahead: int) -> Iterator[Batch]:
+    waiting = deque(islice(futures, ahead))
+    while waiting:
+        batch = waiting.popleft().result()
+        waiting.extend(islice(futures, 1))
+        yield batch

@@ -1,13 +1,9 @@
-"""Predicting a region of a volume: its windows are run, and their logits blended within the region alone.
+"""From a volume to a prediction: a sliding window whose memory does not grow with the volume's depth.
 
-Planes are handed out as soon as no later window can touch them, so memory grows with the region's height and width,
-not with its depth; and whatever overlaps from one row of windows to the next is read and computed once.
-
-From a volume to a prediction: a sliding window whose memory does not grow with the volume's depth.
-
-One code path serves validation, the final files, and use: windows of one fixed size (networks with instance
-normalization depend on it) overlap, their logits are blended with a Gaussian weight, and planes are handed out as soon
-as no later window can touch them.
+Validation, the final files and use share it. Windows of one fixed size (networks with instance normalization depend on
+it) overlap, their logits are blended with a Gaussian weight, and planes are handed out as soon as no later window can
+touch them. What overlaps from one row of windows to the next is read and computed once. A region can be predicted
+alone: its windows are run, and their logits blended within the region only.
 """
 
 from __future__ import annotations
@@ -26,42 +22,129 @@ from napari_celltrain.engine.device import free_memory, memory_errors_explained
 from napari_celltrain.engine.objects import quantize
 from napari_celltrain.engine.patches import mirror_to
 from napari_celltrain.engine.precision import NumericFormat
-from napari_celltrain.engine.windows import OVERLAP, VOXELS_AT_ONCE, Region, WindowGrid, window_starts, window_weight
+from napari_celltrain.engine.windows import VOXELS_AT_ONCE, WindowGrid, window_weight
+from napari_celltrain.io.axes import Region, zyx
 from napari_celltrain.io.volume import LazyArray, voxels_in
 from napari_celltrain.nets.normalize import IntensityStatistics, normalize
 from napari_celltrain.values.config import ZYX
 from napari_celltrain.values.decoding import Target
 
+Cancelled = Callable[[], bool] | None
+OnPlanes = Callable[[int, NDArray[np.float32]], None] | None
 
-def slide(
-    predictor: Predictor,
-    image: LazyArray,
-    statistics: IntensityStatistics,
-    region: Region | None = None,
-    cancelled: Callable[[], bool] = lambda: False,
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Logits of ``region`` (default: the whole volume) from its first plane to its last.
 
-    Yields (first plane, count in the volume; logits (C, planes, Y, X) of the region). They do not depend on the
-    region beyond rounding, and not at all on its extent along z.
-    """
-    shape = (int(image.shape[0]), int(image.shape[1]), int(image.shape[2]))
-    depth, height, width = region or (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
-    grid = WindowGrid(shape, predictor.window)
-    rows = grid.touching(0, depth)
-    reader = _Reader(image, grid, (height, width))
-    sums = _Sums(predictor, grid, (height, width))
-    for z, z_next in zip(rows, [*rows[1:], depth.stop], strict=True):
-        planes = reader.read(z)
-        positions = list(product(reader.starts_y, reader.starts_x))
-        for index in range(0, len(positions), predictor.batch_size):
-            if cancelled():
-                return
-            batch = positions[index : index + predictor.batch_size]
-            patches = [normalize(planes[reader.window_at(y, x)], statistics) for y, x in batch]
-            sums.add(batch, _run(predictor, [mirror_to(patch, predictor.window) for patch in patches]))
-        yield from sums.take(z, slice(max(z, depth.start), max(z_next, depth.start)))
-        sums.move_on(z_next - z)
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """A network and how it is to be run: all that turns a normalized volume into logits."""
+
+    network: nn.Module
+    num_outputs: int
+    window: ZYX
+    device: torch.device
+    numeric_format: NumericFormat
+    batch_size: int = 2
+    target: Target = "foreground"
+
+    def logits(
+        self,
+        image: LazyArray,
+        statistics: IntensityStatistics,
+        cancelled: Cancelled = None,
+        region: Region | None = None,
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Predict a volume or a ``region`` of it, from the first plane to the last.
+
+        ``image`` (Z, Y, X) is the whole volume; it is read by slices and may be larger than memory. Yields pairs of
+        the first plane's number in the volume and logits (C, planes, Y, X), which together cover the region once.
+        They do not depend on the region beyond rounding, and not at all on its extent along z. Ends early where
+        ``cancelled()`` turns true.
+        """
+        shape = zyx(image.shape)
+        depth, height, width = region or (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
+        grid = WindowGrid(shape, self.window)
+        rows = grid.touching(0, depth)
+        self.network.eval()  # the trainer puts its own network back into training mode
+        with memory_errors_explained():
+            reader = _Reader(image, grid, (height, width))
+            sums = _Sums(self, grid, (height, width))
+            for z, z_next in zip(rows, [*rows[1:], depth.stop], strict=True):
+                planes = reader.read(z)
+                positions = list(product(reader.starts_y, reader.starts_x))
+                for index in range(0, len(positions), self.batch_size):
+                    if cancelled is not None and cancelled():
+                        return
+                    batch = positions[index : index + self.batch_size]
+                    patches = [normalize(planes[reader.window_at(y, x)], statistics) for y, x in batch]
+                    sums.add(batch, _run(self, [mirror_to(patch, self.window) for patch in patches]))
+                yield from sums.take(z, slice(max(z, depth.start), max(z_next, depth.start)))
+                sums.move_on(z_next - z)
+
+    def labels(
+        self,
+        image: LazyArray,
+        statistics: IntensityStatistics,
+        *,
+        threshold: float = 0.5,
+        probabilities: OnPlanes = None,
+        cancelled: Cancelled = None,
+    ) -> NDArray[np.uint8]:
+        """The class index of every voxel (Z, Y, X), by a network of foreground or classes; see :func:`decide`.
+
+        ``probabilities`` is called with each group of planes (first plane, (C, planes, Y, X) in 0…1) on the way.
+        """
+        result = np.zeros(image.shape, np.uint8)
+        for first, logits in self.logits(image, statistics, cancelled):
+            result[first : first + logits.shape[1]] = decide(logits, threshold)
+            if probabilities is not None:
+                probabilities(first, self.to_probabilities(logits))
+        return result
+
+    def maps(
+        self,
+        image: LazyArray,
+        statistics: IntensityStatistics,
+        *,
+        probabilities: OnPlanes = None,
+        cancelled: Cancelled = None,
+    ) -> NDArray[np.uint8]:
+        """The probabilities of all outputs (C, Z, Y, X) in 255 steps: what `engine.objects` makes objects of.
+
+        ``probabilities`` is called as by :meth:`labels`.
+        """
+        result = np.zeros((self.num_outputs, *image.shape), np.uint8)
+        for first, logits in self.logits(image, statistics, cancelled):
+            found = self.to_probabilities(logits)
+            result[:, first : first + logits.shape[1]] = quantize(found)
+            if probabilities is not None:
+                probabilities(first, found)
+        return result
+
+    def to_probabilities(self, logits_CZYX: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Each output by itself where they are different things, else see :func:`to_probabilities`."""
+        if self.target == "foreground":
+            return to_probabilities(logits_CZYX)
+        return np.concatenate([to_probabilities(output[None]) for output in logits_CZYX])
+
+
+def decide(logits_CZYX: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
+    """Class indices from logits. The threshold is applied to the logits (its own logit), which spares the
+    exponential and decides every voxel the same."""
+    if logits_CZYX.shape[0] == 1:
+        limit = np.float32(np.log(threshold / (1.0 - threshold)))
+        foreground: NDArray[np.uint8] = (logits_CZYX[0] >= limit).astype(np.uint8)
+        return foreground
+    classes: NDArray[np.uint8] = logits_CZYX.argmax(axis=0).astype(np.uint8)
+    return classes
+
+
+def to_probabilities(logits_CZYX: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sigmoid for one channel, softmax over several."""
+    logits = torch.from_numpy(logits_CZYX)
+    result = torch.sigmoid(logits) if logits.shape[0] == 1 else torch.softmax(logits, dim=0)
+    return np.asarray(result.numpy())
+
+
+# --- one row of windows after the other -----------------------------------------------------------------
 
 
 @torch.inference_mode()
@@ -154,110 +237,3 @@ def _device_for(predictor: Predictor, num_sums: int) -> torch.device:
     if predictor.device.type == "cpu" or 6 * num_sums > free_memory(predictor.device) // 4:
         return torch.device("cpu")
     return predictor.device
-
-
-# --- inference -------------------------------------------------------------------------------------------
-
-__all__ = ["OVERLAP", "Predictor", "decide", "to_probabilities", "window_starts", "window_weight"]
-
-
-@dataclass(frozen=True, slots=True)
-class Predictor:
-    """A network and how it is to be run: all that turns a normalized volume into logits."""
-
-    network: nn.Module
-    num_outputs: int
-    window: ZYX
-    device: torch.device
-    numeric_format: NumericFormat
-    batch_size: int = 2
-    target: Target = "foreground"
-
-    def logits(
-        self,
-        image: LazyArray,
-        statistics: IntensityStatistics,
-        cancelled: Callable[[], bool] | None = None,
-        region: Region | None = None,
-    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Predict a volume or a ``region`` of it, from the first plane to the last.
-
-        ``image`` (Z, Y, X) is the whole volume; it is read by slices and may be larger than memory. Yields pairs of
-        the first plane's number in the volume and logits (C, planes, Y, X), which together cover the region once.
-        Ends early where ``cancelled()`` turns true.
-        """
-        self.network.eval()  # the trainer puts its own network back into training mode
-        with memory_errors_explained():
-            yield from slide(self, image, statistics, region, cancelled or (lambda: False))
-
-    def labels(
-        self,
-        image: LazyArray,
-        statistics: IntensityStatistics,
-        *,
-        threshold: float = 0.5,
-        probabilities: Callable[[int, NDArray[np.float32]], None] | None = None,
-        cancelled: Callable[[], bool] | None = None,
-    ) -> NDArray[np.uint8]:
-        """The class index of every voxel (Z, Y, X): ``sigmoid(logits) >= threshold``, or the most probable class.
-
-        ``probabilities`` is called with each group of planes (first plane, (C, planes, Y, X) in 0…1) on the way.
-        """
-        shape = (int(image.shape[0]), int(image.shape[1]), int(image.shape[2]))
-        result = np.zeros(shape, np.uint8)
-        for first, logits in self.logits(image, statistics, cancelled):
-            planes = slice(first, first + logits.shape[1])
-            result[planes] = decide(logits[: self.num_semantic], threshold)
-            if probabilities is not None:
-                probabilities(first, self.to_probabilities(logits))
-        return result
-
-    @property
-    def num_semantic(self) -> int:
-        """The first outputs, which are of foreground or classes."""
-        return 1 if self.target == "objects" else self.num_outputs
-
-    def to_probabilities(self, logits_CZYX: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Each output by itself where they are different things, else see :func:`to_probabilities`."""
-        if self.target == "foreground":
-            return to_probabilities(logits_CZYX)
-        return np.concatenate([to_probabilities(output[None]) for output in logits_CZYX])
-
-    def maps(
-        self,
-        image: LazyArray,
-        statistics: IntensityStatistics,
-        *,
-        probabilities: Callable[[int, NDArray[np.float32]], None] | None = None,
-        cancelled: Callable[[], bool] | None = None,
-    ) -> NDArray[np.uint8]:
-        """The probabilities of all outputs (C, Z, Y, X) in 255 steps: what `engine.objects` makes objects of.
-
-        ``probabilities`` is called as by :meth:`labels`.
-        """
-        shape = (int(image.shape[0]), int(image.shape[1]), int(image.shape[2]))
-        result = np.zeros((self.num_outputs, *shape), np.uint8)
-        for first, logits in self.logits(image, statistics, cancelled):
-            found = self.to_probabilities(logits)
-            result[:, first : first + logits.shape[1]] = quantize(found)
-            if probabilities is not None:
-                probabilities(first, found)
-        return result
-
-
-def decide(logits_CZYX: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
-    """Class indices from logits. The threshold is applied to the logits (its own logit), which spares the
-    exponential and decides every voxel the same."""
-    if logits_CZYX.shape[0] == 1:
-        limit = np.float32(np.log(threshold / (1.0 - threshold)))
-        foreground: NDArray[np.uint8] = (logits_CZYX[0] >= limit).astype(np.uint8)
-        return foreground
-    classes: NDArray[np.uint8] = logits_CZYX.argmax(axis=0).astype(np.uint8)
-    return classes
-
-
-def to_probabilities(logits_CZYX: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Sigmoid for one channel, softmax over several."""
-    logits = torch.from_numpy(logits_CZYX)
-    result = torch.sigmoid(logits) if logits.shape[0] == 1 else torch.softmax(logits, dim=0)
-    return np.asarray(result.numpy())

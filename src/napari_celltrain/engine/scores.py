@@ -1,12 +1,12 @@
-"""How good a prediction is: Dice over voxels, F1 over objects. Counts add up, so scores pool exactly.
+"""How good a prediction is: Dice over voxels; F1, average precision, panoptic quality and SEG over objects.
 
-Scores of objects at several overlaps: F1, average precision, panoptic quality, SEG. Counts add up, so they pool.
+Scores follow from counts, and counts of several volumes add up (``+``), so scores pool exactly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,91 +16,97 @@ from scipy.optimize import linear_sum_assignment
 from napari_celltrain.data.labels import IGNORE
 from napari_celltrain.data.objects import Overlaps, find_overlaps
 
-
-def ratio(part: float, whole: float) -> float:
-    """``part`` of ``whole``, and 0 of nothing."""
-    return part / whole if whole else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class VoxelCounts:
-    """Voxels of each foreground class: predicted and true (``tp``), only predicted, only true."""
-
-    tp: tuple[int, ...]
-    fp: tuple[int, ...]
-    fn: tuple[int, ...]
-
-    def __add__(self, other: VoxelCounts) -> VoxelCounts:
-        return VoxelCounts(
-            tuple(a + b for a, b in zip(self.tp, other.tp, strict=True)),
-            tuple(a + b for a, b in zip(self.fp, other.fp, strict=True)),
-            tuple(a + b for a, b in zip(self.fn, other.fn, strict=True)),
-        )
-
-    @property
-    def dice(self) -> float:
-        """2 TP / (2 TP + FP + FN), averaged over the classes that occur; 1 where there is nothing to find
-        and nothing was found."""
-        return self._mean(lambda tp, fp, fn: ratio(2 * tp, 2 * tp + fp + fn))
-
-    @property
-    def iou(self) -> float:
-        """TP / (TP + FP + FN), averaged as the Dice."""
-        return self._mean(lambda tp, fp, fn: ratio(tp, tp + fp + fn))
-
-    @property
-    def precision(self) -> float:
-        """TP / (TP + FP), averaged as the Dice; 0 for a class that was never predicted."""
-        return self._mean(lambda tp, fp, fn: ratio(tp, tp + fp))
-
-    @property
-    def recall(self) -> float:
-        """TP / (TP + FN), averaged as the Dice; 0 for a class that is nowhere but was predicted."""
-        return self._mean(lambda tp, fp, fn: ratio(tp, tp + fn))
-
-    def of_class(self, index: int) -> VoxelCounts:
-        """The counts of one foreground class alone."""
-        return VoxelCounts((self.tp[index],), (self.fp[index],), (self.fn[index],))
-
-    def _mean(self, score: Callable[[int, int, int], float]) -> float:
-        counts = zip(self.tp, self.fp, self.fn, strict=True)
-        scores = [score(tp, fp, fn) for tp, fp, fn in counts if tp + fp + fn > 0]
-        return float(np.mean(scores)) if scores else 1.0
+THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
+"""IoU from which on an object counts as found: 0.5, 0.55 … 0.95, as in the Data Science Bowl 2018."""
+UNIQUE_IOU = 0.5
+"""Above it an object overlaps at most one other (panoptic quality)."""
+MAJORITY = 0.5
+"""Share of a labelled object that a predicted one must cover more of than this (SEG)."""
 
 
 @dataclass(frozen=True, slots=True)
-class ObjectCounts:
-    """Objects found (``tp``), invented (``fp``) and missed (``fn``)."""
+class Counts:
+    """Objects, or the voxels of one class: found (``tp``), false (``fp``) and missed (``fn``).
+
+    All scores are 1 where there is nothing to find and nothing was found; otherwise 0 of nothing is 0.
+    """
 
     tp: int
     fp: int
     fn: int
 
-    def __add__(self, other: ObjectCounts) -> ObjectCounts:
-        return ObjectCounts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn)
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.tp or self.fp or self.fn)
 
     @property
     def f1(self) -> float:
-        """2 TP / (2 TP + FP + FN); as the other scores 1 where there is no object and none was predicted."""
-        return self._score(2 * self.tp, 2 * self.tp + self.fp + self.fn)
+        """2 TP / (2 TP + FP + FN); of voxels it is called Dice."""
+        return self._ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
 
     @property
     def precision(self) -> float:
-        """TP / (TP + FP); 0 where none was predicted of those that there are."""
-        return self._score(self.tp, self.tp + self.fp)
+        """TP / (TP + FP)."""
+        return self._ratio(self.tp, self.tp + self.fp)
 
     @property
     def recall(self) -> float:
-        """TP / (TP + FN); 0 where some were predicted and there are none."""
-        return self._score(self.tp, self.tp + self.fn)
+        """TP / (TP + FN)."""
+        return self._ratio(self.tp, self.tp + self.fn)
 
     @property
     def average_precision(self) -> float:
-        """TP / (TP + FP + FN), which the Data Science Bowl 2018, StarDist and Cellpose call so."""
-        return self._score(self.tp, self.tp + self.fp + self.fn)
+        """TP / (TP + FP + FN), called so by the Data Science Bowl 2018, StarDist and Cellpose; of voxels, the IoU."""
+        return self._ratio(self.tp, self.tp + self.fp + self.fn)
 
-    def _score(self, part: int, whole: int) -> float:
-        return ratio(part, whole) if self.tp + self.fp + self.fn else 1.0
+    def _ratio(self, part: int, whole: int) -> float:
+        return 1.0 if self.is_empty else part / whole if whole else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class VoxelCounts:
+    """The counts of each foreground class. Scores are means over the classes that occur, and 1 where none does."""
+
+    classes: tuple[Counts, ...]
+
+    @classmethod
+    def of(cls, confusion: NDArray[np.integer]) -> VoxelCounts:
+        """From (classes, classes) voxels by true and predicted class; the first class is the background."""
+        right = np.diagonal(confusion)
+        false, missed = confusion.sum(axis=0) - right, confusion.sum(axis=1) - right
+        return cls(tuple(Counts(*map(int, numbers)) for numbers in zip(right, false, missed, strict=True))[1:])
+
+    def __add__(self, other: VoxelCounts) -> VoxelCounts:
+        return VoxelCounts(tuple(a + b for a, b in zip(self.classes, other.classes, strict=True)))
+
+    @property
+    def dice(self) -> float:
+        """2 TP / (2 TP + FP + FN)."""
+        return self._mean("f1")
+
+    @property
+    def iou(self) -> float:
+        """TP / (TP + FP + FN)."""
+        return self._mean("average_precision")
+
+    @property
+    def precision(self) -> float:
+        return self._mean("precision")
+
+    @property
+    def recall(self) -> float:
+        return self._mean("recall")
+
+    def of_class(self, index: int) -> VoxelCounts:
+        """The counts of one foreground class alone."""
+        return VoxelCounts((self.classes[index],))
+
+    def _mean(self, score: str) -> float:
+        scores = [attrgetter(score)(counts) for counts in self.classes if not counts.is_empty]
+        return float(np.mean(scores)) if scores else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +114,7 @@ class Score:
     """The counts of one volume, or of several added up; ``objects`` is None where labels are not objects."""
 
     voxels: VoxelCounts
-    objects: ObjectCounts | None = field(default=None)
+    objects: Counts | None = None
 
     def __add__(self, other: Score) -> Score:
         objects = None
@@ -133,27 +139,19 @@ def count_voxels(target: NDArray[np.uint8], predicted: NDArray[np.uint8], num_cl
     if target.shape != predicted.shape:
         raise ValueError(f"shapes differ: {target.shape} and {predicted.shape}")
     # one pass: a joint histogram of (true, predicted) pairs; ignored voxels fall into rows that are cut off
-    joint = np.bincount(
-        (target.astype(np.uint16) * np.uint16(num_classes) + predicted).ravel(),
-        minlength=num_classes * num_classes,
-    )[: num_classes * num_classes].reshape(num_classes, num_classes)
-    diagonal = np.diagonal(joint)
-    count = range(1, num_classes)
-    return VoxelCounts(
-        tuple(int(diagonal[c]) for c in count),
-        tuple(int(joint[:, c].sum() - diagonal[c]) for c in count),
-        tuple(int(joint[c].sum() - diagonal[c]) for c in count),
-    )
+    codes = (target.astype(np.uint16) * np.uint16(num_classes) + predicted).ravel()
+    joint = np.bincount(codes, minlength=num_classes**2)[: num_classes**2]
+    return VoxelCounts.of(joint.reshape(num_classes, num_classes))
 
 
 def connected_components(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Number the connected pieces of ``mask`` from 1; voxels touch by their faces."""
+    """Number the connected components of ``mask`` from 1; voxels touch by their faces."""
     labels = np.zeros(mask.shape, np.int32)
     ndimage.label(mask, output=labels)
     return labels
 
 
-def count_objects(truth: NDArray[np.integer], predicted: NDArray[np.integer], min_iou: float = 0.5) -> ObjectCounts:
+def count_objects(truth: NDArray[np.integer], predicted: NDArray[np.integer], min_iou: float = 0.5) -> Counts:
     """Match the objects of two label arrays one to one; a pair counts when its IoU is at least ``min_iou``.
 
     The matching takes as many pairs as possible and, among these, those that overlap best (Hungarian method), as in the
@@ -161,7 +159,7 @@ def count_objects(truth: NDArray[np.integer], predicted: NDArray[np.integer], mi
     """
     overlaps = find_overlaps(truth, predicted)
     matched = count_matches(overlaps, min_iou)
-    return ObjectCounts(matched, len(overlaps.predicted) - matched, len(overlaps.true) - matched)
+    return Counts(matched, len(overlaps.predicted) - matched, len(overlaps.true) - matched)
 
 
 def count_matches(overlaps: Overlaps, min_iou: float) -> int:
@@ -209,16 +207,6 @@ def score_volume(
     return Score(voxels, count_objects(true_objects, predicted_objects))
 
 
-# --- object scores ---------------------------------------------------------------------------------------
-
-THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
-"""IoU from which on an object counts as found: 0.5, 0.55 … 0.95, as in the Data Science Bowl 2018."""
-UNIQUE_IOU = 0.5
-"""Above it an object overlaps at most one other (panoptic quality)."""
-MAJORITY = 0.5
-"""Share of a labelled object that a predicted one must cover more of than this (SEG)."""
-
-
 @dataclass(frozen=True, slots=True)
 class ObjectScores:
     """Counts of one volume, or of several added up, and the scores that follow from them.
@@ -246,13 +234,12 @@ class ObjectScores:
             self.seg_sum + other.seg_sum,
         )
 
-    def at(self, threshold: float) -> ObjectCounts:
+    def at(self, threshold: float) -> Counts:
         """TP, FP and FN (with ``f1``, ``precision``, ``recall``, ``average_precision``) at one of the thresholds."""
-        tp = self.tp[THRESHOLDS.index(threshold)]
-        return ObjectCounts(tp, self.num_predicted - tp, self.num_true - tp)
+        return self._counts(self.tp[THRESHOLDS.index(threshold)])
 
     @property
-    def counts(self) -> tuple[ObjectCounts, ...]:
+    def counts(self) -> tuple[Counts, ...]:
         """Those of all :data:`THRESHOLDS`."""
         return tuple(map(self.at, THRESHOLDS))
 
@@ -269,15 +256,14 @@ class ObjectScores:
     @property
     def recognition_quality(self) -> float:
         """F1 of the pairs of IoU above one half."""
-        unique = self.num_unique
-        return ObjectCounts(unique, self.num_predicted - unique, self.num_true - unique).f1
+        return self._counts(self.num_unique).f1
 
     @property
     def segmentation_quality(self) -> float:
         """Mean IoU of these pairs."""
         if self.num_unique:
             return self.unique_iou / self.num_unique
-        return 1.0 if self.is_empty else 0.0
+        return 1.0 if self._counts(0).is_empty else 0.0
 
     @property
     def panoptic_quality(self) -> float:
@@ -293,9 +279,8 @@ class ObjectScores:
         """How many objects too many; negative where there are too few."""
         return self.num_predicted - self.num_true
 
-    @property
-    def is_empty(self) -> bool:
-        return self.num_true == 0 and self.num_predicted == 0
+    def _counts(self, tp: int) -> Counts:
+        return Counts(tp, self.num_predicted - tp, self.num_true - tp)
 
 
 def score_objects(overlaps: Overlaps) -> ObjectScores:

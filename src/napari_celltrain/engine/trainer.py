@@ -14,7 +14,7 @@ from torch import Tensor
 
 from napari_celltrain.engine.device import Ranks, memory_errors_explained
 from napari_celltrain.engine.learner import PLATEAU_PATIENCE, Learner, learning_rate_at
-from napari_celltrain.engine.patches import Batch, PatchRequest, PatchSource, Prefetcher, plan_batches
+from napari_celltrain.engine.patches import Batch, PatchRequest, PatchSource, plan_batches, prefetched
 from napari_celltrain.engine.predictor import Predictor
 from napari_celltrain.engine.scores import Score
 from napari_celltrain.engine.validation import Validator
@@ -152,7 +152,7 @@ class Trainer:
         Nothing happens where all epochs have been done already.
         """
         num_threads = 1 if self.learner.device.type == "cpu" else 4
-        with Prefetcher(self._make_batch, self._requests(), num_threads=num_threads) as batches:
+        with prefetched(self._make_batch, self._requests(), num_threads=num_threads) as batches:
             step_began = self.clock()
             for batch in batches:
                 yield self._train_step(batch)
@@ -316,10 +316,10 @@ class Trainer:
         preview: str | None = None
         indices = range(len(self.validator.volumes))
         own_share = self.ranks.share(indices)
-        for scored in self.validator.score(self.predictor, own_share):
-            scores[scored.index] = scored.score
-            if scored.index == 0:
-                preview = self.checkpointer.save_preview(epoch, scored.shown)
+        for index, score, prediction in self.validator.score(self.predictor, own_share):
+            scores[index] = score
+            if index == 0:
+                preview = self.checkpointer.save_preview(epoch, prediction)
             yield ValidationProgressed(done=len(scores), total=len(own_share))
         for part in self.ranks.gather(scores):
             scores |= part

@@ -1,26 +1,60 @@
-"""Scoring a network on whole validation volumes."""
+"""Scoring a network on whole validation volumes, and tuning on them how its objects are decoded."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import product
 from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_celltrain.data.labels import LabelScheme, object_labels, to_target
+from napari_celltrain.data.labels import IGNORE, LabelScheme, object_labels, to_target
+from napari_celltrain.data.objects import find_overlaps
 from napari_celltrain.engine.objects import Maps, decode, foreground_of
-from napari_celltrain.engine.predictor import Predictor, window_starts
+from napari_celltrain.engine.predictor import Predictor
 from napari_celltrain.engine.scores import Score, score_volume
-from napari_celltrain.engine.tuning import MAX_VOXELS, TuningVolume, limited, num_candidates
-from napari_celltrain.io.volume import LazyArray
+from napari_celltrain.engine.windows import WindowGrid
+from napari_celltrain.io.axes import zyx
+from napari_celltrain.io.volume import LazyArray, voxels_in
 from napari_celltrain.nets.normalize import IntensityStatistics
 from napari_celltrain.values.config import ZYX, Spacing
-from napari_celltrain.values.decoding import ObjectDecoding, Target
+from napari_celltrain.values.decoding import FIRST_LEVEL, Method, ObjectDecoding, Target
 from napari_celltrain.values.events import VolumeScore
+
+MAX_TUNED_VOXELS = 2**24
+"""Voxels that are decoded for each candidate: more would cost minutes and add little."""
+MIN_BLOCK = 2**21
+"""Voxels that a volume is cut down to at the least, so that most objects in it are whole."""
+MIN_GAIN = 1e-4
+"""By how much a score must be better to count as better."""
+HOPELESS = 0.1
+"""A method whose first guess is so far behind the best is not searched further."""
+MAX_LEFT_OUT = 0.05
+"""Share of the labelled objects that may be below the smallest size."""
+STRICT_IOU = 0.7
+STRICT_WEIGHT = 0.1
+"""F1 at IoU 0.5 decides; between nearly equal ones, that at 0.7 does."""
+
+_SHAPE = (("smoothing_um", (0.0, 0.4, 0.7, 1.0, 1.3, 1.7)), ("seed_distance_um", (0.5, 0.75, 1.0, 1.5)))
+_THRESHOLD = ("threshold", (0.3, 0.4, 0.5, 0.6))
+CANDIDATES: dict[Method, tuple[tuple[str, tuple[float, ...]], ...]] = {
+    "learned": (
+        ("depth_weight", (0.0, 0.5, 1.0, 2.0)),
+        ("boundary_weight", (0.0, 0.25, 0.5, 1.0)),
+        *_SHAPE,
+        ("seed_level", (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)),
+        _THRESHOLD,
+    ),
+    "watershed": (*_SHAPE, _THRESHOLD),
+    "components": (_THRESHOLD,),
+}
+"""Of each method the parameters that are tried one after the other, and their values."""
+_RELATIVE = ("smoothing_um", "seed_distance_um", "depth_weight")
+"""Parameters whose values are multiples of what the size of the objects suggests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +68,6 @@ class ValidationVolume:
     voxel_size: Spacing | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ScoredVolume:
-    index: int
-    """Position among the validation volumes."""
-    score: Score
-    prediction: NDArray[np.uint8]
-    """Class indices (Z, Y, X)."""
-    objects: NDArray[np.int32] | None = None
-    """The objects that were decoded, where labels are objects."""
-
-    @property
-    def shown(self) -> NDArray[Any]:
-        """What people look at: the objects in as few bytes as hold their numbers, or the class indices."""
-        if self.objects is None:
-            return self.prediction
-        return self.objects.astype(np.min_scalar_type(int(self.objects.max(initial=0))))
-
-
 class Validator:
     """Predicts and scores validation volumes one after the other."""
 
@@ -63,24 +79,24 @@ class Validator:
         spacing: Spacing = (1.0, 1.0, 1.0),
         threshold: float = 0.5,
     ) -> None:
-        """``decoding`` and ``spacing`` (of volumes that do not tell their own) are for labels that are objects."""
+        """``decoding`` and ``spacing`` (of volumes whose own is unknown) are for labels that are objects."""
         self.volumes = tuple(volumes)
         self.decoding = decoding
         self.spacing = spacing
-        self._scheme = scheme
-        self._num_classes = max(2, scheme.num_outputs)  # one output tells foreground from background
         self.threshold = threshold
+        self._scheme = scheme
+        self._num_classes = max(2, scheme.num_outputs)  # one output separates foreground from background
         self._decoding_seconds = 0.0
         self._decoded_voxels = 0
 
-    def score(self, predictor: Predictor, indices: Sequence[int]) -> Iterator[ScoredVolume]:
-        """Score the volumes at ``indices``, in that order."""
+    def score(self, predictor: Predictor, indices: Sequence[int]) -> Iterator[tuple[int, Score, NDArray[Any]]]:
+        """Score the volumes at ``indices``, in that order: index, score, and the objects or class indices (Z, Y, X)."""
         # of this validation alone: the first pieces of a new network are slow to decode, and so is a cold start
         self._decoding_seconds, self._decoded_voxels = 0.0, 0
         for index in indices:
             volume = self.volumes[index]
             prediction, objects = self._predict(predictor, volume, volume.image)
-            yield ScoredVolume(index, self.compare(index, prediction, objects), prediction, objects)
+            yield index, self.compare(index, prediction, objects), prediction if objects is None else objects
 
     def by_volume(self, scores: Sequence[Score]) -> tuple[VolumeScore, ...]:
         """One score for each volume, with its name."""
@@ -126,7 +142,7 @@ class Validator:
         """How long choosing the decoding will take, by what decoding has taken so far."""
         if self.decoding is None or not self._decoded_voxels:
             return 0.0
-        voxels = min(MAX_VOXELS, sum(prod(int(size) for size in volume.image.shape) for volume in self.volumes))
+        voxels = min(MAX_TUNED_VOXELS, sum(voxels_in(volume.image.shape) for volume in self.volumes))
         return num_candidates(target) * voxels * self._decoding_seconds / self._decoded_voxels
 
     def rehearse(self, predictor: Predictor) -> float:
@@ -148,7 +164,197 @@ class Validator:
 
     def num_windows(self, window: ZYX) -> int:
         """Windows of this size over all volumes."""
-        return sum(
-            prod(len(window_starts(int(length), size)) for length, size in zip(v.image.shape, window, strict=True))
-            for v in self.volumes
-        )
+        grids = [WindowGrid(zyx(volume.image.shape), window) for volume in self.volumes]
+        return sum(prod(len(grid.starts(axis)) for axis in range(3)) for grid in grids)
+
+
+# --- tuning ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TuningVolume:
+    """A validation volume: the network's maps, the true objects (0 where ignored), and the ignored voxels, if any."""
+
+    maps: Maps
+    objects: NDArray[np.integer]
+    spacing: Spacing
+    ignored: NDArray[np.bool_] | None = None
+
+    @classmethod
+    def of(cls, maps: Maps, target: NDArray[np.uint8], objects: NDArray[Any], spacing: Spacing) -> TuningVolume:
+        """``target`` as of `data.labels.to_target`, ``objects`` as of `data.labels.object_labels`."""
+        ignored = target == IGNORE
+        return cls(maps, objects, spacing, ignored if ignored.any() else None)
+
+    def block(self, num_voxels: int) -> TuningVolume:
+        """A block of about so many voxels, of the shape of the volume, where most objects are."""
+        share = (num_voxels / self.objects.size) ** (1 / 3)
+        if share >= 1:
+            return self
+        inside = self.objects > 0
+        choices = []
+        for size in self.objects.shape:
+            length = max(1, round(size * share))
+            choices.append([slice(first, first + length) for first in sorted({0, (size - length) // 2, size - length})])
+        region = max(product(*choices), key=lambda part: np.count_nonzero(inside[part]))
+        ignored = None if self.ignored is None else self.ignored[region]
+        return TuningVolume(self.maps[(slice(None), *region)], self.objects[region], self.spacing, ignored)
+
+
+def limited(volumes: Sequence[TuningVolume], max_voxels: int = MAX_TUNED_VOXELS) -> list[TuningVolume]:
+    """As much of the volumes as is decoded for every candidate: blocks of them all, or of as many as it takes."""
+    if sum(volume.objects.size for volume in volumes) <= max_voxels:
+        return list(volumes)
+    count = min(len(volumes), max(1, max_voxels // MIN_BLOCK))
+    chosen = np.linspace(0, len(volumes) - 1, count).round().astype(int)
+    return [volumes[index].block(max_voxels // count) for index in chosen]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is tuned."""
+
+    threshold: float
+    decoding: ObjectDecoding
+
+    def replaced(self, name: str, value: float) -> Setting:
+        if name == "threshold":
+            return Setting(value, self.decoding)
+        return Setting(self.threshold, self.decoding.model_copy(update={name: value}))
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """The best setting and what it reached on the volumes it was chosen on."""
+
+    setting: Setting
+    f1: float
+
+
+@dataclass
+class Tuner:
+    """Chooses how objects are decoded: the setting that finds most objects of the validation volumes.
+
+    Every candidate is decoded and scored as a user's result would be. The search goes along one parameter after the
+    other, coarsely: finer steps would fit the few objects of the validation volumes rather than the cells.
+    """
+
+    volumes: Sequence[TuningVolume]
+    target: Target
+    first: Setting
+    methods: tuple[Method, ...] = ()
+    """Those that are tried; all that the network allows, where none are given."""
+    best: Tuned | None = None
+    _tried: dict[str, float] = field(default_factory=dict)
+    _score: float = -1.0
+
+    @property
+    def num_tried(self) -> int:
+        return len(self._tried)
+
+    @property
+    def num_candidates(self) -> int:
+        return num_candidates(self.target)
+
+    def run(self) -> Iterator[int]:
+        """Search; yields the number of candidates tried so far."""
+        for method in self.methods or methods_for(self.target):
+            start = _start(method, self.first)
+            is_hopeless = not self._consider(start) and self._tried[_key(start)] < self._score - HOPELESS
+            if is_hopeless and method != self.first.decoding.method:
+                continue
+            yield self.num_tried
+            for name, values in CANDIDATES[method]:
+                center = start
+                if self.best is not None and self.best.setting.decoding.method == method:
+                    center = self.best.setting
+                unit = getattr(start.decoding, name) if name in _RELATIVE else 1.0
+                for value in values:
+                    self._consider(center.replaced(name, value * unit))
+                    yield self.num_tried
+
+    def _consider(self, setting: Setting) -> bool:
+        """Score it unless that was done; True where it is the best so far."""
+        key = _key(setting)
+        if key in self._tried:
+            return False
+        score, f1, min_size = evaluate(self.volumes, setting)
+        self._tried[key] = score
+        if score <= self._score + MIN_GAIN:
+            return False
+        self._score = score
+        self.best = Tuned(setting.replaced("min_size_um3", min_size), f1)
+        return True
+
+
+def evaluate(volumes: Sequence[TuningVolume], setting: Setting) -> tuple[float, float, float]:
+    """Score and F1 of the setting with the best smallest size, and that size in µm³."""
+    plain = setting.replaced("min_size_um3", 0.0).decoding
+    sizes: list[NDArray[Any]] = []
+    hits: list[NDArray[np.bool_]] = []
+    strict: list[NDArray[np.bool_]] = []
+    true_sizes: list[NDArray[Any]] = []
+    for volume in volumes:
+        found = decode(volume.maps, setting.threshold, plain, volume.spacing)
+        if volume.ignored is not None:
+            found = np.where(volume.ignored, 0, found)
+        overlaps = find_overlaps(volume.objects, found)
+        voxel = float(np.prod(volume.spacing))
+        true_sizes.append(overlaps.true.sizes * voxel)
+        sizes.append(overlaps.predicted.sizes * voxel)
+        best_iou = np.zeros(len(overlaps.predicted))
+        np.maximum.at(best_iou, overlaps.predicted_index, overlaps.iou)
+        hits.append(best_iou > 0.5)  # above one half a match has no rival
+        strict.append(best_iou > STRICT_IOU)
+    return _best_size(np.concatenate(sizes), np.concatenate(hits), np.concatenate(strict), np.concatenate(true_sizes))
+
+
+def _best_size(
+    sizes: NDArray[np.float64], hits: NDArray[np.bool_], strict: NDArray[np.bool_], true_sizes: NDArray[np.float64]
+) -> tuple[float, float, float]:
+    """Leaving out the smallest objects, one after the other: where is F1 highest?
+
+    The limit stays below the size of all but the smallest of the labelled objects, even if a larger one would gain:
+    such a gain would be that of these volumes, and elsewhere cells may be smaller.
+    """
+    order = np.argsort(sizes)
+    sizes, hits, strict = sizes[order], hits[order], strict[order]
+    # entry k: without the k smallest
+    left = np.arange(len(sizes), -1, -1)
+    total = np.maximum(1, left + len(true_sizes))
+    f1 = 2 * _from_end(hits) / total
+    score = f1 + STRICT_WEIGHT * 2 * _from_end(strict) / total
+    largest = float(np.quantile(true_sizes, MAX_LEFT_OUT)) if len(true_sizes) else np.inf
+    score[1:][sizes >= largest] = -1.0  # entry k leaves out the object k - 1
+    best = int(np.argmax(score >= score.max() - MIN_GAIN))  # the fewest left out
+    if best == 0:
+        return float(score[0]), float(f1[0]), 0.0
+    kept = min(largest, sizes[best]) if best < len(sizes) else min(largest, 2 * sizes[-1])
+    # midway between the largest left out and the smallest kept
+    return float(score[best]), float(f1[best]), float(np.sqrt(sizes[best - 1] * kept))
+
+
+def _from_end(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Entry k: how many of the flags from k on are set."""
+    sums: NDArray[np.int64] = np.concatenate([np.cumsum(flags[::-1])[::-1], [0]])
+    return sums
+
+
+def _key(setting: Setting) -> str:
+    return f"{setting.threshold} {setting.decoding.model_dump_json(exclude={'min_size_um3'})}"
+
+
+def num_candidates(target: Target) -> int:
+    """How many are tried at most."""
+    return sum(1 + sum(len(values) for _, values in CANDIDATES[method]) for method in methods_for(target))
+
+
+def methods_for(target: Target) -> tuple[Method, ...]:
+    return ("learned", "watershed", "components") if target == "objects" else ("watershed", "components")
+
+
+def _start(method: Method, first: Setting) -> Setting:
+    changes: dict[str, object] = {"method": method, "seed_level": FIRST_LEVEL if method == "learned" else 0.0}
+    if method != "learned":
+        changes |= {"depth_weight": 0.0, "boundary_weight": 0.0}
+    return Setting(first.threshold, first.decoding.model_copy(update=changes))

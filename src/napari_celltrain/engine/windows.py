@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_celltrain.io.axes import Region, zyx
 from napari_celltrain.values.config import ZYX
 
 OVERLAP = 0.25
@@ -20,9 +21,6 @@ MIN_WEIGHT = 1e-3
 """Smallest Gaussian weight along an axis, relative to the middle: keeps the division well-conditioned."""
 VOXELS_AT_ONCE = 2**22
 """Logits of about so many voxels are handed out at a time: few calls, and little memory."""
-
-Region = tuple[slice, slice, slice]
-"""A box of voxels (z, y, x), with start and stop."""
 
 
 def window_starts(length: int, size: int) -> list[int]:
@@ -91,8 +89,7 @@ class BlockGrid:
 
     @property
     def counts(self) -> ZYX:
-        z, y, x = (-(-length // size) for length, size in zip(self.shape, self.size, strict=True))
-        return z, y, x
+        return zyx(-(-length // size) for length, size in zip(self.shape, self.size, strict=True))
 
     def __len__(self) -> int:
         z, y, x = self.counts

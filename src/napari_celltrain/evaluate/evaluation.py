@@ -22,7 +22,7 @@ from napari_celltrain.data.labels import MAX_CLASSES, distinct_values, whole_num
 from napari_celltrain.data.objects import OverlapCounter, without_ignored
 from napari_celltrain.data.pairs import pair_files
 from napari_celltrain.engine.scores import ObjectScores, VoxelCounts, score_objects
-from napari_celltrain.engine.windows import Region
+from napari_celltrain.io.axes import Region
 from napari_celltrain.io.volume import LazyArray, Volume, fingerprint, slabs
 from napari_celltrain.io.volumes import open_labels
 from napari_celltrain.runs.folder import RunFolder
@@ -279,7 +279,7 @@ def _compare(
         if label_kind == "objects":
             counter.add(start, truth, predicted)
         yield start + len(slab), depth, "Comparing"
-    voxels = _counts(confusion)
+    voxels = VoxelCounts.of(confusion)
     if label_kind != "objects":
         return VolumeScores("", voxels, None, tuple(class_values[1:]))
     overlaps = counter.overlaps()
@@ -328,14 +328,6 @@ def _confusion(truth: NDArray[Any], predicted: NDArray[Any], count: int) -> NDAr
     """(count, count): voxels by true and predicted class."""
     codes = truth.astype(np.uint16) * np.uint16(count) + predicted.astype(np.uint16)
     return np.bincount(codes.ravel(), minlength=count * count).reshape(count, count)
-
-
-def _counts(confusion: NDArray[np.int64]) -> VoxelCounts:
-    """Of all classes but the first."""
-    right = np.diagonal(confusion)
-    found, missed = confusion.sum(axis=0) - right, confusion.sum(axis=1) - right
-    tp, fp, fn = (tuple(map(int, numbers[1:])) for numbers in (right, found, missed))
-    return VoxelCounts(tp, fp, fn)
 
 
 def _same_shape(truth: LazyArray, predicted: LazyArray, sides: Sides) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """Random variation of training patches by MONAI's transforms, reproducible by a seed.
 
 Every augmentation is a MONAI dictionary transform of an ``image`` and a ``label``, both (1, Z, Y, X). MONAI's own are
-taken wherever they do what is meant; the few others, in `parts.transforms`, say why they are.
+taken wherever they do what is meant; the few others, in `nets.transforms`, say why they are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_celltrain.nets.deform import Float
 from napari_celltrain.nets.geometry import Geometry
 from napari_celltrain.registry import Registry
 from napari_celltrain.values import config
@@ -29,11 +28,12 @@ AUGMENTATIONS: Registry[TransformBuilder] = Registry("augmentation")
 """In the order in which they act, whatever the order in the configuration: first what changes places, then what
 changes sharpness, then brightness; noise comes last, as it does in a camera."""
 
+Float = NDArray[np.float32]
 IMAGE, LABEL = "image", "label"
 BOTH = (IMAGE, LABEL)
 
-# Whoever placed the patch may have drawn from the same seed; without this, where it lies and how it is turned would
-# come from the same random numbers.
+# A patch is placed by the same seed; without this, where it lies and how it is turned would come from the same random
+# numbers.
 _STREAM = 0x617567
 
 

@@ -1,6 +1,4 @@
-"""The loss of networks that learn objects: the chosen loss of the foreground, and what tells objects apart.
-
-What training makes small: MONAI's losses, with ignored voxels left out.
+"""The loss functions to minimize: MONAI's, with ignored voxels left out, and that of networks that learn objects.
 
 With one output the logits go through a sigmoid, with several (one per class, background first) through a softmax.
 """
@@ -8,7 +6,7 @@ With one output the logits go through a sigmoid, with several (one per class, ba
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from napari_celltrain.data.labels import DEPTHS, IGNORE
 from napari_celltrain.registry import Registry
@@ -19,50 +17,10 @@ if TYPE_CHECKING:
 
 DISTANCE_WEIGHT = 1.0
 BOUNDARY_WEIGHT = 0.5
-"""What the two weigh beside the loss of the foreground."""
+"""Weights of the two beside the loss of the foreground."""
 BACKGROUND_WEIGHT = 0.1
-"""What a voxel of the background weighs in them: there they have only to be low."""
+"""Weight of a background voxel in them: there they have only to be low."""
 
-
-class ObjectLoss:
-    """Of logits (B, 3, Z, Y, X) – foreground, distance, boundary – against packed targets (B, Z, Y, X) in uint8.
-
-    The sum of the chosen loss on the foreground, and the binary cross entropies of distance and boundary against what
-    `data.object_target` has packed, averaged over the voxels that count, those of the objects foremost.
-    """
-
-    def __init__(self, foreground_loss: SegmentationLoss) -> None:
-        self._foreground_loss = foreground_loss
-
-    def __call__(self, logits_BCZYX: Tensor, target_BZYX: Tensor) -> Tensor:
-        import torch
-
-        ignored = target_BZYX == IGNORE
-        has_ignored = bool(ignored.any())
-        inside = (target_BZYX > 0) & ~ignored
-        packed = torch.where(inside, target_BZYX - 1, 0)
-        is_boundary = packed >= DEPTHS
-        depth = torch.where(is_boundary, packed - DEPTHS, packed).float() / (DEPTHS - 1)
-        foreground = torch.where(ignored, target_BZYX, inside.to(torch.uint8))
-        loss = self._foreground_loss(logits_BCZYX[:, :1], foreground, has_ignored=has_ignored)
-        weight = torch.where(inside, 1.0, BACKGROUND_WEIGHT)
-        if has_ignored:
-            weight = weight * ~ignored
-        with torch.autocast(logits_BCZYX.device.type, enabled=False):
-            logits = logits_BCZYX.float()
-            distance = _cross_entropy(logits[:, 1], depth, weight)
-            boundary = _cross_entropy(logits[:, 2], is_boundary.float(), weight)
-        return loss + DISTANCE_WEIGHT * distance + BOUNDARY_WEIGHT * boundary
-
-
-def _cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    from torch.nn import functional
-
-    total = functional.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum")
-    return total / weight.sum().clamp(min=1.0)
-
-
-# --- losses ----------------------------------------------------------------------------------------------
 
 DenseLoss = Callable[["Tensor", "Tensor"], "Tensor"]
 """Of logits (B, C, ...) and target (B, 1, ...), over any number of further axes; the mean of the items' losses."""
@@ -110,6 +68,44 @@ class SegmentationLoss:
         return torch.stack(losses).mean() if losses else logits[:0].sum()
 
 
+class ObjectLoss:
+    """Of logits (B, 3, Z, Y, X) – foreground, distance, boundary – against packed targets (B, Z, Y, X) in uint8.
+
+    The sum of the chosen loss on the foreground, and the binary cross entropies of distance and boundary against what
+    `data.object_target` has packed, averaged over the voxels that count, those of the objects foremost.
+    """
+
+    def __init__(self, foreground_loss: SegmentationLoss) -> None:
+        self._foreground_loss = foreground_loss
+
+    def __call__(self, logits_BCZYX: Tensor, target_BZYX: Tensor) -> Tensor:
+        import torch
+
+        ignored = target_BZYX == IGNORE
+        has_ignored = bool(ignored.any())
+        inside = (target_BZYX > 0) & ~ignored
+        packed = torch.where(inside, target_BZYX - 1, 0)
+        is_boundary = packed >= DEPTHS
+        depth = torch.where(is_boundary, packed - DEPTHS, packed).float() / (DEPTHS - 1)
+        foreground = torch.where(ignored, target_BZYX, inside.to(torch.uint8))
+        loss = self._foreground_loss(logits_BCZYX[:, :1], foreground, has_ignored=has_ignored)
+        weight = torch.where(inside, 1.0, BACKGROUND_WEIGHT)
+        if has_ignored:
+            weight = weight * ~ignored
+        with torch.autocast(logits_BCZYX.device.type, enabled=False):
+            logits = logits_BCZYX.float()
+            distance = _cross_entropy(logits[:, 1], depth, weight)
+            boundary = _cross_entropy(logits[:, 2], is_boundary.float(), weight)
+        return loss + DISTANCE_WEIGHT * distance + BOUNDARY_WEIGHT * boundary
+
+
+def _cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    from torch.nn import functional
+
+    total = functional.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum")
+    return total / weight.sum().clamp(min=1.0)
+
+
 def build_loss(key: str, num_outputs: int, target: Target = "foreground") -> Callable[[Tensor, Tensor], Tensor]:
     """The loss of logits (B, C, Z, Y, X) against a target (B, Z, Y, X), for so many outputs of foreground or classes.
 
@@ -117,20 +113,21 @@ def build_loss(key: str, num_outputs: int, target: Target = "foreground") -> Cal
     key that there is not.
     """
     loss = SegmentationLoss(LOSSES[key].build(num_outputs))
-    if target == "foreground":
-        return loss
-
-    return ObjectLoss(loss)
+    return loss if target == "foreground" else ObjectLoss(loss)
 
 
-# --- the losses, with the parameters of the guide; several outputs take the softmax form ------------------
+# --- the losses, with the parameters of the guide -------------------------------------------------------
+
+
+def _activation(num_outputs: int) -> dict[str, Any]:
+    return {"sigmoid": True} if num_outputs == 1 else {"softmax": True, "to_onehot_y": True}
 
 
 @LOSSES.register("dice", "Dice loss", "How little prediction and labels overlap; does not mind that cells are few.")
 def build_dice(num_outputs: int) -> DenseLoss:
     from monai.losses.dice import DiceLoss
 
-    return DiceLoss(sigmoid=True) if num_outputs == 1 else DiceLoss(softmax=True, to_onehot_y=True)
+    return DiceLoss(**_activation(num_outputs))
 
 
 @LOSSES.register("focal", "Focal loss", "Voxel by voxel, with most weight on those that are still wrong.")
@@ -144,9 +141,7 @@ def build_focal(num_outputs: int) -> DenseLoss:
 def build_dice_focal(num_outputs: int) -> DenseLoss:
     from monai.losses.dice import DiceFocalLoss
 
-    if num_outputs == 1:
-        return DiceFocalLoss(sigmoid=True, lambda_dice=0.5)
-    return DiceFocalLoss(softmax=True, to_onehot_y=True, lambda_dice=0.5)
+    return DiceFocalLoss(**_activation(num_outputs), lambda_dice=0.5)
 
 
 @LOSSES.register(
@@ -161,20 +156,18 @@ def build_generalized_dice(num_outputs: int) -> DenseLoss:
     """
     from monai.losses.dice import GeneralizedDiceLoss
 
-    return (
-        GeneralizedDiceLoss(sigmoid=True) if num_outputs == 1 else GeneralizedDiceLoss(softmax=True, to_onehot_y=True)
-    )
+    return GeneralizedDiceLoss(**_activation(num_outputs))
 
 
 @LOSSES.register("dice_ce", "Dice-CE loss", "Dice loss plus cross entropy: a good first choice.")
 def build_dice_ce(num_outputs: int) -> DenseLoss:
     from monai.losses.dice import DiceCELoss
 
-    return DiceCELoss(sigmoid=True) if num_outputs == 1 else DiceCELoss(softmax=True, to_onehot_y=True)
+    return DiceCELoss(**_activation(num_outputs))
 
 
-@LOSSES.register("tversky", "Tversky loss", "Dice loss written so that missed and false voxels are count apart.")
+@LOSSES.register("tversky", "Tversky loss", "Dice loss written so that missed and false voxels count apart.")
 def build_tversky(num_outputs: int) -> DenseLoss:
     from monai.losses.tversky import TverskyLoss
 
-    return TverskyLoss(sigmoid=True) if num_outputs == 1 else TverskyLoss(softmax=True, to_onehot_y=True)
+    return TverskyLoss(**_activation(num_outputs))

@@ -31,7 +31,8 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from napari_celltrain.engine.windows import BlockGrid, Region, WindowGrid
+from napari_celltrain.engine.windows import BlockGrid, WindowGrid
+from napari_celltrain.io.axes import Region
 from napari_celltrain.io.volume import LazyArray, Volume, voxels_in
 from napari_celltrain.io.writer import CHUNK
 from napari_celltrain.nets.normalize import IntensityStatistics

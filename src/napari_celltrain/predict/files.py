@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_celltrain.data.resample import labels_back, maps_back, resampled
-from napari_celltrain.engine.windows import Region
-from napari_celltrain.io.axes import WHOLE
+from napari_celltrain.io.axes import WHOLE, Region
 from napari_celltrain.io.volume import LazyArray, Volume
 from napari_celltrain.io.volumes import open_volume
 from napari_celltrain.io.writer import CHUNK, Checklist, refuse_foreign, replace_folder, write_ome_zarr, write_planes

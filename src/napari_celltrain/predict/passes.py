@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from napari_celltrain.engine.windows import BlockGrid, Region
+from napari_celltrain.engine.windows import BlockGrid
+from napari_celltrain.io.axes import Region
 from napari_celltrain.io.volume import LazyArray
 from napari_celltrain.predict.blocks import BlockStore
 from napari_celltrain.predict.files import View

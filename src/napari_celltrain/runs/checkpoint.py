@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from napari_celltrain.io.tensors import read_tensors, write_tensors
@@ -74,7 +75,8 @@ class FolderCheckpointer:
     def save_preview(self, epoch: int, prediction_ZYX: NDArray[Any]) -> str:
         name = f"previews/epoch_{epoch:04d}.tif"
         if self.folder is not None:
-            self.folder.write_volume(name, prediction_ZYX, self.preview_voxel_size)
+            smallest = np.min_scalar_type(prediction_ZYX.max(initial=0))
+            self.folder.write_volume(name, prediction_ZYX.astype(smallest), self.preview_voxel_size)
         return name
 
     def stop_request(self) -> StopRequest | None:

@@ -22,8 +22,7 @@ from napari_celltrain.values.events import Event, Finished, Logged, Prepared, Sa
 if TYPE_CHECKING:
     from napari_celltrain.engine.scores import Score
     from napari_celltrain.engine.trainer import Trainer
-    from napari_celltrain.engine.tuning import Tuned
-    from napari_celltrain.engine.validation import ValidationVolume, Validator
+    from napari_celltrain.engine.validation import Tuned, ValidationVolume, Validator
 
 MAX_KEPT_BYTES = 2**30
 """Maps kept from tuning until they are decoded; those of further volumes are predicted again."""
@@ -78,7 +77,7 @@ def _predict(model: Model, validator: Validator) -> Generator[Event, None, Maps]
 
 def _tune(folder: RunFolder, model: Model, validator: Validator, maps: Maps) -> Generator[Event, None, Model]:
     """The model with the best decoding of objects, saved as well."""
-    from napari_celltrain.engine.tuning import Setting, Tuner
+    from napari_celltrain.engine.validation import Setting, Tuner
 
     card = model.card
     # always from the same start: a run that was interrupted here and goes on finds the same

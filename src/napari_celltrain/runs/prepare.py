@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from napari_celltrain.data.check import Check, DataReport, PairReport, check_data, divide
-from napari_celltrain.data.labels import LabelScheme, ObjectTarget
+from napari_celltrain.data.labels import ClassTarget, LabelScheme, ObjectTarget
 from napari_celltrain.data.pairs import Pair, open_pair, open_pair_labels
 from napari_celltrain.data.split import Case, Split
+from napari_celltrain.io.axes import zyx
 from napari_celltrain.io.volume import LazyArray
 from napari_celltrain.io.volumes import VolumeCache
 from napari_celltrain.nets.geometry import affordable_voxels, bytes_per_voxel, suggest_patch_size
@@ -71,12 +72,8 @@ class Preparation:
         return 2 if self.config.augmentation.patches else 1
 
     @property
-    def validation_voxel_sizes(self) -> list[Spacing | None]:
-        return [prepared.report.voxel_size for prepared in self.validation]
-
-    @property
     def preview_voxel_size(self) -> Spacing | None:
-        return self.validation_voxel_sizes[0]
+        return self.validation[0].report.voxel_size
 
     def source(self) -> PatchSource:
         """Where training patches come from."""
@@ -115,26 +112,17 @@ class Preparation:
         return first_decoding(self.target, float(min(extent_um)), context_um=2.0 * float(max(extent_um)))
 
     def _training_volume(self, prepared: PreparedCase) -> TrainingVolume:
-        from napari_celltrain.engine.patches import TrainingVolume
+        from napari_celltrain.engine.patches import TrainingVolume, index_foreground
 
-        target: LazyArray | None = None
+        labels = prepared.labels
+        target: LazyArray = ClassTarget(labels, self.scheme)
         if self.target == "objects":
-            spacing = prepared.report.voxel_size or self.spacing
-            target = ObjectTarget(prepared.labels, self.scheme, spacing, self._context(prepared.report))
-        return TrainingVolume.prepare(
-            prepared.case.name,
-            prepared.image,
-            prepared.labels,
-            prepared.statistics,
-            self.scheme,
-            self.config.training.seed,
-            target,
-        )
-
-    def _context(self, report: PairReport) -> ZYX:
-        """How much is read around a piece of labels that are not in memory: the size of a typical object."""
-        z, y, x = (min(MAX_CONTEXT, math.ceil(extent)) for extent in report.object_extent_median or (0, 0, 0))
-        return (z, y, x)
+            # around a piece of labels that are not in memory, as much is read as a typical object is large
+            extent = prepared.report.object_extent_median or (0, 0, 0)
+            context = zyx(min(MAX_CONTEXT, math.ceil(length)) for length in extent)
+            target = ObjectTarget(labels, self.scheme, prepared.report.voxel_size or self.spacing, context)
+        foreground = index_foreground(labels, zyx(labels.shape), self.scheme, self.config.training.seed)
+        return TrainingVolume(prepared.case.name, prepared.image, target, prepared.statistics, foreground)
 
 
 def prepare(config: RunConfig) -> Generator[Event, None, Preparation]:
@@ -218,7 +206,7 @@ def _choose_patch_size(
     config: RunConfig, training: tuple[PreparedCase, ...], network: NetworkSpec
 ) -> tuple[RunConfig, list[str]]:
     """The configuration with a patch size, and what to tell about it."""
-    shapes = [_shape(prepared.image) for prepared in training]
+    shapes = [zyx(prepared.image.shape) for prepared in training]
     augmentation = config.augmentation
     if not augmentation.patches:
         if len(set(shapes)) == 1:
@@ -257,20 +245,14 @@ def _choose_patch_size(
     ]
 
 
-def _shape(array: LazyArray) -> ZYX:
-    z, y, x = (int(size) for size in array.shape)
-    return (z, y, x)
-
-
 def _window(config: RunConfig, training: tuple[PreparedCase, ...]) -> ZYX:
     if config.augmentation.patches:
         assert config.augmentation.patch_size is not None
         return config.augmentation.patch_size
-    largest = np.max([_shape(prepared.image) for prepared in training], axis=0)
+    largest = np.max([prepared.image.shape for prepared in training], axis=0)
     while np.prod(largest) > MAX_WINDOW_VOXELS:
         largest[np.argmax(largest)] = -(-largest[np.argmax(largest)] // 2)
-    z, y, x = (int(size) for size in largest)
-    return (z, y, x)
+    return zyx(largest)
 
 
 def _record(

@@ -138,7 +138,7 @@ def _largest_ratio(one: Spacing, other: Spacing) -> float:
 
 
 def _num_batches(shape: tuple[int, ...], card: ModelCard) -> int:
-    from napari_celltrain.engine.predictor import window_starts
+    from napari_celltrain.engine.windows import window_starts
 
     rows, *plane = (len(window_starts(length, size)) for length, size in zip(shape, card.window, strict=True))
     return rows * -(-plane[0] * plane[1] // card.batch_size)
