@@ -13,9 +13,9 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from napari_celltrain.cli import demo as demo_module
-from napari_celltrain.cli.config import slurm_script
 from napari_celltrain.cli.main import app
+from napari_celltrain.cli.prepare import slurm_script
+from napari_celltrain.cli.train import verdict
 from napari_celltrain.runs.config_file import load_config
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.values.config import DataConfig, RunConfig
@@ -187,7 +187,7 @@ class TestCheck:
     def test_a_narrow_table_has_fewer_columns_but_whole_ones(self, monkeypatch, tmp_path, width):
         from rich.console import Console
 
-        monkeypatch.setattr("napari_celltrain.cli.check.console", lambda: Console(width=width))
+        monkeypatch.setattr("napari_celltrain.cli.prepare.console", lambda: Console(width=width))
         self.check(monkeypatch, [])
         lines = invoke("check", tmp_path, tmp_path).output.splitlines()
         assert max(map(len, lines)) <= width
@@ -253,6 +253,7 @@ def test_predict_passes_everything_on(monkeypatch, tmp_path):
         "axes": None,
         "channel": None,
         "voxel_size": (1.0, 2.0, 2.0),
+        "threads": None,
         "resample": True,
         "threshold": 0.4,
         "decoding": None,
@@ -280,7 +281,7 @@ def test_options_of_objects_change_the_decoding_of_the_model(monkeypatch, tmp_pa
 
 @pytest.mark.parametrize("blocks", ["half", "1", "1/2/3", "1.5/2", "/", ""])
 def test_nonsense_blocks_are_refused(blocks):
-    with pytest.raises(ConfigError, match=r"is no share. Give I/N"):
+    with pytest.raises(ConfigError, match=r"is no share\. Give I/N"):
         invoke("predict", "run", "a.tif", "--output", "out", "--blocks", blocks)
 
 
@@ -320,7 +321,7 @@ def test_the_install_hint_is_the_same_everywhere(monkeypatch, tmp_path):
 )
 def test_the_demo_says_honestly_how_well_it_went(dice, f1, said, is_well):
     finished = FINISHED.model_copy(update={"best_dice": dice, "best_f1": f1})
-    sentence, well = demo_module.verdict(finished)
+    sentence, well = verdict(finished)
     assert said in sentence
     assert well == is_well
 

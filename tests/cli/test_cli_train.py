@@ -216,8 +216,8 @@ def test_all_wrong_options_are_told_at_once(session, celltrain):
         "training.batch_size (--batch-size): must be a whole number",
         "Did you mean 'unet'?",
         "data.x: there is no such setting",
-        "Give --images PATH",
-        "Give --labels PATH",
+        "data.images (--images): no images are given. Give their path.",
+        "data.labels (--labels): no labels are given. Give their path.",
     ):
         assert part in err
     assert "Traceback" not in err
@@ -271,7 +271,7 @@ class TestInterrupts:
 
     def test_the_first_says_what_the_second_does(self, session, celltrain, monkeypatch):
         said: list[str] = []
-        monkeypatch.setattr("napari_celltrain.cli.display.tell_at_once", said.append)
+        monkeypatch.setattr("napari_celltrain.cli.display.report_at_once", said.append)
         session.events = [signal.SIGINT, FINISHED]
         celltrain(*ARGUMENTS)
         assert "(Ctrl-C again: end after this batch)" in said[0]

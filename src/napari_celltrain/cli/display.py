@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from napari_celltrain.cli.terminal import console, is_main_process, tell_at_once, text, write_line
+from napari_celltrain.cli.terminal import console, is_main_process, report_at_once, text, write_line
 from napari_celltrain.values.events import (
     EpochDone,
     Event,
@@ -176,7 +176,7 @@ class _Still:
         return None
 
     def notice(self, message: str) -> None:
-        tell_at_once(message)
+        report_at_once(message)
 
 
 class SilentDisplay(_Still):

@@ -1,7 +1,4 @@
-"""``celltrain evaluate``: how good predictions are, compared with labels.
-
-``celltrain measure``: a table of all objects of labelled volumes.
-"""
+"""``celltrain evaluate`` and ``measure``: how good predictions are, and a table of all objects of labelled volumes."""
 
 from __future__ import annotations
 
@@ -10,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_celltrain.cli.options import AXES, IGNORE_VALUE, LABEL_KIND, VOXEL_SIZE, Overrides, with_settings
-from napari_celltrain.cli.terminal import console, show_progress, tell_warning, text, write_line
+from napari_celltrain.cli.options import AXES, IGNORE_VALUE, LABEL_KIND, VOXEL_SIZE, Overrides, with_options, worded
+from napari_celltrain.cli.terminal import console, report, say, show_progress, text, write_line
 from napari_celltrain.runs.config_file import override
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import ConfigError
@@ -23,7 +20,7 @@ if TYPE_CHECKING:
     from napari_celltrain.evaluate.evaluation import Evaluation, VolumeScores
 
 
-@with_settings(LABEL_KIND, IGNORE_VALUE)
+@with_options(LABEL_KIND, IGNORE_VALUE)
 def evaluate(
     predictions: Annotated[
         Path,
@@ -67,13 +64,13 @@ def evaluate(
     found = show_progress(steps, "Comparing … {done} of {total}, {name}")
     paths = score_files.write_evaluation(found, output) if output is not None else ()
     for problem in found.problems:
-        tell_warning(str(problem))
+        report("Warning", str(worded(problem)))
     if json:
         write_line(score_files.scores_json(found).rstrip())
         return
     console().print(score_table(found))
     for path in paths:
-        console().print(text(f"Saved {path}"), soft_wrap=True)
+        say(f"Saved {path}")
 
 
 def score_table(found: Evaluation) -> Table:
@@ -81,7 +78,8 @@ def score_table(found: Evaluation) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(title=_title(found), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    title = f"{count(len(found.volumes), 'volume')} compared as {found.label_kind}"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     rows = [_cells(scores) for scores in (*found.volumes, found.pooled)]
     for index, title in enumerate(rows[0]):
         table.add_column(title, justify="right" if index else "left", overflow="fold", no_wrap=bool(index))
@@ -90,10 +88,6 @@ def score_table(found: Evaluation) -> Table:
     table.add_section()
     table.add_row(*map(text, rows[-1].values()), style="bold")
     return table
-
-
-def _title(found: Evaluation) -> str:
-    return f"{count(len(found.volumes), 'volume')} compared as {found.label_kind}"
 
 
 def _cells(scores: VolumeScores) -> dict[str, str]:
@@ -117,10 +111,7 @@ def _score(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-# --- measure ---------------------------------------------------------------------------------------------
-
-
-@with_settings(AXES, VOXEL_SIZE)
+@with_options(AXES, VOXEL_SIZE)
 def measure(
     labels: Annotated[Path, typer.Argument(help="Folder of the labels, or one file.", show_default=False)],
     output: Annotated[
@@ -153,7 +144,7 @@ def measure(
     steps = measure_files(labels, output, image=image, axes=data.axes, voxel_size=data.voxel_size)
     found = show_progress(steps, "Measuring {name} … {done} of {total} objects")
     for problem in found.problems:
-        tell_warning(str(problem))
+        report("Warning", str(worded(problem)))
     objects, volumes = count(found.num_objects, "object"), count(found.num_volumes, "volume")
-    console().print(text(f"Measured {objects} of {volumes}."))
-    console().print(text(f"Saved {output}"), soft_wrap=True)
+    say(f"Measured {objects} of {volumes}.")
+    say(f"Saved {output}")

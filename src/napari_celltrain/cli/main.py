@@ -1,7 +1,4 @@
-"""The commands and their help.
-
-The entry point: sets up the process, runs the command, and turns exceptions into messages and exit codes.
-"""
+"""The commands and their help, and the entry point: it runs one, and turns exceptions into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -13,14 +10,13 @@ from typing import Annotated
 import typer
 
 from napari_celltrain import __version__
-from napari_celltrain.cli.check import check
-from napari_celltrain.cli.config import config, list_choices
-from napari_celltrain.cli.demo import demo
 from napari_celltrain.cli.evaluate import evaluate, measure
-from napari_celltrain.cli.export import export
-from napari_celltrain.cli.predict import predict
-from napari_celltrain.cli.terminal import MEANINGS
-from napari_celltrain.cli.train import resume, stop, train, watch
+from napari_celltrain.cli.options import explain
+from napari_celltrain.cli.prepare import check, config, list_choices
+from napari_celltrain.cli.terminal import MEANINGS, ExitCode, UnexpectedError, exit_code_of, report, write_report
+from napari_celltrain.cli.train import demo, resume, stop, train, watch
+from napari_celltrain.cli.use import export, predict
+from napari_celltrain.values.errors import CellTrainError
 
 app = typer.Typer(
     name="celltrain",
@@ -59,32 +55,20 @@ def celltrain(
     """Train 3D cell segmentation networks, watch them learn, and use them."""
 
 
-# --- main ------------------------------------------------------------------------------------------------
-
-
 def main() -> None:
-    """Run the command of ``sys.argv`` and leave with its exit code (see ``exit_codes``)."""
-    try:
-        _main()
-    except KeyboardInterrupt:
-        sys.exit(130)  # ExitCode.INTERRUPTED, which may not have been imported yet
-
-
-def _main() -> None:
+    """Run the command of ``sys.argv`` and leave with its exit code."""
     # Only counts before torch is loaded: libgomp's threads would spin while they wait, and starve each other.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from napari_celltrain.cli.options import with_options
-    from napari_celltrain.cli.terminal import ExitCode, UnexpectedError, exit_code_of, tell_error, write_report
-    from napari_celltrain.values.errors import CellTrainError
-
     try:
         app(prog_name="celltrain")
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.INTERRUPTED)
     except CellTrainError as error:
-        tell_error(with_options(error))
+        report("Error", explain(error))
         sys.exit(exit_code_of(error))
     except UnexpectedError as crash:
-        tell_error(str(crash))
+        report("Error", str(crash))
         sys.exit(ExitCode.OUR_MISTAKE)
     except Exception as error:
-        tell_error(str(UnexpectedError(error, write_report(error, None))))
+        report("Error", str(UnexpectedError(error, write_report(error, None))))
         sys.exit(ExitCode.OUR_MISTAKE)

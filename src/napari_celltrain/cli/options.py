@@ -1,28 +1,31 @@
-"""Options that are fields of the configuration: named here once, explained by the fields themselves."""
+"""Options that are fields of values: named here once, explained by the fields themselves."""
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
+from pydantic import BaseModel, ValidationError
 from rich.markup import escape
 
 from napari_celltrain.runs.config_file import load_config, override, parse_config
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import CellTrainError, ConfigError, Problem
-from napari_celltrain.values.fields import all_fields
+from napari_celltrain.values.fields import all_fields, facts_of
+
+Json = Annotated[bool, typer.Option("--json", help="Print events for programs, one JSON object a line.")]
 
 
 @dataclass(frozen=True, slots=True)
-class ConfigOption:
-    """``flag`` sets the field ``path``; with ``opposite`` both are switches without a value.
+class FieldOption:
+    """``flag`` sets the field ``path`` of the configuration, or of ``model``; with ``opposite`` both are switches.
 
-    ``help`` is for where the field's own explanation does not fit; the option then stands among the command's own.
+    ``help`` is for options that the field's own explanation does not fit; they stand among the command's own.
     """
 
     flag: str
@@ -30,72 +33,107 @@ class ConfigOption:
     metavar: str = "VALUE"
     opposite: str = ""
     help: str = ""
+    model: type[BaseModel] = RunConfig
+    panel: str = ""
 
     @property
-    def parameter(self) -> str:
+    def name(self) -> str:
+        """Of the command's parameter."""
         return self.flag.removeprefix("--").replace("-", "_")
 
+    def parameter(self) -> inspect.Parameter:
+        facts = all_fields()[self.path] if self.model is RunConfig else facts_of(self.model, self.path)
+        kind: Any = str
+        if facts.type is bool:
+            kind = bool
+        elif get_args(facts.type)[-1:] == (...,):
+            kind = list[str]
+        default = str(facts.default).lower() if isinstance(facts.default, bool) else facts.default
+        if default is None or self.model is not RunConfig:  # of other values the model or the run decides
+            default = ""
+        notes = "; ".join(filter(None, [facts.limits, f"default: {default}" if default != "" else ""]))
+        section = self.path.partition(".")[0].capitalize() if "." in self.path else "Run"
+        explanation = self.help or facts.help
+        info = typer.Option(
+            f"{self.flag}/{self.opposite}" if self.opposite else self.flag,
+            help=escape(f"{explanation} ({notes})" if notes else explanation),  # brackets would be taken for markup
+            metavar=None if kind is bool else self.metavar,
+            rich_help_panel=None if self.help else self.panel or section,
+            show_default=False,
+        )
+        return _keyword(self.name, Annotated[kind | None, info])
 
-IMAGES = ConfigOption("--images", "data.images", "PATH")
-LABELS = ConfigOption("--labels", "data.labels", "PATH")
-LABEL_KIND = ConfigOption("--label-kind", "data.label_kind", "KIND")
-IGNORE_VALUE = ConfigOption("--ignore-value", "data.ignore_value", "N")
-CHANNEL = ConfigOption("--channel", "data.channel", "N")
-AXES = ConfigOption("--axes", "data.axes", "AXES")
-VOXEL_SIZE = ConfigOption("--voxel-size", "data.voxel_size", "Z,Y,X")
-PATCH_SIZE = ConfigOption("--patch-size", "augmentation.patch_size", "Z,Y,X")
-DEVICE = ConfigOption("--device", "training.device", "DEVICE")
+
+IMAGES = FieldOption("--images", "data.images", "PATH")
+LABELS = FieldOption("--labels", "data.labels", "PATH")
+LABEL_KIND = FieldOption("--label-kind", "data.label_kind", "KIND")
+IGNORE_VALUE = FieldOption("--ignore-value", "data.ignore_value", "N")
+CHANNEL = FieldOption("--channel", "data.channel", "N")
+AXES = FieldOption("--axes", "data.axes", "AXES")
+VOXEL_SIZE = FieldOption("--voxel-size", "data.voxel_size", "Z,Y,X")
+PATCH_SIZE = FieldOption("--patch-size", "augmentation.patch_size", "Z,Y,X")
 
 TRAINING_OPTIONS = (
     IMAGES,
     LABELS,
-    ConfigOption("--results", "data.results", "PATH"),
+    FieldOption("--results", "data.results", "PATH"),
     LABEL_KIND,
     IGNORE_VALUE,
     CHANNEL,
     AXES,
     VOXEL_SIZE,
-    ConfigOption("--validation-fraction", "data.validation_fraction", "F"),
-    ConfigOption("--validation-images", "data.validation_images", "PATH"),
-    ConfigOption("--validation-labels", "data.validation_labels", "PATH"),
-    ConfigOption("--patches", "augmentation.patches", opposite="--whole-images"),
+    FieldOption("--validation-fraction", "data.validation_fraction", "F"),
+    FieldOption("--validation-images", "data.validation_images", "PATH"),
+    FieldOption("--validation-labels", "data.validation_labels", "PATH"),
+    FieldOption("--patches", "augmentation.patches", opposite="--whole-images"),
     PATCH_SIZE,
-    ConfigOption("--samples-per-volume", "augmentation.samples_per_volume", "N"),
-    ConfigOption("--augment", "augmentation.augment", opposite="--no-augment"),
-    ConfigOption("--model", "training.model", "KEY"),
-    ConfigOption("--model-size", "training.model_size", "SIZE"),
-    ConfigOption("--starting-weights", "training.starting_weights", "PATH"),
-    ConfigOption("--target", "training.target", "TARGET"),
-    ConfigOption("--loss", "training.loss", "KEY"),
-    ConfigOption("--epochs", "training.epochs", "N"),
-    ConfigOption("--batch-size", "training.batch_size", "N"),
-    ConfigOption("--validation-interval", "training.validation_interval", "N"),
-    ConfigOption("--learning-rate", "training.learning_rate", "F"),
-    ConfigOption("--seed", "training.seed", "N"),
-    DEVICE,
-    ConfigOption("--max-minutes", "training.max_minutes", "F"),
-    ConfigOption("--run-name", "run_name", "NAME"),
+    FieldOption("--samples-per-volume", "augmentation.samples_per_volume", "N"),
+    FieldOption("--augment", "augmentation.augment", opposite="--no-augment"),
+    FieldOption("--model", "training.model", "KEY"),
+    FieldOption("--model-size", "training.model_size", "SIZE"),
+    FieldOption("--starting-weights", "training.starting_weights", "PATH"),
+    FieldOption("--target", "training.target", "TARGET"),
+    FieldOption("--loss", "training.loss", "KEY"),
+    FieldOption("--epochs", "training.epochs", "N"),
+    FieldOption("--batch-size", "training.batch_size", "N"),
+    FieldOption("--validation-interval", "training.validation_interval", "N"),
+    FieldOption("--learning-rate", "training.learning_rate", "F"),
+    FieldOption("--seed", "training.seed", "N"),
+    FieldOption("--device", "training.device", "DEVICE"),
+    FieldOption("--max-minutes", "training.max_minutes", "F"),
+    FieldOption("--run-name", "run_name", "NAME"),
 )
+_FLAGS = {option.path: option.flag for option in TRAINING_OPTIONS}
 
 Overrides = list[str]
 """Settings from the command line, each as ``data.channel=1``."""
 
 
-def with_settings(*options: ConfigOption) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the ``options`` and ``--set``; it gets all that are used as its argument ``overrides``.
+def with_options(
+    *options: FieldOption, **groups: Sequence[FieldOption]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the ``options`` and ``--set``; those that are used become its argument ``overrides``.
 
-    They are all taken as text: the configuration itself says what is wrong with them, about all at once.
+    Those of each of the ``groups`` become the argument of that name: a dictionary from fields to values. All values
+    are text: the model itself says what is wrong with them, about all at once.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         def command(**arguments: Any) -> None:
-            overrides = _given(options, arguments) + (arguments.pop("settings") or [])
-            function(overrides=overrides, **arguments)
+            for name, group in groups.items():
+                arguments[name] = _given(group, arguments)
+            if "overrides" in hints:
+                given = _given(options, arguments).items()
+                own = [f"{path}={str(value).lower() if isinstance(value, bool) else value}" for path, value in given]
+                arguments["overrides"] = own + (arguments.pop("settings") or [])
+            function(**arguments)
 
-        own = inspect.signature(function).parameters.values()
         hints = get_type_hints(function, include_extras=True)
-        before = [p.replace(annotation=hints[p.name]) for p in own if p.name != "overrides"]
-        parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*before, *map(_parameter, options), _settings())]
+        own = [p for p in inspect.signature(function).parameters.values() if p.name not in ("overrides", *groups)]
+        parameters = [p.replace(annotation=hints[p.name], kind=p.KEYWORD_ONLY) for p in own]
+        parameters += [option.parameter() for option in (*options, *(o for group in groups.values() for o in group))]
+        if "overrides" in hints:
+            parameters.append(_keyword("settings", _Settings))
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it there
         command.__annotations__ = {p.name: p.annotation for p in parameters}
         command.__name__, command.__doc__ = function.__name__, function.__doc__
@@ -104,17 +142,26 @@ def with_settings(*options: ConfigOption) -> Callable[[Callable[..., None]], Cal
     return decorate
 
 
-def remedy_of(problem: Problem) -> str:
-    """What to do, with the options of the settings that help."""
-    flags = {option.path: option.flag for option in TRAINING_OPTIONS}
-    options = [flags.get(path, f"--set {path}=…") for path in problem.settings]
-    return f"{problem.remedy} ({', '.join(options)})" if options else problem.remedy
+_Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any other field of the configuration, such as data.normalization=zscore; may be given several times. "
+        "`celltrain config` shows them all.",
+        show_default=False,
+    ),
+]
 
 
-def with_options(error: CellTrainError) -> str:
-    """The error as the command line words it."""
-    problems = [replace(problem, remedy=remedy_of(problem)) for problem in error.problems]
-    return str(CellTrainError(*problems, heading=error.heading))
+def _keyword(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _given(options: Sequence[FieldOption], arguments: dict[str, Any]) -> dict[str, Any]:
+    """The options that were used, by their fields, taken out of ``arguments``."""
+    values = {option.path: arguments.pop(option.name) for option in options}
+    return {path: value for path, value in values.items() if value is not None}
 
 
 def read_settings(source: Path | None, overrides: Overrides) -> RunConfig:
@@ -132,8 +179,7 @@ def read_settings(source: Path | None, overrides: Overrides) -> RunConfig:
         base = parse_config(content, "standard input")
     else:
         base = load_config(source / "config.yaml" if source.is_dir() else source)
-    labels = {option.path: f"{option.path} ({option.flag})" for option in TRAINING_OPTIONS}
-    return absolute(override(base, overrides, labels, _unusable))
+    return absolute(override(base, overrides, _unusable))
 
 
 def absolute(config: RunConfig) -> RunConfig:
@@ -152,55 +198,44 @@ def _unusable(content: dict[str, Any]) -> list[Problem]:
     from napari_celltrain.nets.models import MODELS
 
     problems = []
-    for option in (IMAGES, LABELS):
-        name = option.path.partition(".")[2]
+    for name in ("images", "labels"):
         if isinstance(content["data"], dict) and not content["data"].get(name):
-            problems.append(Problem("missing", f"data.{name}", f"no {name} are given.", f"Give {option.flag} PATH."))
+            problems.append(Problem("missing", f"data.{name}", f"no {name} are given.", "Give their path."))
     for field, registry in (("model", MODELS), ("loss", LOSSES)):
         try:
             if isinstance(content["training"], dict):
                 registry[str(content["training"].get(field))]
         except ConfigError as error:
-            problems.append(Problem("unknown-choice", f"training.{field} (--{field})", str(error), ""))
+            problems.append(Problem("unknown-choice", f"training.{field}", str(error)))
     return problems
 
 
-def _given(options: tuple[ConfigOption, ...], arguments: dict[str, Any]) -> Overrides:
-    """The options that were used, taken out of ``arguments``."""
-    given = {option.path: arguments.pop(option.parameter) for option in options}
-    return [
-        f"{path}={str(value).lower() if isinstance(value, bool) else value}"
-        for path, value in given.items()
-        if value is not None
-    ]
+def refused(error: ValidationError, options: Sequence[FieldOption]) -> ConfigError:
+    """In words of the options, of which ``error`` was made."""
+    flags = {option.path: option.flag for option in options}
+    problems = [Problem("bad-option", flags[str(found["loc"][0])], f"{found['msg']}.") for found in error.errors()]
+    return ConfigError(*problems, heading="Some options cannot be used:")
 
 
-def _parameter(option: ConfigOption) -> inspect.Parameter:
-    facts = all_fields()[option.path]
-    default = str(facts.default).lower() if isinstance(facts.default, bool) else facts.default
-    notes = "; ".join(filter(None, [facts.limits, "" if default is None else f"default: {default}"]))
-    section = option.path.partition(".")[0].capitalize() if "." in option.path else "Run"
-    explanation = option.help or facts.help
-    info = typer.Option(
-        f"{option.flag}/{option.opposite}" if option.opposite else option.flag,
-        help=escape(f"{explanation} ({notes})" if notes else explanation),  # square brackets would be taken for markup
-        metavar=None if option.opposite else option.metavar,
-        rich_help_panel=None if option.help else section,
-        show_default=False,
-    )
-    return _keyword(option.parameter, Annotated[bool | None if option.opposite else str | None, info])
+def remedy_of(problem: Problem) -> str:
+    """With the options that help, such as ``(--channel)``."""
+    flags = ", ".join(map(_flag, problem.settings))
+    return f"{problem.remedy.removesuffix('.')} ({flags})." if flags and problem.remedy else problem.remedy
 
 
-def _settings() -> inspect.Parameter:
-    info = typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Any other field of the configuration, such as data.normalization=zscore; may be given several times. "
-        "`celltrain config` shows them all.",
-        show_default=False,
-    )
-    return _keyword("settings", Annotated[list[str] | None, info])
+def worded(problem: Problem) -> Problem:
+    """With the options that help; a problem of a field itself has its option beside it."""
+    flag = _FLAGS.get(problem.where)
+    if flag is not None:
+        return replace(problem, where=f"{problem.where} ({flag})")
+    return replace(problem, remedy=remedy_of(problem))
 
 
-def _keyword(name: str, annotation: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+def _flag(setting: str) -> str:
+    """Settings that are no fields of the configuration are called as their options."""
+    return _FLAGS.get(setting) or (f"--set {setting}=…" if "." in setting else f"--{setting}")
+
+
+def explain(error: CellTrainError) -> str:
+    """The sentences of an error with the options that help."""
+    return str(CellTrainError(*map(worded, error.problems), heading=error.heading))

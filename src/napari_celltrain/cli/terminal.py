@@ -1,9 +1,4 @@
-"""What the command's exit code tells a script.
-
-Where text goes, and what is safe to send there.
-
-Our own mistakes: a short apology on the screen, everything else in a file.
-"""
+"""What a command leaves behind: its exit code, text on the terminal, and a report of a mistake of ours."""
 
 from __future__ import annotations
 
@@ -12,12 +7,12 @@ import os
 import platform
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Generator
+from datetime import datetime
 from enum import IntEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from rich.console import Console
 from rich.text import Text
@@ -63,32 +58,30 @@ MEANINGS = {
     ExitCode.TERMINATED: "ended at once by a signal to terminate, as of a cluster's time limit",
 }
 
-_OF_ERROR: tuple[tuple[type[CellTrainError], ExitCode], ...] = (
-    (ConfigError, ExitCode.USAGE),
-    (DataError, ExitCode.DATA),
-    (RunFolderError, ExitCode.FILES),
-    (ModelFileError, ExitCode.FILES),
-    (DeviceError, ExitCode.DEVICE),
-)
+_OF_ERROR: dict[type[CellTrainError], ExitCode] = {
+    ConfigError: ExitCode.USAGE,
+    DataError: ExitCode.DATA,
+    RunFolderError: ExitCode.FILES,
+    ModelFileError: ExitCode.FILES,
+    DeviceError: ExitCode.DEVICE,
+}
 
 
 def exit_code_of(error: CellTrainError) -> ExitCode:
-    return next((code for kind, code in _OF_ERROR if isinstance(error, kind)), ExitCode.FAILED)
+    return next((code for kind, code in _OF_ERROR.items() if isinstance(error, kind)), ExitCode.FAILED)
 
-
-# --- terminal --------------------------------------------------------------------------------------------
 
 # Tables in a file or a pipe should not be folded to an imagined window.
 _WIDTH_OF_A_PIPE = 160
 
 
 def is_main_process() -> bool:
-    """Of several processes that train together only the first one speaks."""
+    """Of several processes that train together only the first one prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def console() -> Console:
-    """Standard output. Text of others (file names, messages) goes to it as ``Text``, whose markup is inert."""
+    """Standard output. Foreign text (file names, messages) goes to it as :func:`text`, whose markup is inert."""
     plain = Console(highlight=False)
     return plain if plain.is_terminal else Console(highlight=False, width=_WIDTH_OF_A_PIPE)
 
@@ -97,22 +90,19 @@ def text(content: object, style: str = "") -> Text:
     return Text(printable(str(content)), style=style)
 
 
-def tell_error(message: str) -> None:
-    """To standard error, in red on a terminal."""
-    _tell("Error: ", "bold red", message)
+def say(content: object, style: str = "") -> None:
+    """A line on standard output, which the terminal may fold but we do not."""
+    console().print(text(content, style), soft_wrap=True)
 
 
-def tell_warning(message: str) -> None:
-    """To standard error, in yellow on a terminal."""
-    _tell("Warning: ", "bold yellow", message)
-
-
-def _tell(kind: str, style: str, message: str) -> None:
+def report(kind: Literal["Error", "Warning"], message: str) -> None:
+    """To standard error, in colour on a terminal."""
     if is_main_process():
-        Console(stderr=True, highlight=False).print(Text(kind, style=style) + text(message), soft_wrap=True)
+        style = "bold red" if kind == "Error" else "bold yellow"
+        Console(stderr=True, highlight=False).print(Text(f"{kind}: ", style=style) + text(message), soft_wrap=True)
 
 
-def tell_at_once(message: str) -> None:
+def report_at_once(message: str) -> None:
     """To standard error from within a signal handler, where buffered writing may fail."""
     if is_main_process():
         with contextlib.suppress(OSError):
@@ -141,11 +131,8 @@ def show_progress(steps: Generator[tuple[int, int, str], None, T], sentence: str
             status.update(text(sentence.format(done=done, total=total, name=name)))
 
 
-# --- crash -----------------------------------------------------------------------------------------------
-
-
 class UnexpectedError(Exception):
-    """An exception that nobody expected, with the ``report`` written about it (None where that failed too)."""
+    """A mistake of ours, with the ``report`` written about it (None where that failed too)."""
 
     def __init__(self, error: BaseException, report: Path | None) -> None:
         super().__init__(str(error))
@@ -160,21 +147,13 @@ class UnexpectedError(Exception):
 
 def write_report(error: BaseException, folder: RunFolder | None) -> Path | None:
     """The traceback of ``error``, in the run folder or, before there is one, among the temporary files."""
-    content = "\n".join(
-        [
-            f"napari-celltrain {__version__}, Python {platform.python_version()}, {platform.platform()}",
-            time.strftime("%Y-%m-%d %H:%M:%S"),
-            "",
-            "".join(traceback.format_exception(error)),
-        ]
-    )
-    for place in (folder.path if folder is not None else None, Path(tempfile.gettempdir())):
-        if place is None:
-            continue
+    about = f"napari-celltrain {__version__}, Python {platform.python_version()}, {platform.platform()}"
+    content = "\n".join([about, f"{datetime.now():%Y-%m-%d %H:%M:%S}", "", *traceback.format_exception(error)])
+    name = f"celltrain-error-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
+    for place in ([folder.path] if folder is not None else []) + [Path(tempfile.gettempdir())]:
         try:
-            path = place / f"celltrain-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
-            path.write_text(content, encoding="utf-8", errors="backslashreplace")
+            (place / name).write_text(content, encoding="utf-8", errors="backslashreplace")
         except OSError:
             continue
-        return path
+        return place / name
     return None

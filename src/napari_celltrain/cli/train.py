@@ -1,9 +1,4 @@
-"""What can be done with a run that has ended.
-
-``celltrain train`` and ``celltrain resume``.
-
-``celltrain watch`` and ``celltrain stop``: runs that another process trains.
-"""
+"""``celltrain train``, ``resume`` and ``demo``, which train; ``watch`` and ``stop``, for runs of other processes."""
 
 from __future__ import annotations
 
@@ -17,32 +12,29 @@ from rich.text import Text
 
 from napari_celltrain.cli.display import Display, make_display
 from napari_celltrain.cli.follow import follow, refusals_told
-from napari_celltrain.cli.options import TRAINING_OPTIONS, Overrides, read_settings, with_settings
-from napari_celltrain.cli.terminal import console, is_main_process, text
+from napari_celltrain.cli.options import TRAINING_OPTIONS, Json, Overrides, absolute, read_settings, with_options
+from napari_celltrain.cli.terminal import console, is_main_process, say, text
 from napari_celltrain.runs import process
 from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.values.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
 from napari_celltrain.values.errors import RunFolderError
 from napari_celltrain.values.events import Finished
+from napari_celltrain.values.text import scores
+
+# On two processor cores either demo takes about two minutes; a slower computer ends then too.
+NUM_EPOCHS = 7
+REAL_NUM_EPOCHS = 12
+REAL_AUGMENTATION = AugmentationConfig(samples_per_volume=48)  # there is only one volume to take patches from
+MAX_MINUTES = 2.0
+
+# Below these the closing sentence does not call it a success.
+GOOD_DICE = 0.5
+GOOD_F1 = 0.5
+
+Run = Annotated[Path, typer.Argument(help="The run folder.", show_default=False)]
 
 
-def print_steps(steps: Mapping[str, str]) -> None:
-    """A line for each: its title, then what to open or to type."""
-    output = console()
-    for title, content in steps.items():
-        output.print(Text(f"  {title + ':':<20}", style="bold") + text(content), soft_wrap=True)
-
-
-def predict_line(folder: RunFolder, volumes: str, output: str) -> str:
-    """The command that segments ``volumes`` by the model of ``folder``, quoted for a shell."""
-    return shlex.join(["celltrain", "predict", str(folder.path), volumes, "--output", output])
-
-
-# --- train -----------------------------------------------------------------------------------------------
-
-Json = Annotated[bool, typer.Option("--json", help="Print events for programs, one JSON object a line.")]
-
-
-@with_settings(*TRAINING_OPTIONS)
+@with_options(*TRAINING_OPTIONS)
 def train(
     config: Annotated[
         Path | None,
@@ -73,7 +65,7 @@ def train(
 
 
 def resume(
-    run: Annotated[Path, typer.Argument(help="The run folder to continue.", show_default=False)],
+    run: Run,
     epochs: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Train up to this epoch instead.", show_default=False)
     ] = None,
@@ -87,7 +79,7 @@ def resume(
 ) -> None:
     """Continue a run that was stopped or killed, exactly as if it had never ended.
 
-    Another number of epochs, or too few minutes for them, plans the learning rate anew.
+    Another number of epochs, or too few minutes for them, plans the learning rate again.
     """
     display = make_display(json)
     with refusals_told(display):
@@ -97,34 +89,6 @@ def resume(
     events = session.resume(folder.path, epochs=epochs, max_minutes=max_minutes)
     finished, _ = follow(events, display, lambda _: folder)
     _say_next(finished, folder, display)
-
-
-def _load_ahead() -> None:
-    """Whoever sends the configuration later (a window) does not want to wait for this then."""
-    # imported only to be there already
-    import monai.networks.nets  # noqa: F401 - see above
-    import torch  # noqa: F401 - see above
-
-
-def _say_next(finished: Finished | None, folder: RunFolder | None, display: Display) -> None:
-    if folder is None or not is_main_process() or display.for_programs:
-        return
-    if finished is None:
-        console().print(text(f"The run is in {folder.path}"), soft_wrap=True)
-        return
-    console().print()
-    print_steps(
-        {
-            "Everything is in": str(folder.path),
-            "Look at the curves": str(folder.path / "training_final.png"),
-            "Segment volumes": predict_line(folder, "NEW_VOLUMES", "DIR"),
-        }
-    )
-
-
-# --- watch -----------------------------------------------------------------------------------------------
-
-Run = Annotated[Path, typer.Argument(help="The run folder.", show_default=False)]
 
 
 def watch(run: Run, json: Json = False) -> None:
@@ -149,4 +113,110 @@ def stop(
         raise RunFolderError(f"Nothing is training in {folder.path}, so there is nothing to stop.")
     folder.request_stop(now)
     when = "the current batch, with a validation" if now else "the next validation"
-    console().print(text(f"{folder.name} will stop after {when}."), soft_wrap=True)
+    say(f"{folder.name} will stop after {when}.")
+
+
+def demo(
+    real: Annotated[
+        bool,
+        typer.Option(
+            "--real",
+            # Square brackets are markup unless escaped.
+            help='Use a real stack of nuclei. It is an extra: pip install -c constraints.txt ".\\[all,real]"',
+        ),
+    ] = False,
+    results: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the sample volumes and the run.")] = Path(
+        "celltrain-demo"
+    ),
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="How often to go through the data, however long that takes. Left out: as often as fits "
+            f"{MAX_MINUTES:g} minutes, at most {NUM_EPOCHS} times, with --real {REAL_NUM_EPOCHS}.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**32 - 1, help="Start of all random numbers.")] = 0,
+) -> None:
+    """Train on sample volumes for a minute or two, and say how well it went and what to do next."""
+    from napari_celltrain import samples
+    from napari_celltrain.runs import session
+    from napari_celltrain.values import files
+
+    sample = results / ("real-sample" if real else "sample")
+    try:
+        images, labels = (samples.write_real if real else samples.write_demo)(sample)
+    except OSError as error:
+        raise files.refusal(sample, error) from error
+    training = TrainingConfig(
+        epochs=epochs or (REAL_NUM_EPOCHS if real else NUM_EPOCHS),
+        max_minutes=MAX_MINUTES if epochs is None else None,
+        seed=seed,
+    )
+    config = absolute(
+        RunConfig(
+            data=DataConfig(images=images, labels=labels, results=results),
+            augmentation=REAL_AUGMENTATION if real else AugmentationConfig(),
+            training=training,
+        )
+    )
+    runs = config.data.results
+    finished, folder = follow(session.run(config), make_display(False), lambda started: RunFolder(runs / started.run))
+    if finished is not None and folder is not None:
+        _end_demo(finished, folder, images)
+
+
+def verdict(finished: Finished) -> tuple[str, bool]:
+    """How well it went, in a sentence, and whether that is well."""
+    dice, f1 = finished.best_dice, finished.best_f1
+    if dice < GOOD_DICE:
+        return f"The model has not learned yet where the nuclei are ({scores(dice, f1)}): it needs more epochs.", False
+    if f1 is not None and f1 < GOOD_F1:
+        apart = f"but not yet each one apart (F1 {f1:.4f}): touching nuclei count as one, and specks as nuclei."
+        return f"The model found where the nuclei are (Dice {dice:.4f}) {apart}", False
+    return f"The model found the nuclei with {scores(dice, f1)}.", True
+
+
+def _end_demo(finished: Finished, folder: RunFolder, images: Path) -> None:
+    sentence, well = verdict(finished)
+    say(f"\n{sentence}", "bold green" if well else "bold")
+    if finished.reason == "max-minutes":
+        say(f"A demo ends after {MAX_MINUTES:g} minutes; --epochs N trains for as long as it takes.")
+    _print_steps(
+        folder,
+        (str(images.absolute()), str(folder.path.parent / "prediction")),
+        {
+            "Train on your own": "celltrain train --images IMAGES --labels LABELS --results RESULTS",
+            "In a window": "napari, then Plugins ▸ CellTrain ▸ Train a segmentation model",
+        },
+    )
+
+
+def _say_next(finished: Finished | None, folder: RunFolder | None, display: Display) -> None:
+    if folder is None or not is_main_process() or display.for_programs:
+        return
+    if finished is None:
+        say(f"The run is in {folder.path}")
+        return
+    say("")
+    _print_steps(folder, ("NEW_VOLUMES", "DIR"), {})
+
+
+def _print_steps(folder: RunFolder, volumes: tuple[str, str], more: Mapping[str, str]) -> None:
+    """What to open or to type next, a line for each; ``volumes`` are segmented into a folder."""
+    steps = {
+        "Everything is in": str(folder.path),
+        "Look at the curves": str(folder.path / "training_final.png"),
+        "Segment volumes": shlex.join(["celltrain", "predict", str(folder.path), volumes[0], "--output", volumes[1]]),
+    }
+    for title, content in {**steps, **more}.items():
+        console().print(Text(f"  {title + ':':<20}", style="bold") + text(content), soft_wrap=True)
+
+
+def _load_ahead() -> None:
+    """A window that sends the configuration later does not want to wait for this then."""
+    # imported only to be there already
+    import monai.networks.nets  # noqa: F401 - see above
+    import torch  # noqa: F401 - see above

@@ -75,7 +75,7 @@ def predict(
     file_format: FileFormat = "auto",
     blocks: Share | None = None,
     dask: str | None = None,
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Segment every volume of ``inputs`` (files or folders) with the model of a run folder or model folder.
 
     Writes ``output/NAME.tif``, or ``NAME.ome.zarr`` for inputs that are OME-Zarr (``file_format`` decides
@@ -84,7 +84,7 @@ def predict(
     block in a hidden folder beside the result, where the same call goes on if it was interrupted; so is everything
     with ``blocks`` (this process does share I of N of the network's blocks of each volume) and with ``dask`` (the
     address of a scheduler, whose workers compute the blocks). ``threshold`` and ``decoding`` replace the model's own.
-    Files that are complete stay when the iterator is closed. Raises :class:`CellTrainError` subclasses.
+    Files that are complete stay when the generator is closed. Raises :class:`CellTrainError` subclasses.
     """
     _check_share(blocks, dask)
     card = _adjusted(read_card(model), threshold, decoding)

@@ -8,30 +8,27 @@ What can be said of a configuration before any data is read.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from napari_celltrain.nets.augment import AUGMENTATIONS
-from napari_celltrain.nets.losses import LOSSES
-from napari_celltrain.nets.models import MODELS
 from napari_celltrain.values import files
 from napari_celltrain.values.config import SCHEMA_VERSION, AugmentationSpec, RunConfig
 from napari_celltrain.values.errors import ConfigError, Problem, raise_problems
 from napari_celltrain.values.fields import AUGMENTATIONS_PATH, FieldFacts, all_fields, augmentation_classes, field_names
 
 
-def problems_of(error: ValidationError, labels: Mapping[str, str] | None = None) -> list[Problem]:
-    """One problem for each field that is wrong; ``labels`` may name fields otherwise than by their path."""
+def problems_of(error: ValidationError) -> list[Problem]:
+    """One problem for each field that is wrong."""
     problems: dict[str, Problem] = {}
     for detail in error.errors():
         # Positions within a tuple say nothing to a reader; an augmentation is told by its name, which follows.
         path = ".".join(part for part in detail["loc"] if isinstance(part, str))
-        where = (labels or {}).get(path, path) or "the configuration"
-        problems.setdefault(path, Problem("config", where, *_explain(path, detail)))
+        problems.setdefault(path, Problem("config", path or "the configuration", *_explain(path, detail)))
     return list(problems.values())
 
 
@@ -39,10 +36,10 @@ def raise_config_problems(problems: Sequence[Problem], source: str | None = None
     """Raise one ``ConfigError`` that names ``source`` (a file) and lists all ``problems``, if there are any."""
     if not problems:
         return
-    if len(problems) == 1:
-        raise ConfigError(f"{source}, {problems[0]}" if source else str(problems[0]))
+    if source and len(problems) == 1:
+        problems = [replace(problems[0], where=f"{source}, {problems[0].where}")]
     heading = f"{source} has {len(problems)} problems:" if source else f"{len(problems)} settings are not right:"
-    raise ConfigError("\n".join([heading, *(f"  - {problem}" for problem in problems)]))
+    raise ConfigError(*problems, heading=heading)
 
 
 def unknown_field(path: str) -> str:
@@ -143,15 +140,13 @@ def dump_config(config: RunConfig, commented: bool = False) -> str:
 def override(
     config: RunConfig,
     assignments: Sequence[str],
-    labels: Mapping[str, str] | None = None,
     check: Callable[[dict[str, Any]], list[Problem]] | None = None,
 ) -> RunConfig:
     """``config`` with settings replaced, each given as ``data.channel=1``.
 
     Values are written as in YAML; tuples also as ``64,64,64``. A field of an augmentation is addressed by the
     augmentation's name: ``augmentation.augmentations.elastic.probability=0.3``. Raises one ``ConfigError``
-    with all that is wrong; ``labels`` says how it shall call a field (such as by its option), and ``check``
-    may find more in the changed content.
+    with all that is wrong; ``check`` may find more in the changed content.
     """
     content = config.model_dump()
     problems = []
@@ -168,7 +163,7 @@ def override(
     try:
         changed = RunConfig.model_validate(content)
     except ValidationError as error:
-        problems.extend(problems_of(error, labels))
+        problems.extend(problems_of(error))
     problems.extend(check(content) if check is not None else [])
     raise_config_problems(problems)
     return changed
@@ -274,6 +269,11 @@ def _assign_augmentation(section: Any, name: str, field: str, value: Any) -> Non
 
 def setting_problems(config: RunConfig) -> list[Problem]:
     """Everything that is wrong with the configuration by itself; ``where`` of each is its field's path."""
+    # the help of the command line needs none of these, and SciPy takes as long to load as all the rest
+    from napari_celltrain.nets.augment import AUGMENTATIONS
+    from napari_celltrain.nets.losses import LOSSES
+    from napari_celltrain.nets.models import MODELS
+
     data, training = config.data, config.training
     problems = []
     for name, path in (("images", data.images), ("labels", data.labels)):

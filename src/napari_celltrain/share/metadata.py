@@ -35,19 +35,25 @@ class Metadata(Frozen):
     """What the user adds to a model's card; empty fields are filled in from the run, or left out."""
 
     name: str | None = None
+    """What is segmented in which images, 5 to 128 characters. Default: network and run."""
     description: str | None = None
+    """What it does."""
     authors: tuple[Person, ...] = ()
+    """"Name; affiliation=…; orcid=…; github=…; email=…", all but the name optional. May be repeated."""
     license: str | None = None
-    """An identifier of https://spdx.org/licenses, such as CC-BY-4.0."""
+    """Licence by its SPDX identifier (https://spdx.org/licenses), such as CC-BY-4.0 or MIT."""
     cite: tuple[Citation, ...] = ()
+    """Reference with its DOI or address in it. May be repeated. Default: the network's paper."""
     data: str | None = None
-    """What the training images show and how they were taken."""
+    """What the training images show: tissue, stain, microscope."""
     limits: str | None = None
     """Where the model is known or likely to fail."""
     tags: tuple[str, ...] = ()
+    """Further word to be found by. May be repeated."""
     halo: bool = False
-    """Whether to declare a halo, from which programs know how far windows should overlap. Off, because bioimage.io's
-    own `predict` enlarges every input by it, which networks of a fixed window cannot take."""
+    """Declare that an eighth of each window is to be cut off, for programs that put large volumes together from
+    windows. Off, because bioimage.io's own `predict` enlarges every input by it, which networks of a fixed window
+    cannot take."""
 
 
 def parse_person(text: str) -> Person:

@@ -110,6 +110,11 @@ def label_of(path: str) -> str:
     return path if facts is None else facts.label
 
 
+def facts_of(model: type[BaseModel], name: str) -> FieldFacts:
+    """One field of another model than the configuration."""
+    return _facts(model, name, name)
+
+
 def augmentation_classes() -> dict[str, type[AugmentationSpec]]:
     union = get_args(Augmentation)[0]
     return {cls.model_fields["name"].default: cls for cls in get_args(union)}

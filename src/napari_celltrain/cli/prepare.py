@@ -1,0 +1,286 @@
+"""``celltrain check``, ``config`` and ``list``: the data, the settings and the choices, looked at before training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as json_module
+import re
+import shlex
+from collections.abc import Sequence
+from enum import StrEnum
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from napari_celltrain.cli.options import (
+    AXES,
+    CHANNEL,
+    IGNORE_VALUE,
+    LABEL_KIND,
+    PATCH_SIZE,
+    VOXEL_SIZE,
+    Overrides,
+    absolute,
+    remedy_of,
+    with_options,
+)
+from napari_celltrain.cli.terminal import ExitCode, console, report, say, show_progress, text, write_line
+from napari_celltrain.registry import Registry
+from napari_celltrain.runs.config_file import dump_config, override
+from napari_celltrain.values import files
+from napari_celltrain.values.config import RunConfig
+from napari_celltrain.values.errors import ConfigError, Problem
+from napari_celltrain.values.text import count, sizes
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from napari_celltrain.data.check import DataReport, PairReport
+
+
+@with_options(LABEL_KIND, IGNORE_VALUE, CHANNEL, AXES, VOXEL_SIZE, PATCH_SIZE)
+def check(
+    images: Annotated[Path, typer.Argument(help="Folder of the images, or one file.", show_default=False)],
+    labels: Annotated[Path, typer.Argument(help="Folder of the labels, or one file.", show_default=False)],
+    json: Annotated[bool, typer.Option("--json", help="Print the findings as one JSON object.")] = False,
+    *,
+    overrides: Overrides,
+) -> None:
+    """Look at images and labels before training: a table of the pairs, and every problem with what to do about it.
+
+    Exit code 0 when nothing was found, 1 otherwise.
+    """
+    from napari_celltrain.data.check import check_data
+
+    paths = [f"data.images={images}", f"data.labels={labels}"]
+    settings = absolute(override(RunConfig(), [*overrides, *paths]))
+    steps = check_data(settings.data, patch_size=settings.augmentation.patch_size)
+    found = show_progress(steps, "Reading the volumes … {done} of {total}, {name}")
+    problems = [*all_problems(found), *_labels_missing_too(images, labels)]
+    if json:
+        write_line(_json(found, problems))
+    else:
+        _print(found, problems)
+    if problems:
+        raise typer.Exit(ExitCode.PROBLEMS_FOUND)
+
+
+def all_problems(found: DataReport) -> list[Problem]:
+    """Those of the whole and of each pair, each once."""
+    return list(dict.fromkeys([*found.problems, *(problem for pair in found.pairs for problem in pair.problems)]))
+
+
+def _labels_missing_too(images: Path, labels: Path) -> list[Problem]:
+    """Pairing tells of the first folder that it does not find; nobody wants to hear of the second one next time."""
+    if images.exists() or labels.exists():
+        return []
+    remedy = "Choose another folder, or connect the drive it is on."
+    return [Problem("no-volumes", str(labels.absolute()), "The folder does not exist.", remedy)]
+
+
+def _json(found: DataReport, problems: list[Problem]) -> str:
+    content = {
+        name: list(map(dataclasses.asdict, items)) for name, items in (("pairs", found.pairs), ("problems", problems))
+    }
+    return json_module.dumps(content, default=str)
+
+
+def _print(found: DataReport, problems: list[Problem]) -> None:
+    output = console()
+    if found.pairs:
+        output.print(_table(found.pairs, output.width))
+    for problem in problems:
+        error = problem.severity == "error"
+        line = text("✗ " if error else "! ", "bold red" if error else "bold yellow")
+        line += text(f"{problem.where}: ", "bold") + text(problem.message) + text(f" {remedy_of(problem)}", "cyan")
+        output.print(line, soft_wrap=True)
+    pairs, them = count(len(found.pairs), "pair"), "it" if len(found.pairs) == 1 else "them"
+    if not problems:
+        say(f"✓ {pairs}, and nothing is wrong with {them}.", "bold green")
+    else:
+        say(f"{pairs}, {count(len(problems), 'problem')}.", "bold")
+
+
+_NAME_WIDTH = 24
+"""Longer names of pairs may be folded rather than push out a column."""
+_DISPENSABLE = ("Intensities", "Labels", "Type", "Voxel (µm)", "Foreground", "Objects")
+"""Columns that are left out, the first one first, where the terminal is too narrow for all."""
+
+
+def _table(pairs: Sequence[PairReport], width: int) -> Table:
+    """As many columns as can be shown whole."""
+    from rich import box
+    from rich.table import Table
+
+    rows = [{title: text(cell) for title, cell in _cells(pair).items()} for pair in pairs]
+    widths = {title: max(len(title), *(row[title].cell_len for row in rows)) for title in rows[0]}
+    widths["Pair"] = min(widths["Pair"], _NAME_WIDTH)
+    for title in _DISPENSABLE:
+        if sum(widths.values()) + 3 * len(widths) + 1 > width:  # three between columns
+            del widths[title]
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in widths:
+        is_word = title in ("Pair", "Type", "Labels")
+        table.add_column(title, justify="left" if is_word else "right", no_wrap=title != "Pair", overflow="fold")
+    for pair, row in zip(pairs, rows, strict=True):
+        bad = any(problem.severity == "error" for problem in pair.problems)
+        table.add_row(*(row[title] for title in widths), style="red" if bad else "yellow" if pair.problems else "")
+    return table
+
+
+def _cells(pair: PairReport) -> dict[str, str]:
+    share, intensities = pair.foreground_fraction, pair.intensity_range
+    return {
+        "Pair": pair.name,
+        "Shape (z, y, x)": sizes(pair.shape or ()),
+        "Type": str(pair.dtype),
+        "Labels": str(pair.label_dtype),
+        "Voxel (µm)": sizes(pair.voxel_size) if pair.voxel_size else "unknown",
+        "Objects": "" if pair.num_objects is None else str(pair.num_objects),
+        "Foreground": "" if share is None else f"{share:.1%}",
+        "Intensities": "" if intensities is None else " – ".join(f"{value:.5g}" for value in intensities),
+    }
+
+
+_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d{1,3}):(?P<minutes>[0-5]\d):[0-5]\d")
+
+_SCRIPT = """\
+#!/bin/bash
+#SBATCH --job-name=celltrain
+#SBATCH --nodes={nodes}
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node={gpus}
+#SBATCH --cpus-per-task={cpus}
+#SBATCH --time={time}
+#SBATCH --output=celltrain-%j.log
+{partition}
+# Submit it with: sbatch THIS_FILE
+# Follow it from anywhere that sees the results folder: celltrain watch RUN
+# Some clusters want more to be asked for, such as (without the second #):
+##SBATCH --mem=32G
+##SBATCH --account=NAME
+# The job starts in the folder where sbatch was called; if it shall run elsewhere, go there here, such as:
+# cd /path/to/project
+# If the software is in an environment of its own, enter it here, such as:
+# source ~/celltrain/bin/activate
+
+set -euo pipefail
+export OMP_WAIT_POLICY=PASSIVE
+
+# One torchrun on each node; they meet on the first one, at a port that differs from job to job.
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head_node=${{hosts%%$'\\n'*}}
+port=$((20000 + SLURM_JOB_ID % 20000))
+
+# Training ends by itself, with a validation, before SLURM would kill the job.
+srun torchrun \\
+    --nnodes="$SLURM_JOB_NUM_NODES" \\
+    --nproc-per-node={gpus} \\
+    --rdzv-id="$SLURM_JOB_ID" \\
+    --rdzv-backend=c10d \\
+    --rdzv-endpoint="$head_node:$port" \\
+    -m napari_celltrain train {config} --max-minutes {max_minutes}
+"""
+
+
+def slurm_script(config: Path, nodes: int, gpus: int, time: str, partition: str | None = None) -> str:
+    """``time`` as SLURM writes it: ``HH:MM:SS`` or ``D-HH:MM:SS``. Raises ``ConfigError`` for any other."""
+    minutes = _minutes(time)
+    if partition is not None and not re.fullmatch(r"[\w.,-]+", partition):
+        raise ConfigError(f"--partition: {partition!r} is not the name of a partition.")
+    # For loading, the last validation and writing its predictions.
+    reserve = min(15, max(2, minutes // 10))
+    if minutes <= reserve:
+        raise ConfigError(f"--time: {time} is too short; give at least 5 minutes, such as 00:05:00.")
+    return _SCRIPT.format(
+        nodes=nodes,
+        gpus=gpus,
+        cpus=4 * gpus,
+        time=time,
+        partition=f"#SBATCH --partition={partition}\n" if partition else "",
+        config=shlex.quote(str(config)),
+        max_minutes=minutes - reserve,
+    )
+
+
+def _minutes(time: str) -> int:
+    match = _TIME.fullmatch(time)
+    if match is None:
+        raise ConfigError(f"--time: {time!r} must be HH:MM:SS or D-HH:MM:SS, such as 04:00:00.")
+    return int(match["days"] or 0) * 1440 + int(match["hours"]) * 60 + int(match["minutes"])
+
+
+_SLURM = "Job script for SLURM"
+
+
+@with_options()
+def config(
+    config: Annotated[Path, typer.Argument(help="With --slurm: the configuration that the job trains.")] = Path(
+        "config.yaml"
+    ),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file.", show_default=False)
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
+    slurm: Annotated[
+        bool, typer.Option("--slurm", help="Print a job script for sbatch instead.", rich_help_panel=_SLURM)
+    ] = False,
+    gpus: Annotated[int, typer.Option(metavar="N", min=1, help="GPUs on each node.", rich_help_panel=_SLURM)] = 1,
+    nodes: Annotated[int, typer.Option(metavar="M", min=1, help="Nodes.", rich_help_panel=_SLURM)] = 1,
+    time: Annotated[
+        str, typer.Option(metavar="HH:MM:SS", help="Longest time of the job.", rich_help_panel=_SLURM)
+    ] = "04:00:00",
+    partition: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Partition.", rich_help_panel=_SLURM, show_default=False)
+    ] = None,
+    *,
+    overrides: Overrides,
+) -> None:
+    """Print a configuration with every setting explained, to be edited and trained by `celltrain train FILE`."""
+    if slurm:
+        if not config.exists():
+            report("Warning", f"There is no {config} yet, which the job trains. Write it before you submit the job.")
+        content = slurm_script(config, nodes, gpus, time, partition)
+    else:
+        content = dump_config(override(RunConfig(), overrides), commented=True)
+    if output is None:
+        write_line(content.removesuffix("\n"))
+        return
+    if output.exists() and not force:
+        raise ConfigError(f"{output} exists already. Choose another name, or replace it with --force.")
+    try:
+        files.write_text(output, content)
+    except OSError as error:
+        raise files.refusal(output, error) from error
+    say(f"Written to {output}")
+
+
+class Kind(StrEnum):
+    MODELS = "models"
+    LOSSES = "losses"
+    AUGMENTATIONS = "augmentations"
+
+
+_MODULES = {Kind.MODELS: "models", Kind.LOSSES: "losses", Kind.AUGMENTATIONS: "augment"}
+
+
+def list_choices(
+    kind: Annotated[
+        Kind | None, typer.Argument(help="What to list; everything, where left out.", show_default=False)
+    ] = None,
+) -> None:
+    """List the models, losses or augmentations that can be chosen, those of other packages included."""
+    from rich import box
+    from rich.table import Table
+
+    for each in [kind] if kind is not None else list(Kind):
+        registry: Registry[Any] = getattr(import_module(f"napari_celltrain.nets.{_MODULES[each]}"), each.upper())
+        table = Table(title=each.capitalize(), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+        table.add_column("Key", style="bold cyan", no_wrap=True)
+        table.add_column("Name", no_wrap=True)
+        table.add_column("What it is")
+        for entry in registry:
+            table.add_row(text(entry.key), text(entry.label), text(entry.help))
+        console().print(table)
