@@ -250,10 +250,8 @@ def config(
         return
     if output.exists() and not force:
         raise ConfigError(f"{output} exists already. Choose another name, or replace it with --force.")
-    try:
+    with files.writing(output):
         files.write_text(output, content)
-    except OSError as error:
-        raise files.refusal(output, error) from error
     say(f"Written to {output}")
 
 

@@ -146,10 +146,8 @@ def demo(
     from napari_celltrain.values import files
 
     sample = results / ("real-sample" if real else "sample")
-    try:
+    with files.writing(sample):
         images, labels = (samples.write_real if real else samples.write_demo)(sample)
-    except OSError as error:
-        raise files.refusal(sample, error) from error
     training = TrainingConfig(
         epochs=epochs or (REAL_NUM_EPOCHS if real else NUM_EPOCHS),
         max_minutes=MAX_MINUTES if epochs is None else None,
