@@ -118,6 +118,7 @@ def test_objects_are_recomputed_without_the_network(
 def test_options_are_those_of_the_model_and_of_the_method(qtbot, widget: SegmentWidget, tmp_path: Path) -> None:
     tuned = ObjectDecoding(method="watershed", seed_distance_um=3.0, min_size_um3=7.0, context_um=11.0)
     path = write_tiny_model(tmp_path, "plain", target="foreground", objects=tuned, threshold=0.35)
+    choose_model(qtbot, widget, write_tiny_model(tmp_path, "learned"))
     choose_model(qtbot, widget, path)
     options = widget.options
     assert options.value().threshold == 0.35

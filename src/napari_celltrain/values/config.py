@@ -27,6 +27,8 @@ class Shown:
     """What no value means."""
     start: Any = None
     """The first value once there is to be one."""
+    digits: int | None = None
+    """Significant digits shown of a number that a program has computed; the value itself is not rounded."""
     by_magnitude: bool = False
     """Whether the arrows go along 0.001, 0.002, 0.005, 0.01, ..."""
     choices: Mapping[str, str] = field(default_factory=dict)

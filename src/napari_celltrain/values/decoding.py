@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from napari_celltrain.values.config import Frozen, LabelKind
+from napari_celltrain.values.config import Frozen, LabelKind, Shown
 
 Target = Literal["foreground", "objects"]
 """What a network has learned: foreground or classes only, or also the distance and boundary of each object."""
@@ -31,21 +31,21 @@ FIRST_LEVEL: Final = 0.3
 class ObjectDecoding(Frozen):
     """From probabilities to objects. Tuned on the validation volumes when a training ends; kept in ``model.yaml``."""
 
-    method: Method = "components"
+    method: Annotated[Method, Shown("Objects by")] = "components"
     """How touching cells are separated: not at all (connected components), by the shape of the foreground (watershed of
     its distance transform), or by the distance and boundary maps that the network has learned."""
-    smoothing_um: float = Field(default=0.0, ge=0.0, le=1000.0)
+    smoothing_um: Annotated[float, Field(ge=0.0, le=1000.0), Shown("Smoothing", "µm", digits=3)] = 0.0
     """Gaussian smoothing (sigma, µm) of the seed map before peaks are detected."""
-    seed_distance_um: float = Field(default=1.0, ge=0.0, le=10_000.0)
+    seed_distance_um: Annotated[float, Field(ge=0.0, le=10_000.0), Shown("Seed distance", "µm", digits=3)] = 1.0
     """Smallest distance between two seeds, in µm."""
-    seed_level: float = Field(default=0.0, ge=0.0, le=10_000.0)
+    seed_level: Annotated[float, Field(ge=0.0, le=10_000.0), Shown(digits=3)] = 0.0
     """Minimum peak height for a seed. Watershed: of the distance transform, in µm; learned: of the learned distance
     from 0 to 1, to which depth adds and from which boundaries take."""
     depth_weight: float = Field(default=0.0, ge=0.0, le=1000.0)
     """Learned only: weight of the distance transform (µm) in the seed map, added to the learned distance."""
     boundary_weight: float = Field(default=0.0, ge=0.0, le=1000.0)
     """Learned only: weight of the boundary map in the seed map, subtracted from the learned distance."""
-    min_size_um3: float = Field(default=0.0, ge=0.0)
+    min_size_um3: Annotated[float, Field(ge=0.0), Shown("Smallest size", "µm³", digits=3, by_magnitude=True)] = 0.0
     """Smaller objects are removed, in µm³."""
     context_um: float = Field(default=20.0, gt=0.0, le=10_000.0)
     """Context read around each block of a large volume, in µm: the size of a large object."""

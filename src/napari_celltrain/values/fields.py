@@ -99,9 +99,9 @@ def number(value: float) -> str:
 
 
 @cache
-def all_fields() -> dict[str, FieldFacts]:
+def all_fields(model: type[BaseModel] = RunConfig) -> dict[str, FieldFacts]:
     """Every field by its dotted path; those of augmentations as ``augmentation.augmentations.elastic.sigma``."""
-    return {facts.path: facts for facts in _walk(RunConfig, "")}
+    return {facts.path: facts for facts in _walk(model, "")}
 
 
 def label_of(path: str) -> str:

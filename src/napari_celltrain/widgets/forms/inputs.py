@@ -23,7 +23,8 @@ LARGEST = 1e300
 class NumberBox(QDoubleSpinBox):
     """A number of any size, shown in the shortest way that means exactly it, such as ``1e-5``, or in ``percent``.
 
-    A comma is taken for a point. ``valueChanged`` comes when typing ends, not at each letter.
+    With ``digits``, so many are shown of a value that was set rather than typed; the value itself stays exact. A comma
+    is taken for a point. ``valueChanged`` comes when typing ends, not at each letter.
     """
 
     def __init__(
@@ -35,10 +36,12 @@ class NumberBox(QDoubleSpinBox):
         step: Stepper,
         num_letters: int = 8,
         percent: bool = False,
+        digits: int | None = None,
         parent: QWidget | None = None,
     ) -> None:
         self._whole = whole
         self._percent = percent
+        self._digits = digits
         self._step = step
         self._num_letters = num_letters
         super().__init__(parent)
@@ -65,9 +68,13 @@ class NumberBox(QDoubleSpinBox):
     def textFromValue(self, value: float) -> str:
         if self._percent:
             return f"{Decimal(repr(value)).scaleb(2).normalize():f}"
+        if self._digits is not None:
+            value = float(f"{value:.{self._digits}g}") if abs(value) < 10**self._digits else round(value)
         return str(int(value)) if self._whole else shortest(value)
 
     def valueFromText(self, text: str | None) -> float:
+        if self._digits is not None and text == self.textFromValue(self.value()):
+            return self.value()
         return self._parse(text or "") or 0.0
 
     def validate(self, text: str | None, position: int) -> tuple[QValidator.State, str, int]:

@@ -26,6 +26,7 @@ from qtpy.QtWidgets import (
 from napari_celltrain.nets.losses import LOSSES
 from napari_celltrain.nets.models import MODELS
 from napari_celltrain.registry import Registry
+from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.fields import FieldFacts, all_fields
 from napari_celltrain.widgets.forms.editors import (
     Choice,
@@ -55,9 +56,9 @@ from napari_celltrain.widgets.theme import menu_text, plain_label, tooltip
 _REGISTRIES: dict[str, Registry[Any]] = {"training.model": MODELS, "training.loss": LOSSES}
 
 
-def editor_for(path: str) -> Editor:
+def editor_for(path: str, model: type[BaseModel] = RunConfig) -> Editor:
     """The editor of a field such as ``training.epochs``, showing its default, with its help as tooltip."""
-    facts = all_fields()[path]
+    facts = all_fields(model)[path]
     editor = _inner_editor(facts)
     # Text and paths are empty by themselves; the others need a box for it.
     if facts.optional and not isinstance(editor, TextEditor | PathEdit):
@@ -108,8 +109,15 @@ def _number_box(facts: FieldFacts, kind: type) -> NumberBox:
     low = -largest if facts.low is None else facts.low + (SMALLEST if facts.low_excluded else 0)
     high = largest if facts.high is None else facts.high
     num_letters = 11 if 1e9 < high < largest else 7 if facts.type is kind else 5
-    whole, percent = kind is int, facts.is_percent
-    return NumberBox(low, high, whole=whole, step=_stepper(facts, whole), num_letters=num_letters, percent=percent)
+    return NumberBox(
+        low,
+        high,
+        whole=kind is int,
+        step=_stepper(facts, kind is int),
+        num_letters=num_letters,
+        percent=facts.is_percent,
+        digits=facts.shown.digits,
+    )
 
 
 def _stepper(facts: FieldFacts, whole: bool) -> Stepper:
@@ -127,13 +135,16 @@ def _stepper(facts: FieldFacts, whole: bool) -> Stepper:
 class FieldRows(QWidget):
     """Rows of label and editor; where both do not fit side by side, the editor goes below its label.
 
-    ``values()`` are the fields by name, ready for the section's class.
+    ``values()`` are the fields of ``model`` by name, ready for the section's class.
     """
 
     valueChanged = Signal()
 
-    def __init__(self, paths: Iterable[str] = (), parent: QWidget | None = None) -> None:
+    def __init__(
+        self, paths: Iterable[str] = (), parent: QWidget | None = None, *, model: type[BaseModel] = RunConfig
+    ) -> None:
         super().__init__(parent)
+        self._model = model
         self.form = QFormLayout(self)
         self.form.setContentsMargins(0, 0, 0, 0)
         self.form.setHorizontalSpacing(6)
@@ -148,8 +159,8 @@ class FieldRows(QWidget):
     def add(self, path: str, editor: Any = None, label: str = "") -> Any:
         """Add the row of a field, with an ``editor`` of its own or the field's usual one, and return the editor."""
         if editor is None:
-            editor = editor_for(path)
-        facts = all_fields()[path]
+            editor = editor_for(path, self._model)
+        facts = all_fields(self._model)[path]
         self.add_control(label or facts.label, editor, help_text(facts))
         self.editors[path] = editor
         editor.valueChanged.connect(self._tell)
@@ -161,6 +172,9 @@ class FieldRows(QWidget):
         name.setTextFormat(Qt.TextFormat.PlainText)
         name.setBuddy(control)
         name.setToolTip(tooltip(explanation))
+        if isinstance(control, Editor):
+            control.setToolTip(explanation)
+            control.set_accessible_name(label)
         self.form.addRow(name, control)
 
     def add_widget(self, widget: QWidget) -> None:

@@ -20,7 +20,7 @@ from napari_celltrain.widgets.forms.inputs import ComboBox
 from napari_celltrain.widgets.forms.path_edit import PathEdit
 from napari_celltrain.widgets.forms.rows import FieldRows, Fold
 from napari_celltrain.widgets.layers import full_resolution, is_own, voxel_size_of
-from napari_celltrain.widgets.segment.parts import Message, add_row
+from napari_celltrain.widgets.segment.parts import Message
 from napari_celltrain.widgets.theme import tooltip
 
 Source = Literal["layer", "files"]
@@ -164,12 +164,12 @@ class InputPanel(QWidget):
             buttons.addWidget(button)
         buttons.addStretch(1)
         self._layer_rows, self._file_rows = FieldRows(), FieldRows()
-        add_row(self._layer_rows.form, "Layer", self.layer)
-        add_row(self._layer_rows.form, "Channel", self.channel)
+        self._layer_rows.add_control("Layer", self.layer)
+        self._layer_rows.add_control("Channel", self.channel)
         self._layer_rows.add_widget(self.message)
         images_help = "A TIFF file, an OME-Zarr folder, or a folder with any number of them."
-        add_row(self._file_rows.form, "Images", self.images, images_help)
-        add_row(self._file_rows.form, "Results", self.output, "Folder for the labels, one file for each volume.")
+        self._file_rows.add_control("Images", self.images, images_help)
+        self._file_rows.add_control("Results", self.output, "Folder for the labels, one file for each volume.")
         self._file_rows.add_widget(Fold("More about the files", self.file_fields))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)

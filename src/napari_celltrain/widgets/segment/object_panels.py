@@ -27,7 +27,7 @@ from napari_celltrain.widgets.layers import full_resolution, show_layer, undistu
 from napari_celltrain.widgets.run.prediction_layers import error_looks
 from napari_celltrain.widgets.segment.input_panel import LayerBox, Place, place_of, stack_of, volume_of
 from napari_celltrain.widgets.segment.object_table import ObjectTable
-from napari_celltrain.widgets.segment.parts import Facts, RunRow, add_row
+from napari_celltrain.widgets.segment.parts import Facts, RunRow
 from napari_celltrain.widgets.segment.work import Progress
 from napari_celltrain.widgets.theme import tooltip
 
@@ -52,7 +52,7 @@ class ObjectPanel(QWidget):
         self.table = table
         self.save_button = QPushButton(save)
         for text, box in boxes.items():
-            add_row(self.rows.form, text, box)
+            self.rows.add_control(text, box)
             box.valueChanged.connect(self._renew)
         self.column = QVBoxLayout(self)
         self.column.setContentsMargins(0, 0, 0, 0)
@@ -297,7 +297,7 @@ class ScoresPanel(ObjectPanel):
             self.filter.clear()
             self.filter.addItem(f"{len(wrong):,} objects are wrong" if wrong else "No object is wrong")
             for kind, name in KINDS.items():
-                num = sum(found.kind == kind for found in wrong)
+                num = 0 if scores is None else len(scores.wrong_of(kind))
                 if num:
                     self.filter.addItem(f"{num:,} {name}", kind)
         self.filter.setVisible(scores is not None and scores.objects is not None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
@@ -11,27 +10,17 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidge
 from napari_celltrain.runs.model import ModelCard
 from napari_celltrain.values.config import Spacing
 from napari_celltrain.values.decoding import METHODS, ObjectDecoding, first_decoding
-from napari_celltrain.values.fields import help_of
 from napari_celltrain.values.text import sizes
 from napari_celltrain.widgets.costs import DeviceEditor, shared_finder
-from napari_celltrain.widgets.forms.editors import Choice, ChoiceEditor, NumberEditor, SwitchEditor
-from napari_celltrain.widgets.forms.inputs import LARGEST, NumberBox, nice, one_two_five, shortest, steps_of
-from napari_celltrain.widgets.forms.rows import FieldRows
-from napari_celltrain.widgets.segment.parts import add_row
+from napari_celltrain.widgets.forms.editors import Choice, ChoiceEditor, SwitchEditor
+from napari_celltrain.widgets.forms.rows import FieldRows, editor_for
 from napari_celltrain.widgets.theme import tooltip
 
 SAME_SIZE = 1.01
 """Voxel sizes that differ by less than this factor are the same, but for how they were rounded."""
-_THRESHOLD_HELP = (
-    "Probability from which a voxel is foreground: a lower threshold finds more cells, and more false objects."
-)
-_NUMBERS = {
-    "smoothing_um": "Smoothing",
-    "seed_distance_um": "Seed distance",
-    "seed_level": "Seed level",
-    "min_size_um3": "Smallest size",
-}
-"""The fields of :class:`ObjectDecoding` that are shown, with their labels; the others stay as tuned."""
+_THRESHOLD_HELP = "Probability from which a voxel is foreground. A lower one finds more cells, and more false objects."
+_FIELDS = ("smoothing_um", "seed_distance_um", "seed_level", "min_size_um3")
+"""The numbers of :class:`ObjectDecoding` that are shown; the others stay as tuned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +44,9 @@ class OptionsPanel(QWidget):
         super().__init__(parent)
         self._card: ModelCard | None = None
         self._decoding = ObjectDecoding()
-        self.threshold = NumberEditor(NumberBox(0.001, 0.999, whole=False, step=steps_of(0.05)))
+        self.rows = FieldRows(model=ObjectDecoding)
+        self.threshold = editor_for("threshold", ModelCard)
         self.method = ChoiceEditor([])
-        self.numbers = {name: NumberEditor(_NumberBox(name), _unit(name)) for name in _NUMBERS}
         self.seed_unit = QLabel("µm deep")
         self.reset_button = QPushButton("As tuned")
         self.apply_button = QPushButton("Apply")
@@ -70,10 +59,9 @@ class OptionsPanel(QWidget):
         self.set_image(None, files=False)
 
     def value(self) -> SegmentOptions:
-        numbers = {name: float(editor.value()) for name, editor in self.numbers.items()}
         return SegmentOptions(
             float(self.threshold.value()),
-            self._decoding.model_copy(update=numbers) if self._has_objects else None,
+            self._decoding.model_copy(update=self.rows.values()) if self._has_objects else None,
             self.resample.isEnabled() and self.resample.value(),
             self.device.value(),
             self.probabilities.value(),
@@ -95,8 +83,8 @@ class OptionsPanel(QWidget):
         self._card = card
         has_threshold = card is not None and card.label_kind != "classes"
         for row in (self.threshold, self._buttons):
-            self.form.setRowVisible(row, has_threshold)
-        self.form.setRowVisible(self.method, self._has_objects)
+            self.rows.form.setRowVisible(row, has_threshold)
+        self.rows.form.setRowVisible(self.method, self._has_objects)
         self.reset()
 
     def reset(self) -> None:
@@ -105,11 +93,11 @@ class OptionsPanel(QWidget):
         if card is not None:
             with QSignalBlocker(self):
                 self.threshold.setValue(card.threshold)
+            with QSignalBlocker(self.rows):
+                self.method.setValue("components")  # else a method of the last model would stay among the choices
                 methods = [key for key in METHODS if key != "learned" or card.target == "objects"]
-                with QSignalBlocker(self.method):
-                    self.method.set_choices([Choice(key, *METHODS[key]) for key in methods])
-                    self.method.setValue(card.decoding.method)
-                self._show(card.decoding)
+                self.method.set_choices([Choice(key, *METHODS[key]) for key in methods])
+            self._show(card.decoding)
         self._report()
 
     def set_image(self, size: Spacing | None, *, files: bool) -> None:
@@ -117,7 +105,7 @@ class OptionsPanel(QWidget):
 
         The voxel sizes of ``files`` are known only when they are read.
         """
-        self.form.setRowVisible(self.probabilities, files)
+        self.rows.form.setRowVisible(self.probabilities, files)
         wanted = None if self._card is None else self._card.voxel_size
         text, offered = "", False
         if files:
@@ -145,27 +133,28 @@ class OptionsPanel(QWidget):
 
     def _show(self, decoding: ObjectDecoding) -> None:
         self._decoding = decoding
-        for name, editor in self.numbers.items():
-            with QSignalBlocker(editor):
-                editor.setValue(getattr(decoding, name))
+        with QSignalBlocker(self.rows):
+            self.rows.set_values(decoding)
 
-    def _change_method(self) -> None:
-        """A seed level means something else with each method, so it starts again; sizes stay."""
+    def _change(self) -> None:
+        """With another method, a seed level means something else and starts again; sizes stay."""
         card, method = self._card, self.method.value()
-        if card is None or method == self._decoding.method:
-            return
-        start = card.decoding
-        if method != start.method:
-            seeds = max(float(self.numbers["seed_distance_um"].value()), 1.0)
-            start = first_decoding("objects", 3 * seeds, self._decoding.context_um)
-            start = start.model_copy(update={"method": method} | ({} if method == "learned" else {"seed_level": 0.0}))
-        self._show(start.model_copy(update={"min_size_um3": float(self.numbers["min_size_um3"].value())}))
+        if card is not None and method != self._decoding.method:
+            values = self.rows.values()
+            start = card.decoding
+            if method != start.method:
+                seeds = max(values["seed_distance_um"], 1.0)
+                start = first_decoding("objects", 3 * seeds, self._decoding.context_um)
+                if method != "learned":
+                    start = start.model_copy(update={"method": method, "seed_level": 0.0})
+            self._show(start.model_copy(update={"min_size_um3": values["min_size_um3"]}))
         self._report()
 
-    def _report(self, *_: Any) -> None:
+    def _report(self) -> None:
         method = self._decoding.method
-        for name, editor in self.numbers.items():
-            self.form.setRowVisible(editor, self._has_objects and (name == "min_size_um3" or method != "components"))
+        for name in _FIELDS:
+            is_used = name == "min_size_um3" or method != "components"
+            self.rows.form.setRowVisible(self.numbers[name], self._has_objects and is_used)
         self.seed_unit.setVisible(method == "watershed")
         self.reset_button.setEnabled(not self.is_as_tuned)
         self.valueChanged.emit()
@@ -176,15 +165,11 @@ class OptionsPanel(QWidget):
             self.device.set_devices(devices)
 
     def _lay_out(self) -> None:
-        rows = FieldRows()
-        self.form = rows.form
-        add_row(self.form, "Threshold", self.threshold, _THRESHOLD_HELP)
-        add_row(self.form, "Objects by", self.method, help_of(ObjectDecoding, "method"))
-        for name, editor in self.numbers.items():
-            add_row(self.form, _NUMBERS[name], editor, help_of(ObjectDecoding, name))
-        level = self.numbers["seed_level"].layout()
-        assert isinstance(level, QHBoxLayout)
-        level.insertWidget(1, self.seed_unit)
+        rows = self.rows
+        rows.add_control("Threshold", self.threshold, _THRESHOLD_HELP)
+        rows.add("method", self.method)
+        self.numbers = {name: rows.add(name) for name in _FIELDS}
+        self.numbers["seed_level"].layout().insertWidget(1, self.seed_unit)
         self._buttons = QWidget()
         buttons = QHBoxLayout(self._buttons)
         buttons.setContentsMargins(0, 0, 0, 0)
@@ -199,36 +184,16 @@ class OptionsPanel(QWidget):
         rows.add_widget(self.resample)
         self.resample_text = rows.add_text()
         self.resample_text.setProperty("invalid-msg", True)  # napari's name for its theme's paler text
-        add_row(self.form, "Device", self.device, "Where to compute.")
+        rows.add_control("Device", self.device, "Where to compute.")
         rows.add_widget(self.probabilities)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(rows)
 
     def _connect(self) -> None:
-        self.method.valueChanged.connect(self._change_method)
-        for editor in (self.threshold, *self.numbers.values(), self.resample, self.device, self.probabilities):
+        self.rows.valueChanged.connect(self._change)
+        for editor in (self.threshold, self.resample, self.device, self.probabilities):
             editor.valueChanged.connect(self._report)
         self.reset_button.clicked.connect(self.reset)
         self.apply_button.clicked.connect(self.applyRequested)
         shared_finder().found.connect(self._name_devices)
-
-
-class _NumberBox(NumberBox):
-    """Of a field of :class:`ObjectDecoding`. Tuned values are shown with three digits and kept exactly."""
-
-    def __init__(self, name: str) -> None:
-        bounds = ObjectDecoding.model_fields[name].metadata
-        high = next((bound.le for bound in bounds if hasattr(bound, "le")), LARGEST)
-        step = one_two_five if name == "min_size_um3" else steps_of(nice(0.1))
-        super().__init__(0.0, high, whole=False, step=step)
-
-    def textFromValue(self, value: float) -> str:
-        return shortest(float(f"{value:.3g}") if abs(value) < 1000 else round(value))
-
-    def valueFromText(self, text: str | None) -> float:
-        return self.value() if text == self.textFromValue(self.value()) else super().valueFromText(text)
-
-
-def _unit(name: str) -> str:
-    return "µm³" if name.endswith("_um3") else "µm" if name.endswith("_um") else ""

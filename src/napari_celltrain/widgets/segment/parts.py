@@ -38,18 +38,6 @@ _BAR_MARGINS = 12
 _MAX_FILES_SHOWN = 6
 
 
-def add_row(form: QFormLayout, text: str, editor: QWidget, help_text: str = "") -> None:
-    """A label and what it is the label of; ``help_text`` is the tooltip of both."""
-    label = QLabel(text)
-    label.setBuddy(editor)
-    if help_text:
-        label.setToolTip(tooltip(help_text))
-        editor.setToolTip(help_text)
-    if hasattr(editor, "set_accessible_name"):
-        editor.set_accessible_name(text)
-    form.addRow(label, editor)
-
-
 class Message(QLabel):
     """A paragraph, hidden while empty; an error has the theme's colour for errors, also after a change of theme."""
 
