@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import weakref
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +14,11 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
-from napari_celltrain.data.differences import Difference, WrongObject, mark_wrong
+from napari_celltrain.data.differences import Difference, WrongObject
 from napari_celltrain.io.volume import ArrayVolume
 from napari_celltrain.values.config import LabelKind, Spacing
 from napari_celltrain.values.errors import CellTrainError, DataError
-from napari_celltrain.values.text import count, sizes
-from napari_celltrain.widgets.background import Job
+from napari_celltrain.values.text import count
 from napari_celltrain.widgets.forms.inputs import ComboBox
 from napari_celltrain.widgets.forms.rows import FieldRows
 from napari_celltrain.widgets.layers import full_resolution, show_layer, undisturbed
@@ -28,15 +26,13 @@ from napari_celltrain.widgets.run.prediction_layers import error_looks
 from napari_celltrain.widgets.segment.input_panel import LayerBox, Place, place_of, stack_of, volume_of
 from napari_celltrain.widgets.segment.object_table import ObjectTable
 from napari_celltrain.widgets.segment.parts import Facts, RunRow
-from napari_celltrain.widgets.segment.work import Progress
+from napari_celltrain.widgets.segment.work import Columns, evaluate, measure
 from napari_celltrain.widgets.theme import tooltip
 
 if TYPE_CHECKING:
     from napari import Viewer
 
     from napari_celltrain.evaluate.evaluation import VolumeScores
-
-Columns = dict[str, NDArray[Any]]
 
 
 class ObjectPanel(QWidget):
@@ -76,13 +72,29 @@ class ObjectPanel(QWidget):
 
     def save(self) -> None:
         """Ask where to, and write what is shown."""
+        chosen = self._ask_where()
+        if chosen:
+            self.save_to(Path(chosen))
+
+    def save_to(self, path: Path) -> None:
+        try:
+            show_info(self._write(path))
+        except CellTrainError as error:
+            show_error(str(error))
+
+    def _ask_where(self) -> str:
+        raise NotImplementedError
+
+    def _write(self, path: Path) -> str:
+        """Returns what to say about it."""
         raise NotImplementedError
 
     def _start(self) -> None:
         """Raises :class:`CellTrainError` for layers that cannot be used."""
         raise NotImplementedError
 
-    def _jump(self, row: int) -> None:
+    def _locate(self, row: int) -> tuple[int, int, Sequence[float]]:
+        """Of the object in a row of the table: number of the box of its layer, label, and centre in voxels."""
         raise NotImplementedError
 
     def _run(self) -> None:
@@ -90,10 +102,11 @@ class ObjectPanel(QWidget):
         with self.run.errors_shown():
             self._start()
 
-    def _jump_to(self, which: int, label: int, position_zyx: Sequence[float]) -> None:
-        layer = self._used[which]()
+    def _jump(self, row: int) -> None:
+        box, label, centre_zyx = self._locate(row)
+        layer = self._used[box]()
         if layer is not None:
-            jump_to(self._viewer, layer, label, position_zyx)
+            jump_to(self._viewer, layer, label, centre_zyx)
 
     def _renew(self) -> None:
         self.run.set_possible(self._boxes[0].value() is not None)
@@ -120,22 +133,16 @@ class MeasurePanel(ObjectPanel):
         self.labels.setValue(labels)
         self.image.setValue(image)
 
-    def save(self) -> None:
+    def _ask_where(self) -> str:
         layer = self._used[0]()
         name = "objects.csv" if layer is None else f"{layer.name}.csv"
-        chosen, _ = QFileDialog.getSaveFileName(self, "Save the table", str(Path.home() / name), "CSV (*.csv)")
-        if chosen:
-            self.save_to(Path(chosen))
+        return QFileDialog.getSaveFileName(self, "Save the table", str(Path.home() / name), "CSV (*.csv)")[0]
 
-    def save_to(self, path: Path) -> None:
+    def _write(self, path: Path) -> str:
         from napari_celltrain.values.files import write_table
 
-        try:
-            write_table(path, list(self.columns), zip(*self.columns.values(), strict=True))
-        except CellTrainError as error:
-            show_error(str(error))
-            return
-        show_info(f"The table of {count(len(self._centres), 'object')} is in {path}.")
+        write_table(path, list(self.columns), zip(*self.columns.values(), strict=True))
+        return f"The table of {count(len(self._centres), 'object')} is in {path}."
 
     def _start(self) -> None:
         labels, images = volume_of(self.labels.value()), _channels(self.image.value())
@@ -156,8 +163,8 @@ class MeasurePanel(ObjectPanel):
         self.table.set_columns(columns)
         self.save_button.setVisible(bool(columns))
 
-    def _jump(self, row: int) -> None:
-        self._jump_to(0, int(self.columns["label"][row]), self._centres[row])
+    def _locate(self, row: int) -> tuple[int, int, Sequence[float]]:
+        return 0, int(self.columns["label"][row]), tuple(self._centres[row])
 
 
 def _channels(layer: Any) -> list[ArrayVolume]:
@@ -166,30 +173,6 @@ def _channels(layer: Any) -> list[ArrayVolume]:
         return []
     stack = stack_of(layer)
     return [volume_of(layer, index) for index in range(stack.num if stack else 1)]
-
-
-def measure(
-    labels: ArrayVolume, images: list[ArrayVolume]
-) -> Generator[Progress, None, tuple[Columns, NDArray[np.float64]]]:
-    """The columns, and the centre of each object in voxels (z, y, x); in a worker thread."""
-    from napari_celltrain.data.measure import measuring
-    from napari_celltrain.data.objects import find_objects
-
-    for image in images:
-        if image.shape != labels.shape:
-            raise DataError(
-                f"{image.name}: has another shape ({sizes(image.shape)}) than the labels ({sizes(labels.shape)}). "
-                "Choose the image that the labels are of, or none."
-            )
-    importlib.import_module("pandas")  # the layer's features need it, and the window should not wait for it
-    size = labels.voxel_size or next((image.voxel_size for image in images), None)
-    steps = measuring(labels.lazy(), [image.lazy() for image in images] or None, size)
-    while True:
-        try:
-            done, total = next(steps)
-        except StopIteration as end:
-            return end.value, find_objects(labels.lazy()).centres
-        yield done, total, "Measuring"
 
 
 # --- scores --------------------------------------------------------------------------------------------------
@@ -255,23 +238,16 @@ class ScoresPanel(ObjectPanel):
             others = [layer for layer in self.truth.choices()[::-1] if layer is not prediction]
             self.truth.setValue(next(iter(others), None))
 
-    def save(self) -> None:
-        chosen = QFileDialog.getExistingDirectory(self, "Folder for the scores", str(Path.home()))
-        if chosen:
-            self.save_to(Path(chosen))
+    def _ask_where(self) -> str:
+        return QFileDialog.getExistingDirectory(self, "Folder for the scores", str(Path.home()))
 
-    def save_to(self, folder: Path) -> None:
-        """Write the scores shown to ``folder``."""
+    def _write(self, path: Path) -> str:
         from napari_celltrain.evaluate.evaluation import Evaluation
         from napari_celltrain.evaluate.score_files import write_evaluation
 
         assert self.scores is not None
-        try:
-            paths = write_evaluation(Evaluation(self._kind, (self.scores,), self.scores), folder)
-        except CellTrainError as error:
-            show_error(str(error))
-            return
-        show_info(f"The scores are in {', '.join(path.name for path in paths)} in {folder}.")
+        paths = write_evaluation(Evaluation(self._kind, (self.scores,), self.scores), path)
+        return f"The scores are in {', '.join(written.name for written in paths)} in {path}."
 
     def _start(self) -> None:
         truth, predicted = self.truth.value(), self.prediction.value()
@@ -321,32 +297,13 @@ class ScoresPanel(ObjectPanel):
             layer = show_layer(self._viewer, "labels", ERRORS, shaped, opacity=0.7, **options)
             layer.colormap = error_looks(set(KINDS) if kind is None else {Difference(kind)})["colormap"]
 
-    def _jump(self, row: int) -> None:
-        if self.scores is not None:
-            found = self.scores.wrong[row]
-            self._jump_to(0 if found.side == "labels" else 1, found.label, found.centre_zyx)
+    def _locate(self, row: int) -> tuple[int, int, Sequence[float]]:
+        assert self.scores is not None
+        found = self.scores.wrong[row]
+        return 0 if found.side == "labels" else 1, found.label, found.centre_zyx
 
     def _renew(self) -> None:
         self.run.set_possible(self.truth.value() is not None and self.prediction.value() is not None)
-
-
-def evaluate(
-    job: Job, truth: ArrayVolume, predicted: ArrayVolume, kind: LabelKind, ignore_value: int | None
-) -> Generator[Progress, None, tuple[VolumeScores, NDArray[np.uint8] | None]]:
-    """The scores, and for objects the wrong ones as :class:`Difference`; in a worker thread."""
-    from napari_celltrain.evaluate.evaluation import evaluate_arrays
-
-    scores = yield from evaluate_arrays(
-        truth.lazy(),
-        predicted.lazy(),
-        truth.voxel_size or predicted.voxel_size,
-        name=predicted.name,
-        label_kind=kind,
-        ignore_value=ignore_value,
-    )
-    if scores.objects is None:
-        return scores, None
-    return scores, mark_wrong(truth.lazy(), predicted.lazy(), scores.wrong, ignore_value)
 
 
 def score_rows(scores: VolumeScores) -> list[tuple[str, str, str]]:

@@ -210,7 +210,7 @@ class SegmentWidget(QWidget):
     def _lay_out(self) -> None:
         self.scroll_area = _Column()
         self.scroll_area.column.setSpacing(4)
-        model, source = _heading("Model"), _heading("What to segment")
+        model, source = QLabel("<b>Model</b>"), QLabel("<b>What to segment</b>")
         parts = (model, self.model, source, self.input, self.options_fold, self.run, self.files)
         for part in (*parts, self.scores_fold, self.measure_fold):
             self.scroll_area.column.addWidget(part)
@@ -282,14 +282,6 @@ def _is_ours(dock: QDockWidget) -> bool:
     """Whether it shows this widget or the training widget, and can hold a tab."""
     names = {type(child).__name__ for child in dock.findChildren(QWidget)}
     return not dock.isFloating() and not dock.isHidden() and not names.isdisjoint({"TrainWidget", "SegmentWidget"})
-
-
-def _heading(text: str) -> QLabel:
-    label = QLabel(text)
-    font = label.font()
-    font.setBold(True)
-    label.setFont(font)
-    return label
 
 
 RESULT = "celltrain_result"

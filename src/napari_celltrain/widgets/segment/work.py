@@ -1,4 +1,4 @@
-"""The work of a worker thread: a layer's volume is segmented here, files are segmented by a process of their own.
+"""Work in a thread: segmenting a layer, following the process that segments files, measuring and scoring objects.
 
 A layer is in napari's memory already, and its probability maps have to come back to it: objects are decoded from them
 again when the user turns an option.
@@ -16,10 +16,11 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from napari_celltrain.data.differences import mark_wrong
 from napari_celltrain.io.volume import ArrayVolume, LazyArray
 from napari_celltrain.predict.process import PredictRequest, segment_in_process
 from napari_celltrain.runs.model import ModelCard
-from napari_celltrain.values.config import Spacing
+from napari_celltrain.values.config import LabelKind, Spacing
 from napari_celltrain.values.decoding import ObjectDecoding
 from napari_celltrain.values.errors import CellTrainError, DataError
 from napari_celltrain.values.events import Failed, Prepared, Saved, Warned
@@ -28,6 +29,7 @@ from napari_celltrain.widgets.background import Job
 from napari_celltrain.widgets.run.sources import spare_cores
 
 if TYPE_CHECKING:
+    from napari_celltrain.evaluate.evaluation import VolumeScores
     from napari_celltrain.runs.model import Segmentation
 
 LOADING = "Loading the model"
@@ -38,6 +40,7 @@ DECODING = "Decoding objects"
 MAX_BYTES = 4 * 2**30
 """Maps larger than this are not kept; nor are those of more than a quarter of the memory that is free."""
 
+Columns = dict[str, NDArray[Any]]
 Progress = tuple[int, int, str]
 """Done, of how many (0: not known), and what."""
 
@@ -187,3 +190,46 @@ def segment_files(job: Job, request: PredictRequest) -> Generator[Progress | Wri
             case Failed():
                 raise CellTrainError(printable(event.message))
     return num_written
+
+
+def measure(
+    labels: ArrayVolume, images: list[ArrayVolume]
+) -> Generator[Progress, None, tuple[Columns, NDArray[np.float64]]]:
+    """The columns, and the centre of each object in voxels (z, y, x)."""
+    from napari_celltrain.data.measure import measuring
+    from napari_celltrain.data.objects import find_objects
+
+    for image in images:
+        if image.shape != labels.shape:
+            raise DataError(
+                f"{image.name}: has another shape ({sizes(image.shape)}) than the labels ({sizes(labels.shape)}). "
+                "Choose the image that the labels are of, or none."
+            )
+    importlib.import_module("pandas")  # the layer's features need it, and the window should not wait for it
+    size = labels.voxel_size or next((image.voxel_size for image in images), None)
+    steps = measuring(labels.lazy(), [image.lazy() for image in images] or None, size)
+    while True:
+        try:
+            done, total = next(steps)
+        except StopIteration as end:
+            return end.value, find_objects(labels.lazy()).centres
+        yield done, total, "Measuring"
+
+
+def evaluate(
+    job: Job, truth: ArrayVolume, predicted: ArrayVolume, kind: LabelKind, ignore_value: int | None
+) -> Generator[Progress, None, tuple[VolumeScores, NDArray[np.uint8] | None]]:
+    """The scores, and for objects the wrong ones as :class:`Difference`."""
+    from napari_celltrain.evaluate.evaluation import evaluate_arrays
+
+    scores = yield from evaluate_arrays(
+        truth.lazy(),
+        predicted.lazy(),
+        truth.voxel_size or predicted.voxel_size,
+        name=predicted.name,
+        label_kind=kind,
+        ignore_value=ignore_value,
+    )
+    if scores.objects is None:
+        return scores, None
+    return scores, mark_wrong(truth.lazy(), predicted.lazy(), scores.wrong, ignore_value)
