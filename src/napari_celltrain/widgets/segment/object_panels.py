@@ -222,7 +222,7 @@ class ScoresPanel(ObjectPanel):
         super().__init__(viewer, boxes, run, table, "Save the scores…")
         self.save_button.setToolTip(tooltip("Write scores.csv, scores.json and a plot to a folder"))
         self.rows.add("data.label_kind")
-        self.rows.add("data.ignore_value")
+        self.rows.add("data.ignore_value", label="Not annotated")
         self.facts = Facts()
         self.filter = ComboBox()
         self.filter.setAccessibleName("Errors shown")

@@ -226,6 +226,8 @@ class SegmentWidget(QWidget):
         self.options.valueChanged.connect(self._renew_apply)
         self.options.applyRequested.connect(self.apply)
         self.options_fold.toggled.connect(self._unfold)
+        for fold in (self.options_fold, self.scores_fold, self.measure_fold):
+            fold.toggled.connect(self.scroll_area.updateGeometry)
         self.run.started.connect(self.start)
         self.run.noted.connect(self._note)
         self.run.ended.connect(self._renew)
