@@ -9,7 +9,7 @@ import pytest
 from qtpy.QtCore import QSettings
 
 from napari_celltrain.widgets import costs
-from napari_celltrain.widgets.run import curves, prediction_layers, sources
+from napari_celltrain.widgets.run import curves, shown, sources
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -38,7 +38,7 @@ def impatient_window(monkeypatch: pytest.MonkeyPatch) -> None:
     """Events of a run come at once: no test has to wait for the next second."""
     for module in (sources, curves):
         monkeypatch.setattr(module, "PAUSES", (0.05, 0.1))
-    monkeypatch.setattr(prediction_layers, "LONGEST_REST", 0.1)
+    monkeypatch.setattr(shown, "LONGEST_REST", 0.1)
 
 
 @pytest.fixture(autouse=True)

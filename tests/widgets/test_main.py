@@ -24,7 +24,7 @@ from napari_celltrain.widgets.preferences import Preferences
 from napari_celltrain.widgets.run import closing
 from napari_celltrain.widgets.run import controller as controller_module
 from napari_celltrain.widgets.run.controller import RunController
-from napari_celltrain.widgets.run.prediction_layers import ERRORS
+from napari_celltrain.widgets.run.shown import ERRORS
 from napari_celltrain.widgets.train import widget as widget_module
 from napari_celltrain.widgets.train.widget import TrainWidget
 
@@ -262,9 +262,8 @@ class _Waiting:
 def test_plotting_leaves_matplotlib_as_it_was(qtbot, viewer, controller, wishes) -> None:
     import matplotlib as mpl
 
-    from napari_celltrain.widgets.run.curves import CurvesPlot, import_matplotlib
+    from napari_celltrain.widgets.run.curves import CurvesPlot
 
-    import_matplotlib()
     before = dict(mpl.rcParams)
     plot = CurvesPlot(viewer)
     qtbot.addWidget(plot)

@@ -19,8 +19,8 @@ from napari_celltrain.values.config import DataConfig, RunConfig
 from napari_celltrain.values.events import Failed, Finished, Validated
 from napari_celltrain.widgets.layers import find_layer
 from napari_celltrain.widgets.previews import open_preview_volume, read_preview
-from napari_celltrain.widgets.run import prediction_layers as module
-from napari_celltrain.widgets.run.prediction_layers import ERRORS, IMAGE, LABELS, PREDICTION, PredictionLayers
+from napari_celltrain.widgets.run import shown as module
+from napari_celltrain.widgets.run.shown import ERRORS, IMAGE, LABELS, PREDICTION, PredictionLayers
 
 
 def validated(epoch: int) -> Validated:

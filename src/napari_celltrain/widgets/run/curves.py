@@ -1,16 +1,11 @@
-"""A matplotlib canvas that never lets the window wait: figures are drawn in a thread, the window only shows pictures.
+"""The live plot: training loss and validation scores against the epoch.
 
-A redraw costs 50 to 200 ms, mostly in Python; in a thread it delays the window by a switch of threads, 5 ms at most.
-Import this module only where matplotlib has been imported in a thread before.
-
-The live plot: training loss and validation scores against the epoch, docked in the viewer.
-
-Puts the plot into the viewer when there is something to draw, and takes it out again with the widget.
+A redraw costs 50 to 200 ms, mostly in Python. So the figure is drawn in a thread, and the window only shows the
+picture. Import this module only where matplotlib has been imported in a thread before.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -22,143 +17,24 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.backends.backend_qt import NavigationToolbar2QT
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
-from napari.qt.threading import create_worker
 from napari.utils.theme import get_theme
-from qtpy.QtCore import QObject, Qt, QTimer, Signal
+from qtpy.QtCore import QTimer, Signal
 from qtpy.QtGui import QImage, QPainter, QResizeEvent
-from qtpy.QtWidgets import QMainWindow, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
 from napari_celltrain.runs.history import Curves, History, Palette
-from napari_celltrain.values.events import EpochDone, Event, Failed, Finished, Started, Validated
-from napari_celltrain.widgets.layers import PAUSE_MS
-from napari_celltrain.widgets.responsive import drawn_once, pause, quick_switching
-from napari_celltrain.widgets.run.controller import RunController
+from napari_celltrain.widgets.responsive import pause, quick_switching
 
 if TYPE_CHECKING:
     from napari import Viewer
 
-Change = Callable[[], None]
-
-_CANVAS_LATER_MS = 100
-"""What asks for a drawing mostly has the window drawn, too: a thread beside that would make it take twice as long."""
-
-logger = logging.getLogger(__name__)
-
-
-class Toolbar(NavigationToolbar2QT):
-    """Without the dialogs that lay out and edit a figure: ours does that itself."""
-
-    toolitems: Any = [  # noqa: RUF012  # as the base class has it
-        item for item in NavigationToolbar2QT.toolitems if item[3] not in ("configure_subplots", None)
-    ]
-
-    def __init__(self, canvas: QuietCanvas, parent: QWidget) -> None:
-        super().__init__(canvas, parent, coordinates=True)  # type: ignore[no-untyped-call]
-        for action in self.actions():
-            if action.text() == "Customize":
-                self.removeAction(action)
-
-
-class QuietCanvas(FigureCanvasQTAgg):
-    """Whoever changes the figure does so by :meth:`change`, never by itself: the thread may be drawing it.
-
-    Moving and zooming by the toolbar are exceptions, which at worst cost a picture that is drawn again at once.
-    """
-
-    _drawn = Signal(object)
-
-    def __init__(self, figure: Figure) -> None:
-        super().__init__(figure)  # type: ignore[no-untyped-call]
-        self._image: QImage | None = None
-        self._changes: list[Change] = []
-        self._asked = False
-        self._drawing = False
-        self._lock = threading.Lock()  # of the figure
-        self._drawn.connect(self._show)
-
-    def change(self, change: Change) -> None:
-        """Call ``change`` in the drawing thread, and draw the figure anew."""
-        self._changes.append(change)
-        self.draw_idle()
-
-    def draw(self) -> None:
-        self.draw_idle()
-
-    def draw_idle(self) -> None:
-        self._asked = True
-        # before it has its place in a window, it is smaller than a plot can be; what then makes it larger asks again
-        is_placed = self.width() >= max(1, self.minimumWidth()) and self.height() >= max(1, self.minimumHeight())
-        if is_placed and not getattr(self, "_drawing", True):
-            self._drawing = True
-            QTimer.singleShot(_CANVAS_LATER_MS, self._begin)
-
-    def _begin(self) -> None:
-        self._asked = False
-        changes, self._changes = self._changes, []
-        threading.Thread(target=self._work, args=(changes,), name="celltrain-plot", daemon=True).start()
-
-    def print_figure(self, *args: Any, **kwargs: Any) -> Any:
-        with self._lock:
-            return FigureCanvasAgg.print_figure(self, *args, **kwargs)
-
-    def paintEvent(self, event: Any) -> None:
-        painter = QPainter(self)
-        if self._image is None:
-            painter.fillRect(self.rect(), self.palette().window())
-        else:
-            painter.drawImage(self.rect(), self._image)
-        self._draw_rect_callback(painter)  # type: ignore[no-untyped-call]  # the frame of the zoom tool
-        painter.end()
-
-    def _work(self, changes: list[Change]) -> None:
-        image = None
-        try:
-            with self._lock, quick_switching():
-                for change in changes:
-                    change()
-                image = self._render()
-        except Exception as error:  # a picture must never end anything; the next one may succeed
-            logger.warning("The plot could not be drawn.", exc_info=error)
-        try:
-            self._drawn.emit(image)
-        except RuntimeError:  # the canvas was deleted meanwhile
-            return
-
-    def _render(self) -> np.ndarray:
-        width, height = (int(size) for size in self.figure.bbox.size)
-        renderer: Any = RendererAgg(max(1, width), max(1, height), self.figure.dpi)  # type: ignore[no-untyped-call]
-        self.figure.draw(renderer)
-        return np.array(renderer.buffer_rgba())
-
-    def _show(self, pixels: np.ndarray | None) -> None:
-        self._drawing = False
-        if pixels is not None:
-            height, width = pixels.shape[:2]
-            image = QImage(pixels.tobytes(), width, height, 4 * width, QImage.Format.Format_RGBA8888)
-            self._image = image.copy()  # a QImage does not keep the bytes that it was made of
-            self.update()
-        if self._asked:
-            self.draw_idle()
-
-
-# --- curves ----------------------------------------------------------------------------------------------
-
 PAUSES = (0.5, 5.0)
 """Seconds between two redraws, at least and at most."""
+_LATER_MS = 100
+"""What asks for a drawing mostly has the window drawn, too: a thread beside that would make it take twice as long."""
 _LOW_HEIGHT = 330  # pixels below which the two plots stand side by side
 
-_imported = threading.Event()
-
-
-def import_matplotlib() -> None:
-    """For a thread: it takes half a second, and minutes where matplotlib looks for fonts for the first time."""
-    import napari_celltrain.widgets.run.curves  # noqa: F401
-
-    _imported.set()
-
-
-def matplotlib_is_imported() -> bool:
-    return _imported.is_set()
+logger = logging.getLogger(__name__)
 
 
 class CurvesPlot(QWidget):
@@ -166,8 +42,6 @@ class CurvesPlot(QWidget):
 
     def __init__(self, viewer: Viewer, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        from matplotlib.figure import Figure
-
         self._viewer = viewer
         self.figure = Figure(figsize=(6.4, 2.2), layout="constrained")  # its size is the canvas's hint
         self.canvas: Any = QuietCanvas(self.figure)
@@ -205,18 +79,9 @@ class CurvesPlot(QWidget):
         """Follow the viewer's theme no longer."""
         self._viewer.events.theme.disconnect(self._follow_theme)
 
-    # --- changes of the figure, all of them made in the canvas's thread ---------------------------------------
-
     def _draw(self) -> None:
         self._drawn_at = time.monotonic()
-        curves, history = self._curves, self._history
-        if curves is None:
-            return
-
-        def show() -> None:
-            curves.show(history)
-
-        self.canvas.change(show)
+        self.canvas.change(self._show)
 
     def _arrange(self) -> None:
         """The two plots one above the other, or side by side where the place is low and wide."""
@@ -227,13 +92,19 @@ class CurvesPlot(QWidget):
             self.toolbar.update()  # what was zoomed to is gone
             self.canvas.change(self._make_curves)
 
+    def _follow_theme(self, event: object = None) -> None:
+        self.canvas.change(self._recolor)
+
+    # --- changes of the figure, all of them made in the canvas's thread ---------------------------------------
+
     def _make_curves(self) -> None:
         self.figure.clear()
         self._curves = Curves(self.figure, palette_of(str(self._viewer.theme)), self._side_by_side)
-        self._curves.show(self._history)
+        self._show()
 
-    def _follow_theme(self, event: object = None) -> None:
-        self.canvas.change(self._recolor)
+    def _show(self) -> None:
+        if self._curves is not None:
+            self._curves.show(self._history)
 
     def _recolor(self) -> None:
         if self._curves is not None:
@@ -249,95 +120,97 @@ def palette_of(theme_name: str) -> Palette:
     return Palette(background, text, theme.foreground.as_hex(), "#0072B2", "#D55E00", "#009E73")
 
 
-# --- curves dock -----------------------------------------------------------------------------------------
+class Toolbar(NavigationToolbar2QT):
+    """Without the dialogs that lay out and edit a figure: ours does that itself."""
 
-NAME = "CellTrain curves"
-_HEIGHT = 250
-_LATER_MS = 3 * PAUSE_MS  # after a start, which has enough to show by itself
-_CORNER = Qt.Corner.BottomRightCorner
-_DRAWN = (Started, EpochDone, Validated, Finished, Failed)
+    toolitems: Any = [  # noqa: RUF012  # as the base class has it
+        item for item in NavigationToolbar2QT.toolitems if item[3] not in ("configure_subplots", None)
+    ]
+
+    def __init__(self, canvas: QuietCanvas, parent: QWidget) -> None:
+        super().__init__(canvas, parent, coordinates=True)  # type: ignore[no-untyped-call]
+        for action in self.actions():
+            if action.text() == "Customize":
+                self.removeAction(action)
 
 
-class CurvesDock(QObject):
-    """Listens to the controller; matplotlib is imported in a thread when the first run begins."""
+class QuietCanvas(FigureCanvasQTAgg):
+    """Its figure is to be changed by :meth:`change` only: the thread may be drawing it.
 
-    def __init__(self, viewer: Viewer, controller: RunController, parent: QWidget) -> None:
-        super().__init__(parent)
-        self._widget = parent
-        self._viewer = viewer
-        self._controller = controller
-        self._plot: CurvesPlot | None = None
-        self._is_importing = False
-        self._is_removed = False
-        self._is_docking = False
-        controller.stateChanged.connect(self._renew)
-        controller.eventsReceived.connect(self._draw)
-        if controller.is_busy or controller.history().rows:
-            self._begin()
+    Moving and zooming by the toolbar are exceptions, which at worst cost a picture that is drawn again at once.
+    """
 
-    @property
-    def plot(self) -> CurvesPlot | None:
-        return self._plot
+    _drawn = Signal(object)
 
-    def remove(self) -> None:
-        """Out of the viewer, for good."""
-        self._is_removed = True
-        plot, self._plot = self._plot, None
-        if plot is None:
-            return
-        plot.forget_viewer()
-        window = plot.window()
-        if isinstance(window, QMainWindow):
-            window.setCorner(_CORNER, Qt.DockWidgetArea.BottomDockWidgetArea)  # as Qt has it
-        with contextlib.suppress(LookupError, RuntimeError, AttributeError):  # the user, or napari, was quicker
-            self._viewer.window.remove_dock_widget(plot)
-        plot.deleteLater()
+    def __init__(self, figure: Figure) -> None:
+        super().__init__(figure)  # type: ignore[no-untyped-call]
+        self._image: QImage | None = None
+        self._changes: list[Callable[[], None]] = []
+        self._asked = False
+        self._drawing = False
+        self._lock = threading.Lock()  # of the figure
+        self._drawn.connect(self._show)
 
-    def _renew(self) -> None:
-        """As soon as a run begins; who closes the plot does not see it again before the next run."""
-        if self._controller.state == "preparing" and not self._controller.events:
+    def change(self, change: Callable[[], None]) -> None:
+        """Call ``change`` in the drawing thread, and draw the figure again."""
+        self._changes.append(change)
+        self.draw_idle()
+
+    def draw(self) -> None:
+        self.draw_idle()
+
+    def draw_idle(self) -> None:
+        self._asked = True
+        # before it has its place in a window, it is smaller than a plot can be; what then makes it larger asks again
+        is_placed = self.width() >= max(1, self.minimumWidth()) and self.height() >= max(1, self.minimumHeight())
+        if is_placed and not getattr(self, "_drawing", True):
+            self._drawing = True
             QTimer.singleShot(_LATER_MS, self._begin)
 
     def _begin(self) -> None:
-        if self._is_removed or self._is_importing or self._is_docking or self._is_docked():
+        self._asked = False
+        changes, self._changes = self._changes, []
+        threading.Thread(target=self._work, args=(changes,), name="celltrain-plot", daemon=True).start()
+
+    def print_figure(self, *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            return FigureCanvasAgg.print_figure(self, *args, **kwargs)
+
+    def paintEvent(self, event: Any) -> None:
+        painter = QPainter(self)
+        if self._image is None:
+            painter.fillRect(self.rect(), self.palette().window())
+        else:
+            painter.drawImage(self.rect(), self._image)
+        self._draw_rect_callback(painter)  # type: ignore[no-untyped-call]  # the frame of the zoom tool
+        painter.end()
+
+    def _work(self, changes: list[Callable[[], None]]) -> None:
+        image = None
+        try:
+            with self._lock, quick_switching():
+                for change in changes:
+                    change()
+                image = self._render()
+        except Exception as error:  # a picture must never end anything; the next one may succeed
+            logger.warning("The plot could not be drawn.", exc_info=error)
+        try:
+            self._drawn.emit(image)
+        except RuntimeError:  # the canvas was deleted meanwhile
             return
-        if matplotlib_is_imported():
-            self._dock()
-            return
-        self._is_importing = True
-        worker = create_worker(import_matplotlib)
-        worker.finished.connect(self._finish_import)
-        worker.start()
 
-    def _finish_import(self) -> None:
-        self._is_importing = False
-        if matplotlib_is_imported():
-            self._begin()
+    def _render(self) -> np.ndarray:
+        width, height = (int(size) for size in self.figure.bbox.size)
+        renderer: Any = RendererAgg(max(1, width), max(1, height), self.figure.dpi)  # type: ignore[no-untyped-call]
+        self.figure.draw(renderer)
+        return np.array(renderer.buffer_rgba())
 
-    def _dock(self) -> None:
-        if self._plot is not None:  # closed by its ✕
-            self._plot.forget_viewer()
-            self._plot.deleteLater()
-        self._plot = CurvesPlot(self._viewer)
-        self._is_docking = True
-        QTimer.singleShot(PAUSE_MS, self._put)
-
-    def _put(self) -> None:
-        self._is_docking = False
-        if self._plot is None:  # taken away meanwhile
-            return
-        with drawn_once(self._widget.window() or self._widget):
-            dock = self._viewer.window.add_dock_widget(self._plot, name=NAME, area="bottom")
-            window = self._plot.window()
-            if isinstance(window, QMainWindow):
-                # Below the canvas only: the widget at the right keeps its whole height.
-                window.setCorner(_CORNER, Qt.DockWidgetArea.RightDockWidgetArea)
-                window.resizeDocks([dock], [_HEIGHT], Qt.Orientation.Vertical)
-        self._plot.show_history(self._controller.history())
-
-    def _is_docked(self) -> bool:
-        return self._plot is not None and self._plot.parent() is not None
-
-    def _draw(self, events: tuple[Event, ...]) -> None:
-        if self._plot is not None and self._is_docked() and any(isinstance(event, _DRAWN) for event in events):
-            self._plot.show_history(self._controller.history())
+    def _show(self, pixels: np.ndarray | None) -> None:
+        self._drawing = False
+        if pixels is not None:
+            height, width = pixels.shape[:2]
+            image = QImage(pixels.tobytes(), width, height, 4 * width, QImage.Format.Format_RGBA8888)
+            self._image = image.copy()  # a QImage does not keep the bytes that it was made of
+            self.update()
+        if self._asked:
+            self.draw_idle()

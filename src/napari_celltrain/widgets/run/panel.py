@@ -34,9 +34,9 @@ from napari_celltrain.values.errors import CellTrainError
 from napari_celltrain.values.events import Event, Finished
 from napari_celltrain.widgets.responsive import drawn_once
 from napari_celltrain.widgets.run.controller import RunController
-from napari_celltrain.widgets.run.prediction_layers import PredictionLayers
 from napari_celltrain.widgets.run.progress import RunLog, RunProgress
 from napari_celltrain.widgets.run.segment_row import SegmentRow
+from napari_celltrain.widgets.run.shown import PredictionLayers
 from napari_celltrain.widgets.theme import plain_label, tooltip
 
 if TYPE_CHECKING:

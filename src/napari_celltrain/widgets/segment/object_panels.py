@@ -22,7 +22,7 @@ from napari_celltrain.values.text import count
 from napari_celltrain.widgets.forms.inputs import ComboBox
 from napari_celltrain.widgets.forms.rows import FieldRows
 from napari_celltrain.widgets.layers import full_resolution, show_layer, undisturbed
-from napari_celltrain.widgets.run.prediction_layers import error_looks
+from napari_celltrain.widgets.run.shown import error_looks
 from napari_celltrain.widgets.segment.input_panel import LayerBox, Place, place_of, stack_of, volume_of
 from napari_celltrain.widgets.segment.object_table import ObjectTable
 from napari_celltrain.widgets.segment.parts import Facts, RunRow

@@ -21,8 +21,8 @@ from napari_celltrain.widgets.layers import LayerSource
 from napari_celltrain.widgets.preferences import ask_and_load, ask_and_save, last_run, preferences
 from napari_celltrain.widgets.run.closing import CloseGuard, Farewell
 from napari_celltrain.widgets.run.controller import RunController, shared_controller
-from napari_celltrain.widgets.run.curves import CurvesDock
 from napari_celltrain.widgets.run.panel import RunPanel
+from napari_celltrain.widgets.run.shown import CurvesDock
 from napari_celltrain.widgets.train.advice import data_facts
 from napari_celltrain.widgets.train.augmentation_tab import AugmentationTab
 from napari_celltrain.widgets.train.data_check import start_problems, texts_of

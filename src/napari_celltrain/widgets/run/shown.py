@@ -1,4 +1,7 @@
-"""Live predictions: the preview volume of the run as layers, renewed at each validation, with a way back in time."""
+"""What a run shows in the viewer: its predictions as layers, and its curves in a dock.
+
+The layers are those of the preview volume. They are renewed at each validation, with a way back in time.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from napari.qt.threading import create_worker
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.notifications import show_warning
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Qt, QTimer, Signal
+from qtpy.QtWidgets import QMainWindow, QWidget
 
 from napari_celltrain.data.differences import DESCRIPTIONS, Difference
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.values.events import Event, Failed, Finished, Validated
+from napari_celltrain.values.events import EpochDone, Event, Failed, Finished, Started, Validated
 from napari_celltrain.widgets.background import Background, Job
 from napari_celltrain.widgets.layers import (
     PAUSE_MS,
@@ -27,10 +32,13 @@ from napari_celltrain.widgets.layers import (
     undisturbed,
 )
 from napari_celltrain.widgets.previews import Preview, PreviewVolume, open_preview_volume, read_preview
-from napari_celltrain.widgets.responsive import SHARE, redraw_seconds
+from napari_celltrain.widgets.responsive import SHARE, drawn_once, redraw_seconds
+from napari_celltrain.widgets.run.controller import RunController
 
 if TYPE_CHECKING:
     from napari import Viewer
+
+    from napari_celltrain.widgets.run.curves import CurvesPlot
 
 IMAGE, LABELS, PREDICTION, ERRORS = "validation image", "validation labels", "prediction", "errors"
 # Okabe and Ito (2008): missed is blue or cold, false is orange or warm, whatever kind of colour vision sees it.
@@ -239,3 +247,90 @@ def error_looks(kinds: Container[Difference] = frozenset(Difference)) -> dict[st
         "colormap": DirectLabelColormap(color_dict=colors),
         "features": {"index": [int(d) for d in DESCRIPTIONS], "difference": list(DESCRIPTIONS.values())},
     }
+
+
+# --- curves ------------------------------------------------------------------------------------------------
+
+_HEIGHT = 250
+_LATER_MS = 90  # after a start, which has enough to show by itself
+_CORNER = Qt.Corner.BottomRightCorner
+_DRAWN = (Started, EpochDone, Validated, Finished, Failed)
+
+
+class CurvesDock(QObject):
+    """Docks the plot when the first run begins, for which matplotlib is imported in a thread, and takes it out again.
+
+    A plot that the user closes does not come back before the next run.
+    """
+
+    def __init__(self, viewer: Viewer, controller: RunController, parent: QWidget) -> None:
+        super().__init__(parent)
+        self._widget = parent
+        self._viewer = viewer
+        self._controller = controller
+        self.plot: CurvesPlot | None = None
+        self._is_opening = False
+        self._is_removed = False
+        controller.stateChanged.connect(self._renew)
+        controller.eventsReceived.connect(self._draw)
+        if controller.is_busy or controller.history().rows:
+            self._begin()
+
+    def remove(self) -> None:
+        """Out of the viewer, for good."""
+        self._is_removed = True
+        if self.plot is None:
+            return
+        window = self.plot.window()
+        if isinstance(window, QMainWindow):
+            window.setCorner(_CORNER, Qt.DockWidgetArea.BottomDockWidgetArea)  # as Qt has it
+        with contextlib.suppress(LookupError, RuntimeError, AttributeError):  # the user, or napari, was quicker
+            self._viewer.window.remove_dock_widget(self.plot)
+        self._drop()
+
+    def _renew(self) -> None:
+        if self._controller.state == "preparing" and not self._controller.events:
+            QTimer.singleShot(_LATER_MS, self._begin)
+
+    def _begin(self) -> None:
+        if self._is_removed or self._is_opening or self._is_docked():
+            return
+        self._is_opening = True
+        worker = create_worker(import_curves)
+        worker.returned.connect(self._dock)
+        worker.start()
+
+    def _dock(self) -> None:
+        from napari_celltrain.widgets.run.curves import CurvesPlot
+
+        self._is_opening = False
+        if self._is_removed:
+            return
+        self._drop()  # one that was closed by its ✕
+        self.plot = CurvesPlot(self._viewer)
+        with drawn_once(self._widget.window() or self._widget):
+            dock = self._viewer.window.add_dock_widget(self.plot, name="CellTrain curves", area="bottom")
+            window = self.plot.window()
+            if isinstance(window, QMainWindow):
+                # Below the canvas only: the widget at the right keeps its whole height.
+                window.setCorner(_CORNER, Qt.DockWidgetArea.RightDockWidgetArea)
+                window.resizeDocks([dock], [_HEIGHT], Qt.Orientation.Vertical)
+        self.plot.show_history(self._controller.history())
+
+    def _drop(self) -> None:
+        plot, self.plot = self.plot, None
+        if plot is not None:
+            plot.forget_viewer()
+            plot.deleteLater()
+
+    def _is_docked(self) -> bool:
+        return self.plot is not None and self.plot.parent() is not None
+
+    def _draw(self, events: tuple[Event, ...]) -> None:
+        if self.plot is not None and self._is_docked() and any(isinstance(event, _DRAWN) for event in events):
+            self.plot.show_history(self._controller.history())
+
+
+def import_curves() -> None:
+    """For a thread: it takes half a second, and minutes where matplotlib looks for fonts for the first time."""
+    importlib.import_module("napari_celltrain.widgets.run.curves")
