@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 
-from napari_celltrain.widgets.run import segment_row
-from napari_celltrain.widgets.run.segment_row import SegmentRow
+from napari_celltrain.widgets.run import panel
+from napari_celltrain.widgets.run.panel import SegmentRow
 from segment_support import add_image, click, held_at_the_network, wait
 from tiny_models import VOXEL_SIZE, write_tiny_model
 
@@ -45,7 +45,7 @@ def test_a_layer_is_segmented_or_not(qtbot, row: SegmentRow) -> None:
 
 def test_what_cannot_be_segmented_is_told(qtbot, row: SegmentRow, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr(segment_row, "show_error", told.append)
+    monkeypatch.setattr(panel, "show_error", told.append)
     row._viewer.add_image(np.zeros((32, 32)), name="flat", contrast_limits=(0, 1))
     row.reset_choices()
     click(qtbot, row.button)

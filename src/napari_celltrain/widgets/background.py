@@ -13,7 +13,7 @@ from napari.qt.threading import FunctionWorker, create_worker
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_celltrain.values.errors import CellTrainError
-from napari_celltrain.widgets.responsive import quick_switching
+from napari_celltrain.widgets.responsive import background_work
 
 _LOOK_MS = 200
 _PATIENCE_MS = 1500
@@ -79,7 +79,7 @@ class Job:
         work, self._work = self._work, None
         assert work is not None
         try:
-            with quick_switching():  # torch may have to be imported
+            with background_work():  # torch may have to be imported
                 result = None if self.is_cancelled else self._follow(work(self))
             if not self.is_cancelled:
                 self._result = result

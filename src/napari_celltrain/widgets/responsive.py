@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import time
@@ -12,33 +13,42 @@ from qtpy.QtCore import QCoreApplication, QEvent
 from qtpy.QtWidgets import QWidget
 
 _INTERVAL = 0.0005  # seconds
+_COLLECTIONS = 1000
+"""Of the second generation before a full one, which Python does after 10."""
 _lock = threading.Lock()
-_before: list[float] = []
+_before: list[tuple[float, tuple[int, int, int]]] = []
 
 
 @contextmanager
-def quick_switching() -> Iterator[None]:
-    """For work in a thread: Python's lock changes hands ten times as soon as by itself.
+def background_work() -> Iterator[None]:
+    """Around work in a thread: Python's lock changes hands sooner, and full garbage collections wait.
 
     The thread of the window lets go of the lock at every call of Qt or OpenGL and has to get it back, 5 ms later as
     Python has it. Beside a thread that imports torch or draws a plot, a frame of the viewer would take a tenth of a
     second and more.
+
+    A full collection stops all threads for half a second, as napari with torch has a million objects. And if it happens
+    in a thread, it deletes what Qt has to delete in the thread of the window, which can crash napari.
     """
     with _lock:
-        _before.append(sys.getswitchinterval())
-        sys.setswitchinterval(min(_INTERVAL, _before[0]))
+        _before.append((sys.getswitchinterval(), gc.get_threshold()))
+        interval, (youngest, young, old) = _before[0]
+        sys.setswitchinterval(min(_INTERVAL, interval))
+        gc.set_threshold(youngest, young, max(_COLLECTIONS, old))
     try:
         yield
     finally:
-        with _lock:  # whoever ends last finds the interval of the first
-            sys.setswitchinterval(_before.pop())
+        with _lock:  # the last one to leave restores what the first one found
+            interval, thresholds = _before.pop()
+            sys.setswitchinterval(interval)
+            gc.set_threshold(*thresholds)
 
 
 SHARE = 0.005
 """Of the time: what one thing that renews by itself may take of the window's.
 
 Where the processor draws, as over a remote desktop, any change in a window that shows an OpenGL canvas has the whole
-window put together anew: 20 ms and more. A graphics card does that in far less, and news come as much more often.
+window put together again: 20 ms and more. A graphics card does that in far less, and events come as much more often.
 """
 _NUM_LEVELS = 12  # of layouts in layouts
 _WEIGHT = 0.2  # of the latest redraw in the mean

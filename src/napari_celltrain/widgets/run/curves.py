@@ -23,7 +23,7 @@ from qtpy.QtGui import QImage, QPainter, QResizeEvent
 from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
 from napari_celltrain.runs.history import Curves, History, Palette
-from napari_celltrain.widgets.responsive import pause, quick_switching
+from napari_celltrain.widgets.responsive import background_work, pause
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -188,7 +188,7 @@ class QuietCanvas(FigureCanvasQTAgg):
     def _work(self, changes: list[Callable[[], None]]) -> None:
         image = None
         try:
-            with self._lock, quick_switching():
+            with self._lock, background_work():
                 for change in changes:
                     change()
                 image = self._render()

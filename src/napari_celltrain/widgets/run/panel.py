@@ -1,10 +1,8 @@
-"""What can be done with a run that has ended.
-
-The run: one button that starts and stops it, how far it has come, its log, and what can be done at its end.
-"""
+"""The run in the widget: a button that starts and stops it, its progress and log, and what can be done at its end."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,15 +10,14 @@ from napari.utils.notifications import show_error
 from qtpy.QtCore import Qt, QUrl, Signal
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import (
-    QCheckBox,
     QFileDialog,
     QFrame,
     QHBoxLayout,
     QLabel,
+    QProgressBar,
     QPushButton,
     QScrollArea,
     QSizePolicy,
-    QSlider,
     QSpinBox,
     QVBoxLayout,
     QWidget,
@@ -32,74 +29,18 @@ from napari_celltrain.runs.history import History
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import CellTrainError
 from napari_celltrain.values.events import Event, Finished
+from napari_celltrain.widgets.background import Background
+from napari_celltrain.widgets.layers import add_layer
 from napari_celltrain.widgets.responsive import drawn_once
 from napari_celltrain.widgets.run.controller import RunController
 from napari_celltrain.widgets.run.progress import RunLog, RunProgress
-from napari_celltrain.widgets.run.segment_row import SegmentRow
-from napari_celltrain.widgets.run.shown import PredictionLayers
+from napari_celltrain.widgets.run.shown import PredictionLayers, PredictionRow
+from napari_celltrain.widgets.segment.input_panel import LayerBox, Place, place_of, volume_of
+from napari_celltrain.widgets.segment.work import LOADING, Result, segment_volume
 from napari_celltrain.widgets.theme import plain_label, tooltip
 
 if TYPE_CHECKING:
     from napari import Viewer
-
-
-class EndRow(QWidget):
-    """Open its folder, train on, or take its settings."""
-
-    openRequested = Signal()
-    resumeRequested = Signal(object)
-    """The new last epoch, or None for the one that the run had."""
-    settingsRequested = Signal()
-
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._planned: int | None = None
-        self.open_button = QPushButton("Open results folder")
-        self.settings_button = QPushButton("Use these settings again")
-        self.resume_button = QPushButton("Resume")
-        self.resume_button.setToolTip(tooltip("Train on from the last saved state, as if the run had never ended"))
-        self.epochs = QSpinBox()
-        self.epochs.setAccessibleName("Last epoch of the resumed run")
-        training_on = QWidget()
-        row = QHBoxLayout(training_on)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self.resume_button)
-        row.addWidget(QLabel("until epoch"))
-        row.addWidget(self.epochs)
-        layout = QFlowLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        for widget in (self.open_button, self.settings_button):
-            layout.addWidget(widget)
-        layout.addWidget(training_on)
-        self.open_button.clicked.connect(self._open)
-        self.settings_button.clicked.connect(self._take_settings)
-        self.resume_button.clicked.connect(self._resume)
-
-    def setRun(self, config: RunConfig | None, history: History) -> None:
-        """A run that has done all its epochs is offered twice as many."""
-        done = history.finished.epoch if history.finished is not None else history.rows[-1].epoch if history.rows else 0
-        self._planned = history.started.epochs if history.started is not None else None
-        if self._planned is None and config is not None:
-            self._planned = config.training.epochs
-        planned = self._planned or 1
-        self.epochs.setRange(min(done + 1, 100_000), 100_000)
-        self.epochs.setValue(planned if done < planned else 2 * planned)
-        self.settings_button.setEnabled(config is not None)
-        self.resume_button.setEnabled(bool(history.dices))  # the state is saved right after each validation
-
-    def _open(self) -> None:
-        self.openRequested.emit()
-
-    def _take_settings(self) -> None:
-        self.settingsRequested.emit()
-
-    def _resume(self) -> None:
-        epochs = self.epochs.value()
-        self.resumeRequested.emit(None if epochs == self._planned else epochs)
-
-
-# --- run panel -------------------------------------------------------------------------------------------
 
 _STATES = {
     "idle": "",
@@ -115,10 +56,11 @@ _TIPS = {
     "Stop now": "Validate after the current batch, keep the best model, and end (Ctrl+Return)",
     "Stopping …": "The run is validated and saved",
 }
+_SEGMENT = "Segment a layer with this model"
 
 
 class RunPanel(QWidget):
-    """Shows the controller's run. Starting needs the settings and is left to whoever has them."""
+    """Shows the controller's run. Starting needs the settings: ``startRequested`` asks their owner for it."""
 
     startRequested = Signal()
     settingsRequested = Signal()
@@ -133,40 +75,25 @@ class RunPanel(QWidget):
         self.button.setMinimumWidth(90)
         self.state = plain_label()
         self.state.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.watch_button = QPushButton("Watch a run…")
-        self.watch_button.setToolTip(tooltip("Open the folder of a run that goes on elsewhere, or that has ended"))
+        self.watch_button = _button(
+            "Watch a run…", "Open the folder of a run that goes on elsewhere, or that has ended"
+        )
         self.progress = RunProgress()
         self.message = plain_label()
         self.log = RunLog()
         self.end_row = EndRow()
         self.segment_row = SegmentRow(viewer)
         self.predictions = PredictionLayers(viewer, self)
-        self.show_predictions = QCheckBox("Show predictions")
-        self.show_predictions.setToolTip(
-            tooltip(
-                "At each validation, show one validation volume, its labels, the prediction and its errors as layers"
-            )
-        )
-        self.show_predictions.setChecked(True)
-        self.slider = QSlider(Qt.Orientation.Horizontal)
-        self.slider.setAccessibleName("Epoch of the prediction shown")
-        self.epoch_label = QLabel()
-        self.find_button = QPushButton("Go there")
-        self.find_button.setToolTip(tooltip("Move the view so that all layers are seen, the predictions among them"))
+        self.previews = PredictionRow(viewer, self.predictions)
         self._lay_out()
         self._connect()
-        self._renew_slider()
-        self.catch_up()
+        self._renew()
+        if controller.is_busy:
+            self.progress.begin()
+        if controller.events:  # which happened before this panel was there
+            self._add(controller.events)
 
     # --- the run ------------------------------------------------------------------------------------------------
-
-    def catch_up(self) -> None:
-        """Show what has happened before this panel was there."""
-        self._renew()
-        if self._controller.is_busy:
-            self.progress.begin()
-        if self._controller.events:
-            self._add(self._controller.events)
 
     @property
     def has_run(self) -> bool:
@@ -214,14 +141,7 @@ class RunPanel(QWidget):
         head.addWidget(self.button, 0, middle)
         head.addWidget(self.state, 1)
         head.addWidget(self.watch_button, 0, middle)
-        self.previews = QWidget()
-        previews = QHBoxLayout(self.previews)
-        previews.setContentsMargins(0, 0, 0, 0)
-        previews.addWidget(self.show_predictions)
-        previews.addWidget(self.slider, 1)
-        previews.addWidget(self.epoch_label)
-        previews.addWidget(self.find_button)
-        self.scroll_area = self._scrolling(
+        self.scroll_area = _scrolling(
             self.progress, self.message, self.end_row, self.segment_row, self.previews, self.log
         )
         layout = QVBoxLayout(self)
@@ -230,33 +150,12 @@ class RunPanel(QWidget):
         layout.addLayout(head)
         layout.addWidget(self.scroll_area, 1)
 
-    def _scrolling(self, *widgets: QWidget) -> QScrollArea:
-        """What does not fit a low window is scrolled to, and never cut; the last one takes what room there is."""
-        content = QWidget()
-        column = QVBoxLayout(content)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(4)
-        for widget in widgets:
-            column.addWidget(widget)
-        column.setStretchFactor(widgets[-1], 1)
-        area = QScrollArea()
-        area.setFrameShape(QFrame.Shape.NoFrame)
-        area.setWidgetResizable(True)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        area.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # its contents can be reached by Tab
-        area.setWidget(content)
-        return area
-
     def _connect(self) -> None:
         self.button.clicked.connect(self.press)
         self.watch_button.clicked.connect(self._press_watch)
-        self.end_row.openRequested.connect(self._open_folder)
         self.end_row.resumeRequested.connect(self._resume)
-        self.end_row.settingsRequested.connect(self.settingsRequested)
-        self.find_button.clicked.connect(self._go_there)
-        self.show_predictions.toggled.connect(self._toggle_predictions)
-        self.slider.valueChanged.connect(self._go_to_epoch)
-        self.predictions.epochsChanged.connect(self._renew_slider)
+        self.end_row.settings_button.clicked.connect(self.settingsRequested)
+        self.end_row.open_button.clicked.connect(self._open_folder)
         self._controller.stateChanged.connect(self._renew)
         self._controller.eventsReceived.connect(self._add)
 
@@ -272,7 +171,10 @@ class RunPanel(QWidget):
         """All that follows from the state of the run."""
         controller = self._controller
         if controller.state == "preparing" and not controller.events:
-            self._clear()
+            self.progress.clear()
+            self.progress.begin()
+            self.log.clear()
+            self.predictions.forget()
         # only now: taking layers away lets Qt's events through, and with them the end of a run that failed at once
         busy = controller.is_busy
         text = "Start"
@@ -310,19 +212,12 @@ class RunPanel(QWidget):
         ended = not controller.is_busy and folder is not None and folder.path.is_dir()
         if not controller.is_busy:
             self.progress.end()
-        self.end_row.setVisible(ended)
         has_model = ended and folder is not None and (folder.model / "model.yaml").is_file()
+        self.end_row.setVisible(ended)
         self.segment_row.setVisible(has_model)
-        if not ended or folder is None:
-            return
-        self.end_row.setRun(controller.config, controller.history())
-        self.segment_row.setModel(folder.path if has_model else None)
-
-    def _clear(self) -> None:
-        self.progress.clear()
-        self.progress.begin()
-        self.log.clear()
-        self.predictions.forget()
+        self.segment_row.setModel(folder.path if has_model and folder is not None else None)
+        if ended:
+            self.end_row.setRun(controller.config, controller.history())
 
     # --- buttons --------------------------------------------------------------------------------------------------
 
@@ -348,33 +243,147 @@ class RunPanel(QWidget):
         except CellTrainError as error:
             show_error(str(error))
 
-    # --- the way back through the epochs ----------------------------------------------------------------------------
 
-    def _go_there(self) -> None:
-        self._viewer.reset_view()
+class EndRow(QWidget):
+    """Open the folder of a run that has ended, take its settings, or train on."""
 
-    def _toggle_predictions(self, on: bool) -> None:
-        self.predictions.set_enabled(on)
-        self._renew_slider()
+    resumeRequested = Signal(object)
+    """The new last epoch, or None for the one that the run had."""
 
-    def _renew_slider(self) -> None:
-        epochs = self.predictions.epochs
-        self.previews.setVisible(bool(epochs))
-        self.slider.setEnabled(len(epochs) > 1 and self.show_predictions.isChecked())
-        at_end = self.slider.value() == self.slider.maximum()
-        self.slider.blockSignals(True)
-        self.slider.setMaximum(max(0, len(epochs) - 1))
-        if at_end:
-            self.slider.setValue(self.slider.maximum())
-        self.slider.blockSignals(False)
-        self._renew_epoch()
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._planned: int | None = None
+        self.open_button = QPushButton("Open results folder")
+        self.settings_button = QPushButton("Use these settings again")
+        self.resume_button = _button("Resume", "Train on from the last saved state, as if the run had never ended")
+        self.epochs = QSpinBox()
+        self.epochs.setAccessibleName("Last epoch of the resumed run")
+        training_on = QWidget()
+        row = QHBoxLayout(training_on)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.resume_button)
+        row.addWidget(QLabel("until epoch"))
+        row.addWidget(self.epochs)
+        layout = QFlowLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        for widget in (self.open_button, self.settings_button, training_on):
+            layout.addWidget(widget)
+        self.resume_button.clicked.connect(self._resume)
 
-    def _go_to_epoch(self, position: int) -> None:
-        at_end = position == self.slider.maximum()
-        self.predictions.show_epoch(None if at_end else self.predictions.epochs[position])
-        self._renew_epoch()
+    def setRun(self, config: RunConfig | None, history: History) -> None:
+        """A run that has done all its epochs is offered twice as many."""
+        done = history.finished.epoch if history.finished is not None else history.rows[-1].epoch if history.rows else 0
+        self._planned = history.started.epochs if history.started is not None else None
+        if self._planned is None and config is not None:
+            self._planned = config.training.epochs
+        planned = self._planned or 1
+        self.epochs.setRange(min(done + 1, 100_000), 100_000)
+        self.epochs.setValue(planned if done < planned else 2 * planned)
+        self.settings_button.setEnabled(config is not None)
+        self.resume_button.setEnabled(bool(history.dices))  # the state is saved right after each validation
 
-    def _renew_epoch(self) -> None:
-        epochs = self.predictions.epochs
-        if epochs:
-            self.epoch_label.setText(f"epoch {epochs[min(self.slider.value(), len(epochs) - 1)]}")
+    def _resume(self) -> None:
+        epochs = self.epochs.value()
+        self.resumeRequested.emit(None if epochs == self._planned else epochs)
+
+
+class SegmentRow(QWidget):
+    """Segments a layer with the model of the run: which layer, a button that starts or cancels, and the progress.
+
+    The widget for segmentation has more options.
+    """
+
+    def __init__(self, viewer: Viewer, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._viewer = viewer
+        self._model: Path | None = None
+        self._target: tuple[str, Place] | None = None
+        self._work = Background("Segmenting", self)
+        self.layer = LayerBox(viewer, "image", "Layer to segment", "An image layer that holds a volume")
+        self.button = _button(_SEGMENT, "Add a labels layer with what the best model of this run finds in the layer")
+        self.progress = QProgressBar()
+        self.progress.hide()
+        row = QHBoxLayout()
+        row.addWidget(self.button)
+        row.addWidget(self.layer, 1)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        layout.addLayout(row)
+        layout.addWidget(self.progress)
+        self.button.clicked.connect(self._press)
+        self.layer.valueChanged.connect(self._renew)
+        self._work.progressed.connect(self._show_progress)
+        self._work.answered.connect(self._show_result)
+        self._work.failed.connect(show_error)
+        self._work.ended.connect(self._renew)
+        self._renew()
+
+    def setModel(self, folder: Path | None) -> None:
+        """The run folder or model folder whose model is used."""
+        self._model = folder
+        self._renew()
+
+    def reset_choices(self, *_: object) -> None:
+        self.layer.reset_choices()
+        self._renew()
+
+    def _renew(self) -> None:
+        busy = self._work.is_busy
+        self.progress.setVisible(busy)
+        self.button.setText("Cancel" if busy else _SEGMENT)
+        if not busy:
+            self.button.setEnabled(self._model is not None and self.layer.value() is not None)
+
+    def _press(self) -> None:
+        if self._work.is_busy:
+            self.button.setEnabled(False)
+            self._work.cancel()
+            return
+        layer = self.layer.value()
+        if layer is None or self._model is None:
+            return
+        try:
+            volume, place = volume_of(layer), place_of(layer)
+        except CellTrainError as error:
+            show_error(str(error))
+            return
+        self._target = (f"{layer.name} segmentation", place)
+        self._show_progress(0, 0, LOADING)
+        self._work.start(partial(segment_volume, model=self._model, image=volume))
+        self._renew()
+
+    def _show_progress(self, done: int, total: int, text: str) -> None:
+        self.progress.setFormat("%p %" if total else f"{text} …")
+        self.progress.setMaximum(total)
+        self.progress.setValue(min(done, total))
+
+    def _show_result(self, result: Result | None) -> None:
+        if result is not None and self._target is not None:
+            name, place = self._target
+            add_layer(self._viewer, "labels", place.shaped(result.labels), name=name, **place.options)
+
+
+def _button(text: str, tip: str) -> QPushButton:
+    button = QPushButton(text)
+    button.setToolTip(tooltip(tip))
+    return button
+
+
+def _scrolling(*widgets: QWidget) -> QScrollArea:
+    """What does not fit a low window is scrolled to, and never cut; the last one takes what room there is."""
+    content = QWidget()
+    column = QVBoxLayout(content)
+    column.setContentsMargins(0, 0, 0, 0)
+    column.setSpacing(4)
+    for widget in widgets:
+        column.addWidget(widget)
+    column.setStretchFactor(widgets[-1], 1)
+    area = QScrollArea()
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    area.setWidgetResizable(True)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # its contents can be reached by Tab
+    area.setWidget(content)
+    return area

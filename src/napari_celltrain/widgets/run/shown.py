@@ -16,8 +16,8 @@ import numpy as np
 from napari.qt.threading import create_worker
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.notifications import show_warning
-from qtpy.QtCore import QObject, Qt, QTimer, Signal
-from qtpy.QtWidgets import QMainWindow, QWidget
+from qtpy.QtCore import QObject, QSignalBlocker, Qt, QTimer, Signal
+from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QMainWindow, QPushButton, QSlider, QWidget
 
 from napari_celltrain.data.differences import DESCRIPTIONS, Difference
 from napari_celltrain.runs.folder import RunFolder
@@ -34,6 +34,7 @@ from napari_celltrain.widgets.layers import (
 from napari_celltrain.widgets.previews import Preview, PreviewVolume, open_preview_volume, read_preview
 from napari_celltrain.widgets.responsive import SHARE, drawn_once, redraw_seconds
 from napari_celltrain.widgets.run.controller import RunController
+from napari_celltrain.widgets.theme import tooltip
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -210,6 +211,62 @@ class PredictionLayers(QObject):
             return None
         self._added.add(name)
         return show_layer(self._viewer, kind, name, data, **self._where, **looks)
+
+
+class PredictionRow(QWidget):
+    """Whether predictions are shown, a slider back through their epochs, and a button to find them."""
+
+    def __init__(self, viewer: Viewer, layers: PredictionLayers, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._viewer = viewer
+        self._layers = layers
+        self.box = QCheckBox("Show predictions")
+        self.box.setToolTip(
+            tooltip(
+                "At each validation, show one validation volume, its labels, the prediction and its errors as layers"
+            )
+        )
+        self.box.setChecked(True)
+        self.slider = QSlider(Qt.Orientation.Horizontal)
+        self.slider.setAccessibleName("Epoch of the prediction shown")
+        self.label = QLabel()
+        self.find_button = QPushButton("Go there")
+        self.find_button.setToolTip(tooltip("Move the view so that all layers are seen, the predictions among them"))
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.box)
+        row.addWidget(self.slider, 1)
+        row.addWidget(self.label)
+        row.addWidget(self.find_button)
+        self.find_button.clicked.connect(self._find)
+        self.box.toggled.connect(self._toggle)
+        self.slider.valueChanged.connect(self._go_to)
+        layers.epochsChanged.connect(self._renew)
+        self._renew()
+
+    def _find(self) -> None:
+        self._viewer.reset_view()
+
+    def _toggle(self, on: bool) -> None:
+        self._layers.set_enabled(on)
+        self._renew()
+
+    def _renew(self) -> None:
+        epochs = self._layers.epochs
+        self.setVisible(bool(epochs))
+        self.slider.setEnabled(len(epochs) > 1 and self.box.isChecked())
+        at_end = self.slider.value() == self.slider.maximum()
+        with QSignalBlocker(self.slider):
+            self.slider.setMaximum(max(0, len(epochs) - 1))
+            if at_end:
+                self.slider.setValue(self.slider.maximum())
+        if epochs:
+            self.label.setText(f"epoch {epochs[self.slider.value()]}")
+
+    def _go_to(self, position: int) -> None:
+        at_end = position == self.slider.maximum()
+        self._layers.show_epoch(None if at_end else self._layers.epochs[position])
+        self._renew()
 
 
 def _read(

@@ -196,7 +196,7 @@ class ThreadRun(RunSource):
         yield self._past()
         events: Iterable[Event] = ()
         try:
-            with responsive.quick_switching():
+            with responsive.background_work():
                 events = self._begin()
                 for event in events:
                     yield [event]

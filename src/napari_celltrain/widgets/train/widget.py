@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -248,6 +249,11 @@ class TrainWidget(QWidget):
         if self.tabs.currentWidget() is self.training_tab and self.isVisible() and preferences().own_process:
             self.controller.prepare()
 
+    def _collect(self, event: object = None) -> None:
+        """Free the memory of a removed layer, for which a run inside napari would let the user wait until its end."""
+        if self.controller.is_training and not self.controller.outlives_napari:
+            QTimer.singleShot(0, gc.collect)
+
     # --- building -----------------------------------------------------------------------------------------------------
 
     def _lay_out(self) -> None:
@@ -279,6 +285,7 @@ class TrainWidget(QWidget):
             tab.valueChanged.connect(self._renew_context)
         self.data_tab.reportChanged.connect(self._renew_context)
         self.augmentation_tab.previewRequested.connect(self._preview_patches)
+        self.viewer.layers.events.removed.connect(self._collect)
         self.tabs.currentChanged.connect(self._turn_tab)
         self.panel.startRequested.connect(self.start)
         self.panel.settingsRequested.connect(self._use_settings)
