@@ -125,7 +125,7 @@ class Tour:
         studio.shoot("finished")
 
         row = widget.panel.segment_row
-        studio.click(row.button)
+        studio.click(row.run.button)
         studio.wait(lambda: any("segmentation" in layer.name for layer in studio.viewer.layers), "the segmentation")
         studio.shoot("segmented-window", whole=True, themes=("dark",))
 

@@ -141,7 +141,7 @@ def test_from_the_form_to_a_model_and_a_segmented_layer(
 
     row = widget.panel.segment_row
     assert row.layer.value() is viewer.layers["mine"]
-    click(qtbot, row.button)
+    click(qtbot, row.run.button)
     wait(qtbot, lambda: "mine segmentation" in viewer.layers)
     made = viewer.layers["mine segmentation"]
     assert tuple(made.scale) == (1, 0.5, 0.5)

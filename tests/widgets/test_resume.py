@@ -112,16 +112,16 @@ def cancel_a_segmentation(qtbot, widget: TrainWidget) -> None:
     widget.viewer.add_image(np.zeros((16, 32, 32), np.uint16), name="mine", contrast_limits=(0, 1))
     layers = list(widget.viewer.layers)
     with held_at_the_network() as jobs:
-        click(qtbot, row.button)
-        assert row.button.text() == "Cancel"
+        click(qtbot, row.run.button)
+        assert row.run.button.text() == "Cancel"
         wait(qtbot, lambda: jobs)
-        click(qtbot, row.button)
-        assert not row.button.isEnabled()
-        wait(qtbot, lambda: row.button.text() != "Cancel")
+        click(qtbot, row.run.button)
+        assert not row.run.button.isEnabled()
+        wait(qtbot, lambda: row.run.button.text() != "Cancel")
         assert jobs[0].is_cancelled
     assert list(widget.viewer.layers) == layers
-    assert row.button.isEnabled()
-    assert row.progress.isHidden()
+    assert row.run.button.isEnabled()
+    assert row.run.bar.isHidden()
 
-    click(qtbot, row.button)
+    click(qtbot, row.run.button)
     wait(qtbot, lambda: "mine segmentation" in widget.viewer.layers)

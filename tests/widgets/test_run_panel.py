@@ -169,6 +169,7 @@ def test_a_run_whose_process_is_gone_says_so_and_offers_to_resume(qtbot, panel: 
     panel.watch(make_run(tmp_path, STARTED, VALIDATED).path)
     qtbot.waitUntil(lambda: panel._controller.state == "failed", timeout=10_000)
     assert "is gone" in panel.message.text()
+    assert "continue with Resume, below" in panel.message.text()
     assert panel.end_row.resume_button.isEnabled()
 
 

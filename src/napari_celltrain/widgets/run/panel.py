@@ -14,7 +14,6 @@ from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QLabel,
-    QProgressBar,
     QPushButton,
     QScrollArea,
     QSizePolicy,
@@ -29,13 +28,13 @@ from napari_celltrain.runs.history import History
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import CellTrainError
 from napari_celltrain.values.events import Event, Finished
-from napari_celltrain.widgets.background import Background
 from napari_celltrain.widgets.layers import add_layer
 from napari_celltrain.widgets.responsive import drawn_once
 from napari_celltrain.widgets.run.controller import RunController
 from napari_celltrain.widgets.run.progress import RunLog, RunProgress
 from napari_celltrain.widgets.run.shown import PredictionLayers, PredictionRow
-from napari_celltrain.widgets.segment.input_panel import LayerBox, Place, place_of, volume_of
+from napari_celltrain.widgets.segment.input_panel import LayerBox, place_of, volume_of
+from napari_celltrain.widgets.segment.parts import RunRow
 from napari_celltrain.widgets.segment.work import LOADING, Result, segment_volume
 from napari_celltrain.widgets.theme import plain_label, tooltip
 
@@ -56,7 +55,6 @@ _TIPS = {
     "Stop now": "Validate after the current batch, keep the best model, and end (Ctrl+Return)",
     "Stopping …": "The run is validated and saved",
 }
-_SEGMENT = "Segment a layer with this model"
 
 
 class RunPanel(QWidget):
@@ -289,35 +287,22 @@ class EndRow(QWidget):
 
 
 class SegmentRow(QWidget):
-    """Segments a layer with the model of the run: which layer, a button that starts or cancels, and the progress.
-
-    The widget for segmentation has more options.
-    """
+    """Segments a layer with the model of the run. The widget for segmentation has more options."""
 
     def __init__(self, viewer: Viewer, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._viewer = viewer
         self._model: Path | None = None
-        self._target: tuple[str, Place] | None = None
-        self._work = Background("Segmenting", self)
+        help_text = "Add a labels layer with what the best model of this run finds in the layer"
+        self.run = RunRow("Segment a layer with this model", help_text, "Segmenting")
         self.layer = LayerBox(viewer, "image", "Layer to segment", "An image layer that holds a volume")
-        self.button = _button(_SEGMENT, "Add a labels layer with what the best model of this run finds in the layer")
-        self.progress = QProgressBar()
-        self.progress.hide()
-        row = QHBoxLayout()
-        row.addWidget(self.button)
-        row.addWidget(self.layer, 1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(2)
-        layout.addLayout(row)
-        layout.addWidget(self.progress)
-        self.button.clicked.connect(self._press)
+        layout.addWidget(self.run)
+        layout.addWidget(self.layer)
+        self.run.started.connect(self._start)
         self.layer.valueChanged.connect(self._renew)
-        self._work.progressed.connect(self._show_progress)
-        self._work.answered.connect(self._show_result)
-        self._work.failed.connect(show_error)
-        self._work.ended.connect(self._renew)
         self._renew()
 
     def setModel(self, folder: Path | None) -> None:
@@ -330,39 +315,20 @@ class SegmentRow(QWidget):
         self._renew()
 
     def _renew(self) -> None:
-        busy = self._work.is_busy
-        self.progress.setVisible(busy)
-        self.button.setText("Cancel" if busy else _SEGMENT)
-        if not busy:
-            self.button.setEnabled(self._model is not None and self.layer.value() is not None)
+        self.run.set_possible(self._model is not None and self.layer.value() is not None)
 
-    def _press(self) -> None:
-        if self._work.is_busy:
-            self.button.setEnabled(False)
-            self._work.cancel()
-            return
+    def _start(self) -> None:
         layer = self.layer.value()
         if layer is None or self._model is None:
             return
-        try:
+        with self.run.errors_shown():
             volume, place = volume_of(layer), place_of(layer)
-        except CellTrainError as error:
-            show_error(str(error))
-            return
-        self._target = (f"{layer.name} segmentation", place)
-        self._show_progress(0, 0, LOADING)
-        self._work.start(partial(segment_volume, model=self._model, image=volume))
-        self._renew()
 
-    def _show_progress(self, done: int, total: int, text: str) -> None:
-        self.progress.setFormat("%p %" if total else f"{text} …")
-        self.progress.setMaximum(total)
-        self.progress.setValue(min(done, total))
+            def show(result: Result) -> None:
+                name = f"{layer.name} segmentation"
+                add_layer(self._viewer, "labels", place.shaped(result.labels), name=name, **place.options)
 
-    def _show_result(self, result: Result | None) -> None:
-        if result is not None and self._target is not None:
-            name, place = self._target
-            add_layer(self._viewer, "labels", place.shaped(result.labels), name=name, **place.options)
+            self.run.start(partial(segment_volume, model=self._model, image=volume), show, LOADING)
 
 
 def _button(text: str, tip: str) -> QPushButton:

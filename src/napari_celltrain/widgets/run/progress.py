@@ -1,9 +1,4 @@
-"""One bar in napari's activity dock.
-
-How far a run has come: two bars and a line of numbers, and the same in napari's activity dock.
-
-The log of a run, as ``training.log`` has it.
-"""
+"""How far a run has come: two bars and a line of numbers, the same in napari's activity dock, and the log."""
 
 from __future__ import annotations
 
@@ -38,16 +33,19 @@ from napari_celltrain.values.events import (
     ValidationProgressed,
 )
 from napari_celltrain.values.text import describe, duration, printable, scores
-from napari_celltrain.widgets.field_labels import in_the_window
 from napari_celltrain.widgets.layers import PAUSE_MS
 from napari_celltrain.widgets.theme import plain_label
 
+MAX_LINES = 5000
+"""What is older is in ``training.log``."""
+_LOG_HEIGHT = 76  # pixels: four lines
+
 
 class Activity(QObject):
-    """A bar from now until :meth:`close`.
+    """A bar in napari's activity dock, from now until :meth:`close`.
 
     napari handles the window's events while it moves a bar, and crashes over nested bars that are closed together. So
-    there is one bar, moved from a timer: whoever calls :meth:`show` is never called again before it returns.
+    there is one bar, moved from a timer: a slot that calls :meth:`show` is never called again before it returns.
     """
 
     def __init__(self, parent: QObject | None = None) -> None:
@@ -73,23 +71,19 @@ class Activity(QObject):
 
     def _move(self) -> None:
         done, total, text = self._wanted
-        total = max(1, total)
         if self._bar is None:
             # `gui` keeps the bar out of the terminal that napari was started from; without a total it would never rest.
             self._bar = progress(total=1, desc="CellTrain", gui=True)
-        if self._bar.total != total:
-            self._bar.total = total
+        if self._bar.total != max(1, total):
+            self._bar.total = max(1, total)
         if text and self._bar.desc != f"{text}: ":
             self._bar.set_description(text)
         if self._bar.n != done:
             self._bar.update(done - self._bar.n)
 
 
-# --- run progress ----------------------------------------------------------------------------------------
-
-
 class RunProgress(QWidget):
-    """Shows what :meth:`addEvents` is told, between :meth:`begin` and :meth:`end` also in the activity dock."""
+    """Shows the events of :meth:`addEvents`, between :meth:`begin` and :meth:`end` also in the activity dock."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -102,13 +96,11 @@ class RunProgress(QWidget):
         for widget in (self.epochs, self.steps, self.numbers):
             layout.addWidget(widget)
         self._activity: Activity | None = None
-        self._stage_only = False
         self.clear()
 
     def clear(self) -> None:
         self.end()
         self._steps_per_epoch = 0
-        self._stage_only = False
         self._loss: float | None = None
         self._latest: Validated | None = None
         self._best: Validated | None = None
@@ -131,7 +123,7 @@ class RunProgress(QWidget):
             self._activity.close()
             self._activity = None
             self.numbers.setText(self._numbers())  # no time is left any more
-        if self._stage_only:
+        if self.steps.format().endswith("…"):  # a stage of the preparation
             _show(self.steps, 0, 1, "")
 
     def addEvents(self, events: Iterable[Event]) -> None:
@@ -144,24 +136,22 @@ class RunProgress(QWidget):
     def _add(self, event: Event) -> None:
         match event:
             case Prepared():
-                self._stage_only = True
                 _show(self.steps, event.done, event.total, _stage(event.stage))
             case Started():
                 self._finished = None
                 self._is_stopping = False
-                self._stage_only = False
-                self.steps.show()
                 self._steps_per_epoch = event.steps_per_epoch
-                self._show_epoch(event.first_epoch - 1, event.epochs)
-                _show(self.steps, 0, event.steps_per_epoch, "Step %v of %m")
+                self.steps.show()
+                _show(self.epochs, event.first_epoch - 1, event.epochs, "Epoch %v of %m")
+                self._show_step(0)
             case StepDone():
                 self._loss = event.loss
-                _show(self.steps, event.step_in_epoch, self._steps_per_epoch, "Step %v of %m")
+                self._show_step(event.step_in_epoch)
             case EpochDone():
                 self._loss = event.train_loss
                 self._end_time = (event.time or time.time()) + event.remaining_seconds
-                self._show_epoch(event.epoch, self.epochs.maximum())
-                _show(self.steps, 0, self._steps_per_epoch, "Step %v of %m")
+                _show(self.epochs, event.epoch, self.epochs.maximum(), "Epoch %v of %m")
+                self._show_step(0)
             case ValidationProgressed():
                 _show(self.steps, event.done, event.total, "Validation: volume %v of %m")
             case Validated():
@@ -173,28 +163,28 @@ class RunProgress(QWidget):
                 self._finished = event
                 self.steps.hide()
 
+    def _show_step(self, step: int) -> None:
+        _show(self.steps, step, self._steps_per_epoch, "Step %v of %m")
+
     def _overall(self) -> tuple[int, int, str]:
         """Steps done, of how many, and the epoch in words; (0, 0) while that is not known."""
         if not self._steps_per_epoch:
             return 0, 0, self.steps.format()
-        validates = "Step" not in self.steps.format()
-        done = self.epochs.value() * self._steps_per_epoch + (0 if validates else self.steps.value())
+        steps = self.steps.value() if self.steps.format().startswith("Step") else 0
         total = self.epochs.maximum() * self._steps_per_epoch
-        return min(done, total), total, self.epochs.text()
-
-    def _show_epoch(self, epoch: int, epochs: int) -> None:
-        _show(self.epochs, epoch, epochs, "Epoch %v of %m")
+        return min(self.epochs.value() * self._steps_per_epoch + steps, total), total, self.epochs.text()
 
     def _numbers(self) -> str:
         if self._finished is not None:
             best = self._finished
             return f"Best: {scores(best.best_dice, best.best_f1)}, at epoch {best.best_epoch}"
-        left = None if self._end_time is None or self._is_stopping else self._end_time - time.time()
+        is_over = self._end_time is None or self._is_stopping or self._activity is None
+        left = 0.0 if self._end_time is None or is_over else self._end_time - time.time()
         parts = (
             f"loss {self._loss:.4f}" if self._loss is not None else "",
             scores(self._latest.dice, self._latest.f1) if self._latest is not None else "",
             f"best {self._best.dice:.4f} at epoch {self._best.epoch}" if self._best is not None else "",
-            f"about {duration(left)} left" if left is not None and left > 0 and self._activity is not None else "",
+            f"about {duration(left)} left" if left > 0 else "",
         )
         return "   ".join(filter(None, parts))
 
@@ -208,7 +198,6 @@ def _stage(stage: str) -> str:
 def _bar(name: str) -> QProgressBar:
     bar = QProgressBar()
     bar.setAccessibleName(name)
-    bar.setTextVisible(True)
     return bar
 
 
@@ -219,21 +208,14 @@ def _show(bar: QProgressBar, value: int, total: int, text: str) -> None:
     bar.setValue(min(value, total))
 
 
-# --- run log ---------------------------------------------------------------------------------------------
-
-MAX_LINES = 5000
-"""What is older is in ``training.log``."""
-_HEIGHT = 76  # pixels: four lines
-
-
 class _Lines(QPlainTextEdit):
     def sizeHint(self) -> QSize:
         """A few lines will do: it takes what room is left, and claims none from what stands above it."""
-        return QSize(super().sizeHint().width(), _HEIGHT)
+        return QSize(super().sizeHint().width(), _LOG_HEIGHT)
 
 
 class RunLog(QWidget):
-    """Lines of plain text, following the last one unless the user has scrolled up to read."""
+    """The log of a run, following its last line unless the user has scrolled up to read."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -241,10 +223,9 @@ class RunLog(QWidget):
         self.text = _Lines()
         self.text.setReadOnly(True)
         self.text.setMaximumBlockCount(MAX_LINES)
-        self.text.setMinimumHeight(_HEIGHT)
+        self.text.setMinimumHeight(_LOG_HEIGHT)
         self.text.setAccessibleName("Log")
-        # Tab leaves the log, as it leaves every other control.
-        self.text.setTabChangesFocus(True)
+        self.text.setTabChangesFocus(True)  # Tab leaves the log, as it leaves every other control
         self._follows = True
         bar = self.text.verticalScrollBar()
         assert bar is not None
@@ -252,7 +233,6 @@ class RunLog(QWidget):
         bar.actionTriggered.connect(self._note_scrolling)
         bar.rangeChanged.connect(self._keep_at_end)
         self.save_button = QPushButton("Save log…")
-        self.save_button.setEnabled(False)
         self.save_button.setToolTip("Save the log so far as a text file; at the end it is in the run folder anyway")
         self.save_button.clicked.connect(self._ask_and_save)
         head = QHBoxLayout()
@@ -264,6 +244,7 @@ class RunLog(QWidget):
         layout.setSpacing(2)
         layout.addLayout(head)
         layout.addWidget(self.text, 1)
+        self.clear()
 
     def clear(self) -> None:
         self.text.clear()
@@ -276,7 +257,7 @@ class RunLog(QWidget):
 
     def addEvents(self, events: Iterable[Event]) -> None:
         lines = [describe(event) for event in events if not isinstance(event, StepDone)]
-        shown = [in_the_window(line) for line in lines if line is not None][-MAX_LINES:]
+        shown = [line for line in lines if line is not None][-MAX_LINES:]
         if not shown:
             return
         before = self._bar.value()
