@@ -6,14 +6,14 @@ from typing import Literal
 
 from qtpy.QtCore import QEvent, QEventLoop, QObject, Qt, QTimer
 from qtpy.QtGui import QCloseEvent
-from qtpy.QtWidgets import QMainWindow, QMessageBox, QWidget
+from qtpy.QtWidgets import QMainWindow, QMessageBox, QPushButton, QWidget
 
 from napari_celltrain.widgets.preferences import preferences
 from napari_celltrain.widgets.run.controller import RunController
 
 Answer = Literal["keep training", "stop", "cancel"]
 
-_PARTING_MS = 3000  # to let go of a process takes a tenth of a second; a worker that hangs must not keep napari open
+_LEAVE_MS = 3000  # to leave a process takes a tenth of a second; a worker that hangs must not keep napari open
 
 
 class CloseGuard(QObject):
@@ -32,35 +32,32 @@ class CloseGuard(QObject):
         self._controller.stateChanged.disconnect(self._renew)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
-        if watched is not self._window or not isinstance(event, QCloseEvent) or not self._controller.is_busy:
+        controller = self._controller
+        if watched is not self._window or not isinstance(event, QCloseEvent) or not controller.is_busy:
             return False
+        answer: Answer = "keep training"
         if _is_torn_down(self._window):  # by a script: too late to ask, and nobody there to answer
-            self._part(stop=preferences().on_close == "stop")
-            return False
-        if self._controller.watching:
-            self._part(stop=False)
-            return False
-        answer = ask(self._window, self._controller, may_cancel=True)
-        if answer == "cancel" or (answer == "stop" and not self._controller.outlives_napari):
-            self._closes_at_end = answer == "stop"
-            if self._closes_at_end:
-                self._controller.request_stop(now=True)
-            event.ignore()
-            return True
-        self._part(stop=answer == "stop")
+            answer = "stop" if preferences().on_close == "stop" else answer
+        elif not controller.watching:
+            answer = ask(self._window, controller, may_cancel=True)
+            if answer == "cancel" or (answer == "stop" and not controller.outlives_napari):
+                self._closes_at_end = answer == "stop"
+                if self._closes_at_end:
+                    controller.request_stop(now=True)
+                event.ignore()
+                return True
+        self._leave(stop=answer == "stop")
         return False
 
-    def _part(self, stop: bool) -> None:
-        """Leave the run to itself. The process that trains ends by itself where it was told to stop."""
+    def _leave(self, stop: bool) -> None:
+        """Leave the run to itself. The process that trains ends by itself where it was asked to stop."""
         if stop:
             self._controller.request_stop(now=True)
         self._controller.leave()
-        if not self._controller.outlives_napari:
-            return  # napari waits for its workers
-        loop = QEventLoop()
-        self._controller.stateChanged.connect(loop.quit)
-        QTimer.singleShot(_PARTING_MS, loop.quit)
-        if self._controller.is_busy:
+        if self._controller.outlives_napari and self._controller.is_busy:  # else napari waits for its workers
+            loop = QEventLoop()
+            self._controller.stateChanged.connect(loop.quit)
+            QTimer.singleShot(_LEAVE_MS, loop.quit)
             loop.exec()
 
     def _renew(self) -> None:
@@ -70,39 +67,36 @@ class CloseGuard(QObject):
 
 
 def ask(window: QWidget, controller: RunController, may_cancel: bool) -> Answer:
-    """The user's wish: by the preferences, where these say; else by a question."""
+    """The user's wish: by the preferences, where these decide it; else by a question."""
     wish = preferences().on_close
     keeps = controller.outlives_napari or not may_cancel
     if wish == "stop" or (wish == "keep training" and keeps):
         return wish
-    return _question(window, keeps, may_cancel)
-
-
-def _question(window: QWidget, keeps: bool, may_cancel: bool) -> Answer:
     box = QMessageBox(window)
     box.setIcon(QMessageBox.Icon.Question)
     box.setTextFormat(Qt.TextFormat.PlainText)
     box.setWindowTitle("CellTrain is training")
     box.setText("A run is still training." if keeps else "A run is still training inside napari, and ends with it.")
-    keep = stop = None
+    box.setInformativeText(
+        "It can go on in the background; open the widget again to see it. Or it stops now, with a validation, and "
+        "keeps its best model."
+        if keeps
+        else "It can stop now, with a validation; napari closes when the best model is saved."
+    )
+    role = QMessageBox.ButtonRole
+    answers: dict[QPushButton | None, Answer] = {}
     if keeps:
-        box.setInformativeText(
-            "It can go on in the background; open the widget again to see it. Or it stops now, with a validation, and "
-            "keeps its best model."
-        )
-        keep = box.addButton("Keep training", QMessageBox.ButtonRole.AcceptRole)
-    else:
-        box.setInformativeText("It can stop now, with a validation; napari closes when the best model is saved.")
-    stop = box.addButton("Stop" if keeps else "Stop, then close", QMessageBox.ButtonRole.DestructiveRole)
-    cancel = box.addButton("Do not close", QMessageBox.ButtonRole.RejectRole) if may_cancel else None
-    box.setDefaultButton(keep or stop)
-    box.setEscapeButton(cancel or keep or stop)
+        answers[box.addButton("Keep training", role.AcceptRole)] = "keep training"
+    answers[box.addButton("Stop" if keeps else "Stop, then close", role.DestructiveRole)] = "stop"
+    if may_cancel:
+        answers[box.addButton("Do not close", role.RejectRole)] = "cancel"
+    first, *_, last = answers
+    box.setDefaultButton(first)
+    box.setEscapeButton(last if may_cancel else first)
     box.exec()
     clicked = box.clickedButton()
     box.deleteLater()
-    if clicked is stop:
-        return "stop"
-    return "cancel" if cancel is not None and clicked is cancel else "keep training" if keeps else "cancel"
+    return next((answer for button, answer in answers.items() if button is clicked), "cancel")
 
 
 def ask_after_undocking(window: QWidget, controller: RunController) -> None:
@@ -111,22 +105,25 @@ def ask_after_undocking(window: QWidget, controller: RunController) -> None:
         controller.request_stop(now=True)
 
 
-class Farewell(QObject):
-    """What is left to do when the widget has been taken out of its dock, once napari is done with that."""
+class DeferredClose(QObject):
+    """What is left to do when the widget has been taken out of its dock, once napari is done with that.
+
+    It is a child of the window: if that is deleted before, nothing is left to do.
+    """
 
     def __init__(self, widget: QWidget, window: QMainWindow, controller: RunController) -> None:
         super().__init__(window)
         self._widget: QWidget | None = widget
         self._window = window
         self._controller = controller
+        QTimer.singleShot(0, self._finish)
 
-    def say(self) -> None:
+    def _finish(self) -> None:
         widget, self._widget = self._widget, None
         self.deleteLater()
-        if widget is None or widget.parent() is not None:  # docked again elsewhere
-            return
-        widget.deleteLater()
-        ask_after_undocking(self._window, self._controller)
+        if widget is not None and widget.parent() is None:  # else docked again elsewhere
+            widget.deleteLater()
+            ask_after_undocking(self._window, self._controller)
 
 
 def _is_torn_down(window: QMainWindow) -> bool:

@@ -78,8 +78,6 @@ class RunController(QObject):
     stateChanged = Signal()
     eventsReceived = Signal(object)
     """A tuple of events, in order. Of steps that follow one another within a second or so, only the last."""
-    failed = Signal(str)
-    """A sentence; it has been shown as a notification already."""
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -170,7 +168,7 @@ class RunController(QObject):
             waiting.close(patience=0)
 
     def start(self, config: RunConfig, own_process: bool = True) -> None:
-        """Train as ``config`` says; all that goes wrong comes by events and :attr:`failed`."""
+        """Train as ``config`` says; all that goes wrong comes by events."""
         self._refuse_if_training()
         spared = _with_a_core_left(config)
 
@@ -290,10 +288,8 @@ class RunController(QObject):
         # how a run that is only watched ended before is not shown again
         if self.state == "finished" and not self.watching and self.outcome is not None:
             show_info(printable(describe(self.outcome) or ""))
-        elif self.state == "failed":
-            if not (self.watching and self.outcome is not None):
-                show_error(self.message)
-            self.failed.emit(self.message)
+        elif self.state == "failed" and not (self.watching and self.outcome is not None):
+            show_error(self.message)
 
 
 class _Worker(GeneratorWorker):  # type: ignore[misc]  # napari is untyped

@@ -20,7 +20,7 @@ from napari_celltrain.widgets.background import Background
 from napari_celltrain.widgets.forms.focus import FocusRing
 from napari_celltrain.widgets.layers import LayerSource
 from napari_celltrain.widgets.preferences import ask_and_load, ask_and_save, last_run, preferences
-from napari_celltrain.widgets.run.closing import CloseGuard, Farewell
+from napari_celltrain.widgets.run.closing import CloseGuard, DeferredClose
 from napari_celltrain.widgets.run.controller import RunController, shared_controller
 from napari_celltrain.widgets.run.panel import RunPanel
 from napari_celltrain.widgets.run.shown import CurvesDock
@@ -338,7 +338,7 @@ class TrainWidget(QWidget):
         self._window = None
         if not controller.is_busy:
             controller.dismiss()
-        QTimer.singleShot(0, Farewell(self, window, controller).say)
+        DeferredClose(self, window, controller)
 
 
 def _running_folder(path: Path) -> RunFolder | None:
