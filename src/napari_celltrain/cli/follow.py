@@ -1,6 +1,6 @@
-"""Ctrl-C as the Stop button: once ends training after its next validation, twice at once, a third time by force.
+"""Drives a generator of events from the command line, to its end or to the user's.
 
-Driving a generator of events from the command line, to its end or to the user's.
+Ctrl-C is the Stop button: once ends training after its next validation, twice at once, a third time by force.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBRE
 
 
 class StopSignals:
-    """While in ``with``, signals become stop requests in ``folder``; before it is known they end the program."""
+    """In ``with``, signals become stop requests in ``folder``; before it is known they end the program."""
 
     def __init__(self, display: Display) -> None:
         self.folder: RunFolder | None = None
@@ -48,12 +48,12 @@ class StopSignals:
         if self.folder is None or self._received >= 2:
             self.exit_code = ended
             raise KeyboardInterrupt
-        # Whoever terminates a process kills it soon after: there may be no time for another epoch.
+        # A process that is terminated is mostly killed soon after: there may be no time for another epoch.
         self._received = 2 if terminate else self._received + 1
         now = self._received == 2
         if now:
             self.exit_code = ended
-        if is_main_process():  # the others hear of it from the first
+        if is_main_process():  # the others get it from the first
             self._request(self.folder, now)
 
     def _request(self, folder: RunFolder, now: bool) -> None:
@@ -68,9 +68,6 @@ class StopSignals:
             else "Stopping after the next validation, so that the latest model is kept if it is better "
             "(Ctrl-C again: end after this batch)."
         )
-
-
-# --- follow ----------------------------------------------------------------------------------------------
 
 
 def follow(
@@ -114,7 +111,7 @@ def follow(
 
 @contextmanager
 def refusals_told(display: Display) -> Iterator[None]:
-    """For what is read before there are events: a program must hear, as an event, why there will be none."""
+    """Around what is read before there are events: a program must read, as an event, why there will be none."""
     try:
         yield
     except CellTrainError as error:
@@ -123,6 +120,6 @@ def refusals_told(display: Display) -> Iterator[None]:
 
 
 def _tell_programs(display: Display, failed: Failed | None, message: str) -> None:
-    """A program that reads events must hear of every failure, once."""
+    """A program that reads events must read of every failure, once."""
     if display.for_programs and failed is None:
         display.show(Failed(message=message))
