@@ -122,7 +122,8 @@ def test_what_cannot_be_is_a_problem_and_not_an_exception(tab: DataTab, qtbot, f
 def test_an_empty_form_invites_and_marks_only_when_asked_to(tab: DataTab) -> None:
     assert tab.report is None
     assert tab.problem_list.isHidden()
-    assert {problem.code for problem in tab.blocking_problems()} == {"no-images", "no-labels"}
+    assert {problem.code for problem in tab.blocking_problems()} == {"missing-folder"}
+    assert {problem.where for problem in tab.blocking_problems()} == {"images", "labels"}
     tab.insist()
     assert not tab.problem_list.isHidden()
     assert tab.form.rows.editors["data.images"].problem()
@@ -148,7 +149,7 @@ def test_sides_follow_share_and_seed_without_reading_again(tab: DataTab, qtbot, 
     monkeypatch.setattr(check, "check_data", None)  # calling it would be an error
     sides = set()
     for seed in range(5):
-        tab.set_seed(seed)
+        tab.set_context(seed, None)
         assert tab.report is None or seed == 0
         wait(qtbot, tab)
         sides.add(tuple(row.side for row in tab.table.pairs.rows))
@@ -194,7 +195,7 @@ def test_all_that_is_wrong_is_said_with_its_remedy(tab: DataTab, qtbot, folders)
     for problem in finish(check_data(config_of(folders))).problems:
         assert problem.remedy in text
     assert {problem.code for problem in tab.blocking_problems()} == {"shape-mismatch", "unreadable-file"}
-    assert "2 errors" in tab.summary.text()
+    assert "Fix these 2 problems" in tab.summary.text()
 
     # mended meanwhile
     image, labels = make_pair(7)
@@ -221,7 +222,7 @@ def test_refusals_from_elsewhere_are_marked_at_their_field(tab: DataTab) -> None
 
 def test_objects_larger_than_a_patch_are_warned_of(tab: DataTab, qtbot, folders) -> None:
     fill(qtbot, tab, config_of(folders))
-    tab.set_patch_size((2, 2, 2))
+    tab.set_context(0, (2, 2, 2))
     wait(qtbot, tab)
     assert "objects-larger-than-patch" in {problem.code for problem in tab.report.problems}
 
@@ -340,7 +341,7 @@ def test_trains_on_layers(layered: DataTab, qtbot, tmp_path: Path) -> None:
     assert layered.blocking_problems() == []
     assert layered.value().images is None
 
-    config = layered.materialize(tmp_path)
+    config = layered.source().materialize(layered.value(), tmp_path)
     report = finish(check_data(config))
     assert report.errors == ()
     assert (report.pairs[0].num_objects, report.pairs[0].voxel_size) == (found.num_objects, VOXEL_SIZE)
@@ -348,14 +349,14 @@ def test_trains_on_layers(layered: DataTab, qtbot, tmp_path: Path) -> None:
 
 
 def test_offers_the_users_layers_only(layered: DataTab) -> None:
-    assert [layer.name for layer in layered.form.layers.image.choices] == ["cells"]
+    assert [layer.name for layer in layered.form.layers.image.choices()] == ["cells"]
 
 
 def test_what_is_chosen_stays_while_layers_come_and_go(layered: DataTab, viewer: ViewerModel) -> None:
     viewer.add_image(np.zeros((8, 8, 8)), name="another")
     layered.reset_choices()
-    assert layered.form.layers.image.value.name == "cells"
-    assert {layer.name for layer in layered.form.layers.image.choices} == {"another", "cells"}
+    assert layered.form.layers.image.value().name == "cells"
+    assert {layer.name for layer in layered.form.layers.image.choices()} == {"another", "cells"}
 
 
 def test_a_brush_stroke_is_counted(layered: DataTab, qtbot, viewer: ViewerModel) -> None:
@@ -371,7 +372,7 @@ def test_a_brush_stroke_is_counted(layered: DataTab, qtbot, viewer: ViewerModel)
 def test_refuses_a_flat_layer_clearly(layered: DataTab, qtbot, viewer: ViewerModel) -> None:
     viewer.add_image(np.zeros((30, 30)), name="flat")
     layered.reset_choices()
-    layered.form.layers.image.value = viewer.layers["flat"]
+    layered.form.layers.image.setValue(viewer.layers["flat"])
     assert layered.report is None
     (problem,) = layered.blocking_problems()
     assert "flat: This is a 2D layer" in str(problem)

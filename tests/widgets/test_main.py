@@ -172,7 +172,7 @@ def test_layers_are_written_and_trained_on(qtbot, viewer, controller, wishes, tm
             training=TrainingConfig(epochs=1, validation_interval=1, model_size="small", deterministic=True),
         )
     )
-    widget.data_tab.form.set_source("layers")
+    widget.data_tab.form.layers_button.setChecked(True)
     click(qtbot, widget.panel.button)
     wait(qtbot, lambda: controller.state in ("finished", "failed"))
     assert controller.state == "finished", controller.message

@@ -1,9 +1,4 @@
-"""Refusals of a configuration, in words about its fields rather than about its validation.
-
-``config.yaml``: read it, write it, and change single settings of it.
-
-What can be said of a configuration before any data is read.
-"""
+"""``config.yaml``: read, write and change it, and say what is wrong with it in terms of its fields."""
 
 from __future__ import annotations
 
@@ -270,43 +265,31 @@ def _assign_augmentation(section: Any, name: str, field: str, value: Any) -> Non
 def setting_problems(config: RunConfig) -> list[Problem]:
     """Everything that is wrong with the configuration by itself; ``where`` of each is its field's path."""
     # the help of the command line needs none of these, and SciPy takes as long to load as all the rest
-    from napari_celltrain.nets.augment import AUGMENTATIONS
     from napari_celltrain.nets.losses import LOSSES
     from napari_celltrain.nets.models import MODELS
 
     data, training = config.data, config.training
     problems = []
-    for name, path in (("images", data.images), ("labels", data.labels)):
-        if path is None:
-            problems.append(
-                Problem(
-                    "missing-folder", f"data.{name}", f"No folder of {name} is given.", f"Give one: --{name} FOLDER."
-                )
-            )
-    for where, registry, key in (("model", MODELS, training.model), ("loss", LOSSES, training.loss)):
+
+    def refuse(code: str, path: str, message: str, remedy: str = "", *also: str) -> None:
+        problems.append(Problem(code, path, message, remedy, settings=(path, *also)))
+
+    for name in ("images", "labels"):
+        if getattr(data, name) is None:
+            refuse("missing-folder", f"data.{name}", f"No folder of {name} is given.", "Give one, or a single file.")
+    for name, registry in (("model", MODELS), ("loss", LOSSES)):
         try:
-            registry[key]
+            registry[getattr(training, name)]
         except ConfigError as error:
-            problems.append(Problem(f"unknown-{where}", f"training.{where}", str(error), ""))
-    for augmentation in config.augmentation.augmentations:
-        assert augmentation.name in AUGMENTATIONS  # every class of the configuration has its builder
+            refuse(f"unknown-{name}", f"training.{name}", str(error))
     if training.precision == "float16" and training.device == "cpu":
-        problems.append(
-            Problem("float16-on-cpu", "training.precision", "float16 is slow and unsafe on a processor.", "Take auto.")
-        )
+        refuse("float16-on-cpu", "training.precision", "float16 is slow and unsafe on a processor.", "Take auto.")
     if training.target == "objects" and data.label_kind != "objects":
-        problems.append(
-            Problem(
-                "objects-without-objects",
-                "training.target",
-                f"Objects can only be learned from labels that number them, and label_kind is {data.label_kind}.",
-                "Take the target auto, or label_kind objects.",
-            )
-        )
+        message = f"Objects can only be learned from labels that number them, and label_kind is {data.label_kind}."
+        remedy = "Take the target auto, or label_kind objects."
+        refuse("objects-without-objects", "training.target", message, remedy, "data.label_kind")
     if data.results.is_file():
-        problems.append(
-            Problem("results-is-file", "data.results", f"{data.results} is a file.", "Choose a folder for the results.")
-        )
+        refuse("results-is-file", "data.results", f"{data.results} is a file.", "Choose a folder for the results.")
     return problems
 
 
@@ -314,17 +297,10 @@ def check_settings(config: RunConfig) -> RunConfig:
     """The configuration with absolute paths. Raises :class:`ConfigError` with all :func:`setting_problems`."""
     raise_problems(setting_problems(config), ConfigError, "Some settings have to be changed first:")
     data, training = config.data, config.training
-    return config.model_copy(
-        update={
-            "data": data.model_copy(
-                update={name: _absolute(getattr(data, name)) for name in _PATHS},
-            ),
-            "training": training.model_copy(update={"starting_weights": _absolute(training.starting_weights)}),
-        }
-    )
-
-
-_PATHS = ("images", "labels", "results", "validation_images", "validation_labels")
+    names = ("images", "labels", "results", "validation_images", "validation_labels")
+    data = data.model_copy(update={name: _absolute(getattr(data, name)) for name in names})
+    training = training.model_copy(update={"starting_weights": _absolute(training.starting_weights)})
+    return config.model_copy(update={"data": data, "training": training})
 
 
 def _absolute(path: Path | None) -> Path | None:

@@ -1,17 +1,17 @@
-"""The Data tab: where images and labels are, and everything that the check finds in them, before training starts."""
+"""The Data tab: where images and labels are, and what the check finds in them before training starts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QFrame, QHBoxLayout, QProgressBar, QPushButton, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QWidget
 
 from napari_celltrain.values.config import ZYX, DataConfig, TrainingConfig
 from napari_celltrain.values.errors import DataError, Problem
 from napari_celltrain.values.text import count
+from napari_celltrain.widgets.forms.rows import TabPage
 from napari_celltrain.widgets.layers import LayerSource
 from napari_celltrain.widgets.previews import PairOpener
 from napari_celltrain.widgets.theme import plain_label, tooltip
@@ -33,7 +33,7 @@ _BAR_MARGINS = 16
 _NOT_NOW = "The data are not read while a run goes on."
 
 
-class DataTab(QWidget):
+class DataTab(TabPage):
     """Edits a :class:`DataConfig` and reports on the data that it names.
 
     ``report`` is of the values shown now, or None while it is made or cannot be made.
@@ -46,8 +46,7 @@ class DataTab(QWidget):
         super().__init__(parent)
         self.report: DataReport | None = None
         self.split: Split | None = None
-        self._seed = TrainingConfig().seed
-        self._patch_size: ZYX | None = None
+        self._context: tuple[int, ZYX | None] = (TrainingConfig().seed, None)
         self._answered: Question | None = None
         self._asked: Question | None = None
         self._is_running = False
@@ -80,16 +79,10 @@ class DataTab(QWidget):
         """The layers of the viewer have changed."""
         self.form.layers.reset_choices()
 
-    def set_seed(self, seed: int) -> None:
-        """The seed of the training, which decides what is held out."""
-        if seed != self._seed:
-            self._seed = seed
-            self._renew()
-
-    def set_patch_size(self, patch_size: ZYX | None) -> None:
-        """The size of a patch, or None for whole images: objects larger than a patch are warned of."""
-        if patch_size != self._patch_size:
-            self._patch_size = patch_size
+    def set_context(self, seed: int, patch_size: ZYX | None) -> None:
+        """The seed of the training decides what is held out; objects larger than a patch are warned of."""
+        if (seed, patch_size) != self._context:
+            self._context = (seed, patch_size)
             self._renew()
 
     def set_running(self, running: bool) -> None:
@@ -108,7 +101,7 @@ class DataTab(QWidget):
         return list(dict.fromkeys([*found, *(self.report.errors if self.report else ())]))
 
     def insist(self) -> None:
-        """Mark also what has merely not been filled in yet: someone has pressed Start."""
+        """Mark also empty fields: Start has been pressed."""
         self._insists = True
         self._show_problems()
 
@@ -120,59 +113,39 @@ class DataTab(QWidget):
         """The chosen layers as volumes, for any thread to use; None with folders. Raises :class:`DataError`."""
         return self.form.take_layers(self.value())
 
-    def materialize(self, results: Path) -> DataConfig:
-        """The value to train with: layers are written below ``results`` first, which may take a while.
-
-        Raises :class:`DataError`. ``source()`` and its ``materialize`` do the same in a thread.
-        """
-        layers, config = self.source(), self.value()
-        return config if layers is None else layers.materialize(config, results)
-
     def check_again(self) -> None:
-        """Read everything anew: files may have been mended."""
+        """Read everything again: files may have been fixed."""
         self.checker.forget()
         self._answered = self._asked = None
         self._renew(now=True)
 
     def cancel(self) -> None:
-        """Stop reading, as before the window closes; the next change begins anew."""
+        """Stop reading, as before the window closes; the next change begins again."""
         self.checker.cancel()
         self.progress.hide()
         self._asked = self._answered
 
     def _lay_out(self) -> None:
         self.progress.hide()
-        self.again_button.setToolTip(tooltip("Read all files again, after some have been mended"))
+        self.again_button.setToolTip(tooltip("Read all files again, after some have been fixed"))
         self.again_button.hide()
         self.table.hide()
         line = QHBoxLayout()
         line.addWidget(self.summary, 1)
         line.addWidget(self.again_button)
-
-        content = QWidget()
-        layout = QVBoxLayout(content)
-        layout.setContentsMargins(6, 6, 6, 6)
-        layout.addWidget(self.form)
-        layout.addLayout(line)
-        layout.addWidget(self.progress)
-        layout.addWidget(self.table, 1000)
-        layout.addWidget(self.problem_list)
-        layout.addStretch(1)
-        scroll = QScrollArea()
-        scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # its contents can be reached by Tab
-        scroll.setWidgetResizable(True)
-        scroll.setFrameShape(QFrame.Shape.NoFrame)
-        scroll.setWidget(content)
-        outer = QVBoxLayout(self)
-        outer.setContentsMargins(0, 0, 0, 0)
-        outer.addWidget(scroll)
+        self.column.addWidget(self.form)
+        self.column.addLayout(line)
+        self.column.addWidget(self.progress)
+        self.column.addWidget(self.table, 1000)
+        self.column.addWidget(self.problem_list)
+        self.end()
 
     def _change(self) -> None:
         self.valueChanged.emit()
         self._renew()
 
     def _renew(self, *, now: bool = False) -> None:
-        """Ask anew where the values shown call for another answer."""
+        """Ask again if the values shown call for another answer."""
         question = self._question()
         if question is None:
             self._show_nothing(_INVITATION if self.form.is_untouched() else "")
@@ -198,7 +171,7 @@ class DataTab(QWidget):
             return None
         if layers is None and (config.images is None or config.labels is None):
             return None
-        return Question(config, layers, self._seed, self._patch_size)
+        return Question(config, layers, *self._context)
 
     def _forget_report(self) -> None:
         self._asked = self._answered = None
@@ -259,11 +232,12 @@ class DataTab(QWidget):
 
 
 def _summary(answer: Answer) -> str:
-    """How the pairs are divided, or why there is no saying."""
+    """How the pairs are divided, or why they cannot be."""
     report = answer.report
     parts = []
     if report.errors:
-        parts.append(f"{count(len(report.errors), 'error')} must be mended before training can start.")
+        these = "this problem" if len(report.errors) == 1 else f"these {len(report.errors)} problems"
+        parts.append(f"Fix {these} to start.")
     if answer.split is not None:
         parts.append(f"{count(len(report.pairs), 'pair')}: {answer.split.explanation}")
     elif report.pairs:

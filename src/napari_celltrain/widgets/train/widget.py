@@ -220,8 +220,7 @@ class TrainWidget(QWidget):
     def _renew_context(self) -> None:
         facts = data_facts(self.data_tab.report, self.data_tab.split)
         training, augmentation = self.training_tab.value(), self.augmentation_tab.value()
-        self.data_tab.set_seed(training.seed)
-        self.data_tab.set_patch_size(augmentation.patch_size if augmentation.patches else None)
+        self.data_tab.set_context(training.seed, augmentation.patch_size if augmentation.patches else None)
         self.augmentation_tab.set_context(facts, training)
         self.training_tab.set_context(facts, augmentation)
         self._renew_titles()
