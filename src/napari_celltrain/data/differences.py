@@ -1,21 +1,20 @@
-"""Where a prediction differs from the labels, voxel by voxel and object by object, for eyes rather than for scores."""
+"""Where a prediction differs from the labels, voxel by voxel and object by object, to be looked at."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_celltrain.data.labels import IGNORE, whole_numbers
-from napari_celltrain.data.objects import OverlapCounter, Overlaps, without_ignored
+from napari_celltrain.data.objects import ObjectTable, OverlapCounter, Overlaps, refuse_other_shape, without_ignored
+from napari_celltrain.io.axes import zyx
 from napari_celltrain.io.volume import LazyArray, slabs
 from napari_celltrain.values.config import ZYX
-
-_Number = TypeVar("_Number", int, float)
 
 MIN_IOU = 0.5
 """Above this overlap (intersection over union) an object counts as found; above one half, it can be only once."""
@@ -44,15 +43,15 @@ DESCRIPTIONS: Mapping[Difference, str] = {
     Difference.FALSE_VOXEL: "false: predicted, not labelled",
     Difference.WRONG_CLASS: "wrong class",
     Difference.MISSED_OBJECT: "object missed",
-    Difference.FALSE_OBJECT: "object that is none",
+    Difference.FALSE_OBJECT: "false object",
     Difference.SPLIT_OBJECT: "object split in several",
-    Difference.MERGED_OBJECTS: "several objects merged to one",
+    Difference.MERGED_OBJECTS: "several objects merged into one",
 }
 
 
 def compare_voxels(target_ZYX: NDArray[np.uint8], predicted_ZYX: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Class indices against class indices; voxels whose target is ``IGNORE`` agree with anything."""
-    _check(target_ZYX, predicted_ZYX)
+    refuse_other_shape(target_ZYX, predicted_ZYX)
     true, found = target_ZYX > 0, predicted_ZYX > 0
     differences = np.zeros(target_ZYX.shape, np.uint8)
     differences[true & ~found] = Difference.MISSED_VOXEL
@@ -92,7 +91,7 @@ def judge(overlaps: Overlaps) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     A labelled object is found where a predicted one overlaps it with an IoU above :data:`MIN_IOU`, as in the F1 of a
     validation. The others are merged where they lie mostly in a predicted object that holds several, split where they
     hold several predicted ones, and else missed. A predicted object that found none is a piece of a split one, or
-    false, unless it is what several were merged to.
+    false, unless several were merged into it.
     """
     true, predicted, shared = overlaps.true_index, overlaps.predicted_index, overlaps.shared
     of_truth, of_predicted = overlaps.true.sizes[true], overlaps.predicted.sizes[predicted]
@@ -122,7 +121,7 @@ def wrong_objects(overlaps: Overlaps) -> tuple[WrongObject, ...]:
         overlaps.predicted, overlaps.true, overlaps.predicted_index, overlaps.true_index, overlaps.shared
     )
     found = [*_wrong_of(overlaps, truth_marks, "labels"), *_wrong_of(swapped, predicted_marks, "prediction")]
-    return tuple(sorted(found, key=_by_size))
+    return tuple(sorted(found, key=lambda each: (-each.num_voxels, each.side, each.label)))
 
 
 def mark_wrong(
@@ -130,7 +129,10 @@ def mark_wrong(
 ) -> NDArray[np.uint8]:
     """The objects of ``wrong`` as values of :class:`Difference`, marked whole; all other voxels are 0."""
     marks = np.zeros(tuple(truth_ZYX.shape), np.uint8)
-    tables = [_mark_table([found for found in wrong if found.side == side]) for side in ("prediction", "labels")]
+    tables = []
+    for side in ("prediction", "labels"):
+        pairs = sorted((each.label, int(each.kind)) for each in wrong if each.side == side)
+        tables.append(np.array(pairs, np.int64).reshape(-1, 2).T)
     for start, truth in slabs(truth_ZYX):
         stop = start + len(truth)
         predicted = np.asarray(predicted_ZYX[start:stop, :, :])
@@ -138,7 +140,7 @@ def mark_wrong(
         for (labels, kinds), values in zip(tables, (predicted, true), strict=True):
             if len(labels):
                 place = np.minimum(np.searchsorted(labels, values), len(labels) - 1)
-                np.copyto(marks[start:stop], kinds[place], where=labels[place] == values)
+                np.copyto(marks[start:stop], kinds[place].astype(np.uint8), where=labels[place] == values)
     return marks
 
 
@@ -149,23 +151,20 @@ class ObjectComparison:
     """
 
     def __init__(self, truth_ZYX: NDArray[np.int32], predicted_ZYX: NDArray[np.int32]) -> None:
-        _check(truth_ZYX, predicted_ZYX)
+        refuse_other_shape(truth_ZYX, predicted_ZYX)
         self._truth_ZYX, self._predicted_ZYX = truth_ZYX, predicted_ZYX
         counter = OverlapCounter()
         for index in range(len(truth_ZYX)):
             counter.add(index, truth_ZYX[index : index + 1], predicted_ZYX[index : index + 1])
         self._overlaps = counter.overlaps()
-        self._num_truth = int(truth_ZYX.max(initial=0))
-        self._num_predicted = int(predicted_ZYX.max(initial=0))
 
     def differences(self) -> NDArray[np.uint8]:
         """What is wrong where, as values of :class:`Difference`: what :func:`judge` marks is marked whole; the voxels
         of all other objects as by :func:`compare_voxels`."""
-        truth_marks, predicted_marks = judge(self._overlaps)
-        of_truth = np.zeros(self._num_truth + 1, np.uint8)
-        of_truth[self._overlaps.true.labels] = truth_marks
-        of_predicted = np.zeros(self._num_predicted + 1, np.uint8)
-        of_predicted[self._overlaps.predicted.labels] = predicted_marks
+        of_truth, of_predicted = (
+            _by_label(table, marks)
+            for table, marks in zip((self._overlaps.true, self._overlaps.predicted), judge(self._overlaps), strict=True)
+        )
         differences = np.zeros(self._truth_ZYX.shape, np.uint8)
         for plane, true, predicted in zip(differences, self._truth_ZYX, self._predicted_ZYX, strict=True):
             plane[...] = compare_voxels((true > 0).view(np.uint8), (predicted > 0).view(np.uint8))
@@ -178,8 +177,8 @@ class ObjectComparison:
 
         So colours stay from epoch to epoch and agree with the labels; the other predicted objects are numbered beyond.
         """
-        table = np.zeros(self._num_predicted + 1, np.int32)
-        taken = np.zeros(self._num_truth + 1, bool)
+        table = np.zeros(self._overlaps.predicted.labels.max(initial=0) + 1, np.int32)
+        taken = np.zeros(self._overlaps.true.labels.max(initial=0) + 1, bool)
         true_labels = self._overlaps.true.labels[self._overlaps.true_index]
         predicted_labels = self._overlaps.predicted.labels[self._overlaps.predicted_index]
         for index in np.argsort(-self._overlaps.shared, kind="stable"):
@@ -192,6 +191,13 @@ class ObjectComparison:
         for plane, predicted in zip(numbered, self._predicted_ZYX, strict=True):
             plane[...] = table[predicted]
         return numbered
+
+
+def _by_label(table: ObjectTable, marks: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The marks of the objects of ``table``, to be indexed by label; 0 for others."""
+    by_label = np.zeros(table.labels.max(initial=0) + 1, np.uint8)
+    by_label[table.labels] = marks
+    return by_label
 
 
 def _wrong_of(
@@ -207,30 +213,10 @@ def _wrong_of(
             kind=Difference(marks[row]),
             side=side,
             label=int(overlaps.true.labels[row]),
-            centre_zyx=_triple(overlaps.true.centres[row], float),
-            start_zyx=_triple(overlaps.true.starts[row], int),
-            stop_zyx=_triple(overlaps.true.stops[row], int),
+            centre_zyx=tuple(overlaps.true.centres[row].tolist()),
+            start_zyx=zyx(overlaps.true.starts[row]),
+            stop_zyx=zyx(overlaps.true.stops[row]),
             num_voxels=int(overlaps.true.sizes[row]),
             best_iou=float(iou[pairs].max(initial=0.0)),
             partners=tuple(map(int, overlaps.predicted.labels[overlaps.predicted_index[pairs]])),
         )
-
-
-def _by_size(found: WrongObject) -> tuple[int, str, int]:
-    return -found.num_voxels, found.side, found.label
-
-
-def _triple(values: NDArray[Any], kind: type[_Number]) -> tuple[_Number, _Number, _Number]:
-    z, y, x = values.tolist()
-    return kind(z), kind(y), kind(x)
-
-
-def _mark_table(found: Sequence[WrongObject]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Labels, ascending, and their marks."""
-    pairs = sorted((each.label, int(each.kind)) for each in found)
-    return np.array([label for label, _ in pairs], np.int64), np.array([kind for _, kind in pairs], np.uint8)
-
-
-def _check(first: NDArray[np.integer], second: NDArray[np.integer]) -> None:
-    if first.shape != second.shape:
-        raise ValueError(f"shapes differ: {first.shape} and {second.shape}")

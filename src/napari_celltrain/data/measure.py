@@ -1,68 +1,132 @@
-"""The shape of one object: axes, convexity, surface.
+"""What can be measured of every object: position, size, shape and intensity.
 
-What can be measured of every object: position, size, shape and intensity.
-
-Names and values are those of scikit-image's ``regionprops`` (solidity is nearly so, and why is told in
-:mod:`napari_celltrain.data.measure`), but a hundred thousand voxels take milliseconds.
+Names and values are those of scikit-image's ``regionprops`` (solidity is nearly so, see :func:`_solidity`), but a
+hundred thousand voxels take milliseconds.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_celltrain.data.objects import ObjectTable, find_objects
+from napari_celltrain.data.objects import ObjectTable, find_objects, refuse_other_shape
 from napari_celltrain.io.volume import LazyArray
 from napari_celltrain.values.config import Spacing
 from napari_celltrain.values.events import finish
 
+Columns = dict[str, NDArray[Any]]
+Images = LazyArray | Sequence[LazyArray]
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Lengths in the units of the spacing; NaN where something is not defined."""
-
-    axes: tuple[float, float, float]
-    """Full lengths of the axes of the ellipsoid with the same second moments, the longest first."""
-    elongation: float
-    """Longest axis by the middle one, at least 1."""
-    flatness: float
-    """Middle axis by the shortest one, at least 1."""
-    solidity: float
-    """Share of its convex hull that the object fills, at most 1."""
-    surface_area: float
-    sphericity: float
-    """Surface of the ball of the same volume by that of the object, at most 1 (Wadell 1935)."""
+_AXES = tuple(enumerate("zyx"))
+_LENGTHS = ("equivalent_diameter", "axis_major_length", "axis_middle_length", "axis_minor_length")
+_RATIOS = ("elongation", "flatness", "extent", "solidity")
+_SHAPE = (*_LENGTHS, *_RATIOS, "surface_area", "sphericity")
+_INTENSITIES = ("mean", "min", "max", "std", "sum")
 
 
-def shape_of(mask_ZYX: NDArray[np.bool_], spacing: Spacing) -> Shape:
-    """``mask_ZYX`` holds at least one voxel."""
-    axes = _axes(mask_ZYX, spacing)
-    area, volume = _surface(mask_ZYX, spacing)
-    return Shape(
-        axes=axes,
-        elongation=_by(axes[0], axes[1]),
-        flatness=_by(axes[1], axes[2]),
-        solidity=_solidity(mask_ZYX),
-        surface_area=area,
-        sphericity=_by(math.pi ** (1 / 3) * (6 * volume) ** (2 / 3), area),
+def measure_objects(
+    labels_ZYX: LazyArray, image_ZYX: Images | None = None, voxel_size: Spacing | None = None
+) -> Columns:
+    """One row for each object, as columns of equal length; the first is ``label`` (int64, ascending).
+
+    Several images (a list) are several channels. Lengths are in µm where ``voxel_size`` is given, else in voxels, and
+    the names of the columns say which. What cannot be measured, such as the elongation of a single voxel, is NaN.
+    Label values of 0 and below are background. Raises ``ValueError`` where image and labels differ in shape.
+    """
+    return finish(measuring(labels_ZYX, image_ZYX, voxel_size))
+
+
+def measuring(
+    labels_ZYX: LazyArray, image_ZYX: Images | None = None, voxel_size: Spacing | None = None
+) -> Generator[tuple[int, int], None, Columns]:
+    """As :func:`measure_objects`, as a generator of (objects done, all objects) that returns the columns.
+
+    Only the bounding box of one object is read at a time, so lazy arrays may be larger than memory.
+    """
+    several = isinstance(image_ZYX, list | tuple)
+    channels: list[Any] = list(image_ZYX) if several else [] if image_ZYX is None else [image_ZYX]  # type: ignore[arg-type]  # mypy does not follow
+    for channel in channels:
+        refuse_other_shape(channel, labels_ZYX)
+    table = find_objects(labels_ZYX)
+    shapes = np.zeros((len(table), len(_SHAPE)))
+    intensities = np.zeros((len(table), len(channels), len(_INTENSITIES)))
+    for index in range(len(table)):
+        yield index, len(table)
+        box = table.box(index)
+        mask = np.asarray(labels_ZYX[box]) == table.labels[index]
+        shapes[index] = _measure_shape(mask, voxel_size or (1.0, 1.0, 1.0))
+        for number, channel in enumerate(channels):
+            intensities[index, number] = _measure_intensities(np.asarray(channel[box])[mask])
+    yield len(table), len(table)
+    columns = _positions(table, tuple(labels_ZYX.shape), voxel_size)
+    unit = "um" if voxel_size else "voxels"
+    units = dict.fromkeys(_LENGTHS, f"_{unit}") | {"surface_area": f"_{unit}2"}
+    columns |= {f"{name}{units.get(name, '')}": shapes[:, place] for place, name in enumerate(_SHAPE)}
+    for number in range(len(channels)):
+        suffix = "" if len(channels) == 1 else f"_{number}"
+        for place, name in enumerate(_INTENSITIES):
+            columns[f"intensity_{name}{suffix}"] = intensities[:, number, place]
+    return columns
+
+
+def _positions(table: ObjectTable, shape: tuple[int, ...], voxel_size: Spacing | None) -> Columns:
+    """Where objects are; in µm as napari places voxels, the middle of the first one at 0."""
+    columns: Columns = {"label": table.labels}
+    if voxel_size is not None:
+        columns |= {f"centroid_{letter}_um": table.centres[:, axis] * voxel_size[axis] for axis, letter in _AXES}
+    columns |= {f"centroid_{letter}_voxels": table.centres[:, axis] for axis, letter in _AXES}
+    for axis, letter in _AXES:
+        columns[f"box_{letter}_start"] = table.starts[:, axis]
+        columns[f"box_{letter}_stop"] = table.stops[:, axis]
+    columns["touches_border"] = ((table.starts == 0) | (table.stops == np.array(shape))).any(axis=1)
+    if voxel_size is not None:
+        columns["volume_um3"] = table.sizes * math.prod(voxel_size)
+    columns["volume_voxels"] = table.sizes
+    return columns
+
+
+def _measure_intensities(values: NDArray[Any]) -> list[float]:
+    """As in ``regionprops``: the standard deviation is that of the voxels (divided by their number)."""
+    mean, std, total = (measure(values, dtype=np.float64) for measure in (np.mean, np.std, np.sum))
+    return [mean, values.min(), values.max(), std, total]
+
+
+def _measure_shape(mask: NDArray[np.bool_], spacing: Spacing) -> tuple[float, ...]:
+    """The values of ``_SHAPE``; ``mask`` fills its array from side to side. Lengths are in the units of the spacing.
+
+    Axes are the full lengths of the ellipsoid with the same second moments; elongation and flatness are the ratios of
+    the longest to the middle and of the middle to the shortest one. Sphericity is the surface of the ball of the same
+    volume by that of the object, at most 1 (Wadell 1935).
+    """
+    major, middle, minor = _axes(mask, spacing)
+    area, volume = _surface(mask, spacing)
+    num_voxels = np.count_nonzero(mask)
+    return (
+        (6 * num_voxels * math.prod(spacing) / math.pi) ** (1 / 3),
+        major,
+        middle,
+        minor,
+        _ratio(major, middle),
+        _ratio(middle, minor),
+        num_voxels / mask.size,
+        _solidity(mask),
+        area,
+        _ratio(math.pi ** (1 / 3) * (6 * volume) ** (2 / 3), area),
     )
 
 
-def _by(length: float, other: float) -> float:
+def _ratio(length: float, other: float) -> float:
     return length / other if other > 0 else math.nan
 
 
 def _axes(mask: NDArray[np.bool_], spacing: Spacing) -> tuple[float, float, float]:
     """The semi-axes of a solid ellipsoid are the roots of five times the variances along them."""
-    positions = np.stack(np.nonzero(mask)).astype(np.float64)
-    positions -= positions.mean(axis=1, keepdims=True)
-    positions *= np.array(spacing)[:, None]
-    variances = np.linalg.eigvalsh(positions @ positions.T / positions.shape[1])
+    positions = np.stack(np.nonzero(mask)) * np.array(spacing)[:, None]
+    variances = np.linalg.eigvalsh(np.cov(positions, bias=True))
     noise = 1e-9 * max(variances[-1], 0.0)  # rounding may leave a flat object some thickness
     minor, middle, major = (2 * math.sqrt(5 * value) if value > noise else 0.0 for value in variances)
     return major, middle, minor
@@ -97,132 +161,3 @@ def _surface(mask: NDArray[np.bool_], spacing: Spacing) -> tuple[float, float]:
     a, b, c = (vertices[faces[:, corner]].astype(np.float64) for corner in range(3))
     volume = abs(float(np.einsum("ij,ij->", a, np.cross(b, c)))) / 6
     return float(mesh_surface_area(vertices, faces)), volume
-
-
-# --- measurement -----------------------------------------------------------------------------------------
-
-Progress = Callable[[int, int], None]
-"""Called with (objects done, all objects). It may raise, to end the measurement: the exception passes through."""
-
-Columns = dict[str, NDArray[Any]]
-Images = LazyArray | Sequence[LazyArray]
-
-
-def measure_objects(
-    labels_ZYX: LazyArray,
-    image_ZYX: Images | None = None,
-    voxel_size: Spacing | None = None,
-    *,
-    progress: Progress | None = None,
-) -> Columns:
-    """One row for each object, as columns of equal length; the first is ``label`` (int64, ascending).
-
-    Several images (a list) are several channels. Lengths are in µm where ``voxel_size`` is given, else in voxels, and
-    the names of the columns say which. What cannot be measured, such as the elongation of a single voxel, is NaN.
-    Label values of 0 and below are background. Raises ``ValueError`` where image and labels differ in shape.
-    """
-    return finish(measuring(labels_ZYX, image_ZYX, voxel_size), lambda step: progress and progress(*step))
-
-
-def measuring(
-    labels_ZYX: LazyArray, image_ZYX: Images | None = None, voxel_size: Spacing | None = None
-) -> Generator[tuple[int, int], None, Columns]:
-    """As :func:`measure_objects`, as a generator of (objects done, all objects) that returns the columns.
-
-    Only the bounding box of one object is read at a time, so lazy arrays may be larger than memory.
-    """
-    channels = _channels(image_ZYX)
-    for channel in channels:
-        if tuple(channel.shape) != tuple(labels_ZYX.shape):
-            raise ValueError(f"shapes differ: {tuple(channel.shape)} and {tuple(labels_ZYX.shape)}")
-    table = find_objects(labels_ZYX)
-    rows: list[dict[str, float]] = []
-    for index in range(len(table)):
-        yield index, len(table)
-        box = table.box(index)
-        mask = np.asarray(labels_ZYX[box]) == table.labels[index]
-        values = [np.asarray(channel[box])[mask] for channel in channels]
-        rows.append(_measure(mask, voxel_size or (1.0, 1.0, 1.0)) | _intensities(values))
-    yield len(table), len(table)
-    columns = _positions(table, tuple(labels_ZYX.shape), voxel_size)
-    for key in (*_shape_keys(), *_intensity_keys(len(channels))):
-        columns[_titled(key, voxel_size)] = np.array([row[key] for row in rows], np.float64)
-    return columns
-
-
-def _channels(images: Images | None) -> list[LazyArray]:
-    if images is None:
-        return []
-    return list(images) if isinstance(images, list | tuple) else [images]  # type: ignore[list-item]  # one array
-
-
-def _positions(table: ObjectTable, shape: tuple[int, ...], voxel_size: Spacing | None) -> Columns:
-    """Where objects are; in µm as napari places voxels, the middle of the first one at 0."""
-    columns: Columns = {"label": table.labels}
-    for axis, letter in enumerate("zyx"):
-        if voxel_size is not None:
-            columns[f"centroid_{letter}_um"] = table.centres[:, axis] * voxel_size[axis]
-    for axis, letter in enumerate("zyx"):
-        columns[f"centroid_{letter}_voxels"] = table.centres[:, axis]
-    for axis, letter in enumerate("zyx"):
-        columns[f"box_{letter}_start"] = table.starts[:, axis]
-        columns[f"box_{letter}_stop"] = table.stops[:, axis]
-    columns["touches_border"] = ((table.starts == 0) | (table.stops == np.array(shape))).any(axis=1)
-    if voxel_size is not None:
-        columns["volume_um3"] = table.sizes * math.prod(voxel_size)
-    columns["volume_voxels"] = table.sizes
-    return columns
-
-
-_LENGTHS = ("equivalent_diameter", "axis_major_length", "axis_middle_length", "axis_minor_length")
-_INTENSITIES = ("mean", "min", "max", "std", "sum")
-
-
-def _shape_keys() -> tuple[str, ...]:
-    return (*_LENGTHS, "elongation", "flatness", "extent", "solidity", "surface_area", "sphericity")
-
-
-def _intensity_keys(num_channels: int) -> list[str]:
-    """``intensity_mean``, or with several channels ``intensity_mean_0`` and so on."""
-    return [f"intensity_{name}{suffix}" for suffix in _suffixes(num_channels) for name in _INTENSITIES]
-
-
-def _suffixes(num_channels: int) -> list[str]:
-    return [""] if num_channels == 1 else [f"_{index}" for index in range(num_channels)]
-
-
-def _titled(key: str, voxel_size: Spacing | None) -> str:
-    if key in _LENGTHS:
-        return f"{key}_{'um' if voxel_size else 'voxels'}"
-    if key == "surface_area":
-        return f"{key}_{'um2' if voxel_size else 'voxels2'}"
-    return key
-
-
-def _measure(mask: NDArray[np.bool_], spacing: Spacing) -> dict[str, float]:
-    """``mask`` fills its array from side to side."""
-    shape = shape_of(mask, spacing)
-    num_voxels = np.count_nonzero(mask)
-    return {
-        "equivalent_diameter": (6 * num_voxels * math.prod(spacing) / math.pi) ** (1 / 3),
-        "extent": num_voxels / mask.size,
-        "axis_major_length": shape.axes[0],
-        "axis_middle_length": shape.axes[1],
-        "axis_minor_length": shape.axes[2],
-        "elongation": shape.elongation,
-        "flatness": shape.flatness,
-        "solidity": shape.solidity,
-        "surface_area": shape.surface_area,
-        "sphericity": shape.sphericity,
-    }
-
-
-def _intensities(channels: Sequence[NDArray[Any]]) -> dict[str, float]:
-    """As in ``regionprops``: the standard deviation is that of the voxels (divided by their number)."""
-    found = {}
-    for suffix, values in zip(_suffixes(len(channels)), channels, strict=False):
-        measured = (values.mean(dtype=np.float64), values.min(), values.max(), values.std(dtype=np.float64))
-        total = values.sum(dtype=np.float64)
-        for name, value in zip(_INTENSITIES, (*measured, total), strict=True):
-            found[f"intensity_{name}{suffix}"] = float(value)
-    return found

@@ -173,13 +173,17 @@ class Overlaps:
 
 def find_overlaps(truth_ZYX: LazyArray, predicted_ZYX: LazyArray) -> Overlaps:
     """Labels may be any whole numbers; 0 and negative ones are background. Raises ``ValueError`` for other shapes."""
-    if tuple(truth_ZYX.shape) != tuple(predicted_ZYX.shape):
-        raise ValueError(f"shapes differ: {tuple(truth_ZYX.shape)} and {tuple(predicted_ZYX.shape)}")
+    refuse_other_shape(truth_ZYX, predicted_ZYX)
     counter = OverlapCounter()
     for start, truth in slabs(truth_ZYX):
         predicted = np.asarray(predicted_ZYX[start : start + len(truth), :, :])
         counter.add(start, whole_numbers(truth), whole_numbers(predicted))
     return counter.overlaps()
+
+
+def refuse_other_shape(first: LazyArray, second: LazyArray) -> None:
+    if tuple(first.shape) != tuple(second.shape):
+        raise ValueError(f"shapes differ: {tuple(first.shape)} and {tuple(second.shape)}")
 
 
 def without_ignored(

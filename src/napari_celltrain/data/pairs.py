@@ -16,11 +16,12 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from napari_celltrain.io.volume import Volume
 from napari_celltrain.io.volumes import find_volumes, open_labels, open_volume, stem_of
 from napari_celltrain.values.config import DataConfig
-from napari_celltrain.values.errors import Problem
+from napari_celltrain.values.errors import Problem, Severity
 
 _LABEL_WORDS = (
     "groundtruth ground_truth annotations annotation annotated annot instances instance segmentations segmentation "
@@ -71,8 +72,8 @@ class _File:
 def pair_files(images: Path, labels: Path) -> Pairing:
     """Pair the volumes of two folders (which may be one and the same), or two files chosen by hand.
 
-    Raises :class:`DataError` where a folder is missing or holds no volumes; whatever does not pair up is among
-    the problems.
+    Raises :class:`DataError` where a folder is missing or holds no volumes; files that do not pair up are among the
+    problems.
     """
     image_files, label_files = _list(images), _list(labels)
     image_files, label_files = _tell_apart(Path(images), Path(labels), image_files, label_files)
@@ -82,17 +83,16 @@ def pair_files(images: Path, labels: Path) -> Pairing:
         return Pairing((), (_same_folder(images),))
     matched, ambiguous, lone_images, lone_labels = _match(image_files, label_files)
     problems = [_ambiguous_problem(these, those) for these, those in ambiguous]
-    with_itself = [found for found in matched if _is_same(found[0].path, found[1].path)]
-    matched = [found for found in matched if found not in with_itself]
-    problems += [_same_file(image) for image, _, _ in with_itself]
-    is_error = not matched
-    # Whoever picks one file of many does not want to hear of the others.
+    problems += [_same_file(image) for image, labels_file, _ in matched if _is_same(image.path, labels_file.path)]
+    matched = [found for found in matched if not _is_same(found[0].path, found[1].path)]
+    severity: Severity = "warning" if matched else "error"
+    # Where one file of many was picked, the others are of no interest.
     if not _is_one(labels, label_files):
-        problems += [_unmatched_image(file, is_error) for file in lone_images]
+        problems += _unmatched("image", lone_images, severity)
     if not _is_one(images, image_files):
-        problems += [_unmatched_labels(file, is_error) for file in lone_labels]
+        problems += _unmatched("labels", lone_labels, severity)
     if not matched and not problems:
-        problems = [_unmatched_image(file, True) for file in lone_images]
+        problems = _unmatched("image", lone_images, "error")
     order = {file.path: index for index, file in enumerate(image_files)}
     matched.sort(key=lambda found: order[found[0].path])
     return Pairing(_name_pairs(matched), tuple(problems))
@@ -116,11 +116,7 @@ def _list(folder: Path) -> list[_File]:
     found = find_volumes(root)
     if found == [root]:
         return [_File(root, PurePosixPath(stem_of(root)))]
-    relatives = [path.relative_to(root) for path in found]
-    return [
-        _File(path, PurePosixPath(relative.parent.as_posix()) / stem_of(path))
-        for path, relative in zip(found, relatives, strict=True)
-    ]
+    return [_File(path, PurePosixPath(path.relative_to(root).parent.as_posix()) / stem_of(path)) for path in found]
 
 
 def _is_one(chosen: Path, files: list[_File]) -> bool:
@@ -133,17 +129,16 @@ def _tell_apart(
 ) -> tuple[list[_File], list[_File]]:
     """Where one folder lies in the other, or both are one: no file is image and labels at once."""
     # Folders and files may be given by two spellings or over a link.
-    real_images = {file: os.path.realpath(file.path) for file in image_files}
-    real_labels = {file: os.path.realpath(file.path) for file in label_files}
-    in_images, in_labels = set(real_images.values()), set(real_labels.values())
+    real = {file: os.path.realpath(file.path) for file in (*image_files, *label_files)}
+    in_images, in_labels = ({real[file] for file in files} for files in (image_files, label_files))
     if _is_same(images, labels) or in_images == in_labels:
-        marked = [file for file in label_files if _LABEL_AFFIX.search(file.stem)]
-        real_marked = {real_labels[file] for file in marked}
-        return [file for file in image_files if real_images[file] not in real_marked], marked
+        label_files = [file for file in label_files if _LABEL_AFFIX.search(file.stem)]
+        in_labels = {real[file] for file in label_files}
+        return [file for file in image_files if real[file] not in in_labels], label_files
     if in_labels < in_images:
-        return [file for file in image_files if real_images[file] not in in_labels], label_files
+        return [file for file in image_files if real[file] not in in_labels], label_files
     if in_images < in_labels:
-        return image_files, [file for file in label_files if real_labels[file] not in in_images]
+        return image_files, [file for file in label_files if real[file] not in in_images]
     return image_files, label_files
 
 
@@ -296,53 +291,37 @@ def _pair_by_hand(image: _File, labels: _File) -> Pairing:
 
 
 def _same_file(image: _File) -> Problem:
-    return Problem(
-        "ambiguous-pair",
-        image.path.name,
-        "The same file is given as image and as labels.",
-        "Choose the file of the labels, or the folder that they are in.",
-    )
+    message = "The same file is given as image and as labels."
+    remedy = "Choose the file of the labels, or the folder that they are in."
+    return Problem("ambiguous-pair", image.path.name, message, remedy)
 
 
 def _same_folder(folder: Path) -> Problem:
-    return Problem(
-        "ambiguous-pair",
-        Path(folder).name,
-        "Images and labels are in one folder, and no name tells which files are labels.",
-        "Add _mask or _label to the names of the labels (a.tif and a_mask.tif), or put them in a folder of their own.",
+    message = "Images and labels are in one folder, and no name shows which files are labels."
+    remedy = (
+        "Add _mask or _label to the names of the labels (a.tif and a_mask.tif), or put them in a folder of their own."
     )
+    return Problem("ambiguous-pair", Path(folder).name, message, remedy)
 
 
 def _ambiguous_problem(images: list[_File], labels: list[_File]) -> Problem:
     if len(labels) > 1:
-        where, many = images[0], labels
-        message = "Several files could be its labels: "
+        where, many, message = images[0], labels, "Several files could be its labels: "
     else:
-        where, many = labels[0], images
-        message = "These labels could belong to several images: "
-    return Problem(
-        "ambiguous-pair",
-        where.path.name,
-        message + ", ".join(str(file.relative.parent / file.path.name) for file in many[:4]) + ".",
-        "Rename or move files so that each image and its labels have the same name.",
-    )
+        where, many, message = labels[0], images, "These labels could belong to several images: "
+    message += ", ".join(str(file.relative.parent / file.path.name) for file in many[:4]) + "."
+    remedy = "Rename or move files so that each image and its labels have the same name."
+    return Problem("ambiguous-pair", where.path.name, message, remedy)
 
 
-def _unmatched_image(file: _File, is_error: bool) -> Problem:
-    return Problem(
-        "unmatched-image",
-        file.path.name,
-        "There are no labels whose name fits this image.",
-        f"Name its labels {file.stem}.tif or {file.stem}_mask.tif; until then the image is left out.",
-        "error" if is_error else "warning",
-    )
-
-
-def _unmatched_labels(file: _File, is_error: bool) -> Problem:
-    return Problem(
-        "unmatched-labels",
-        file.path.name,
-        "There is no image whose name fits these labels.",
-        "Give image and labels the same name; until then the labels are left out.",
-        "error" if is_error else "warning",
-    )
+def _unmatched(kind: Literal["image", "labels"], files: list[_File], severity: Severity) -> list[Problem]:
+    problems = []
+    for file in files:
+        if kind == "image":
+            message = "There are no labels whose name fits this image."
+            remedy = f"Name its labels {file.stem}.tif or {file.stem}_mask.tif; until then the image is left out."
+        else:
+            message = "There is no image whose name fits these labels."
+            remedy = "Give image and labels the same name; until then the labels are left out."
+        problems.append(Problem(f"unmatched-{kind}", file.path.name, message, remedy, severity))
+    return problems

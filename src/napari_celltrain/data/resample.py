@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_celltrain.io.volume import SLAB_VOXELS, LazyArray, voxels_in
+from napari_celltrain.io.axes import zyx
+from napari_celltrain.io.volume import SLAB_VOXELS, LazyArray, three_slices, voxels_in
 from napari_celltrain.values.config import ZYX, Spacing
 
-_WHOLE = slice(None)
 _TAIL = 3.0
 """How many sigmas of the Gaussian count."""
 
@@ -35,14 +35,11 @@ def resampled(image: LazyArray, from_spacing: Spacing, to_spacing: Spacing) -> L
 
 def resampled_shape(shape: tuple[int, ...], from_spacing: Spacing, to_spacing: Spacing) -> ZYX:
     """How many voxels :func:`resampled` gives along z, y and x: at least one."""
-    z, y, x = (
-        max(1, round(length * before / after))
-        for length, before, after in zip(shape, from_spacing, to_spacing, strict=True)
-    )
-    return z, y, x
+    spacings = zip(shape, from_spacing, to_spacing, strict=True)
+    return zyx(max(1, round(length * before / after)) for length, before, after in spacings)
 
 
-def labels_back(labels: LazyArray, shape: ZYX, planes: slice = _WHOLE) -> NDArray[Any]:
+def labels_back(labels: LazyArray, shape: ZYX, planes: slice = slice(None)) -> NDArray[Any]:
     """``labels`` found in the view, in the grid of ``shape`` (Z, Y, X) that it was made from: the nearest voxel's.
 
     ``planes`` asks for some z planes of that grid only; only what these need is read of ``labels``. Where the old
@@ -78,34 +75,18 @@ class _Taps:
 class Resampled:
     """``source`` (Z, Y, X) seen with ``shape`` voxels over the same space; see :func:`resampled`."""
 
+    ndim = 3
+
     def __init__(self, source: LazyArray, shape: ZYX) -> None:
-        self._source = source
-        self._shape = shape
-        self._taps = [_taps(new, int(old)) for new, old in zip(shape, source.shape, strict=True)]
+        self.shape: tuple[int, ...] = shape
         exact = source.dtype.kind == "b" or np.can_cast(source.dtype, np.float32, "safe")
-        self._dtype = np.dtype(np.float32 if exact else np.float64)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self._shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self._dtype
-
-    @property
-    def ndim(self) -> int:
-        return 3
+        self.dtype: np.dtype[Any] = np.dtype(np.float32 if exact else np.float64)
+        self._source = source
+        self._taps = [_taps(new, int(old)) for new, old in zip(shape, source.shape, strict=True)]
 
     def __getitem__(self, key: slice | tuple[slice, ...]) -> NDArray[Any]:
-        given = key if isinstance(key, tuple) else (key,)
-        if len(given) > 3 or not all(isinstance(part, slice) for part in given):
-            raise TypeError("a resampled volume is indexed by up to three slices")
-        wanted = [
-            np.arange(length)[part]
-            for length, part in zip(self._shape, (*given, _WHOLE, _WHOLE, _WHOLE)[:3], strict=True)
-        ]
-        result = np.empty(tuple(len(axis) for axis in wanted), self._dtype)
+        wanted = [np.arange(length)[part] for length, part in zip(self.shape, three_slices(key), strict=True)]
+        result = np.empty(tuple(len(axis) for axis in wanted), self.dtype)
         if not result.size:
             return result
         rows, columns = (_local(self._taps[axis], wanted[axis]) for axis in (1, 2))
@@ -115,8 +96,7 @@ class Resampled:
 
     def _groups(self, wanted: list[NDArray[np.intp]]) -> list[slice]:
         """Some of the wanted planes at a time, such that the old ones below them are not too many."""
-        plane = voxels_in(tuple(int(length) for length in self._source.shape[1:]))
-        at_once = max(1, SLAB_VOXELS // max(1, plane))
+        at_once = max(1, SLAB_VOXELS // max(1, voxels_in(self._source.shape[1:])))
         index = self._taps[0].index
         groups, start = [], 0
         for end in range(1, len(wanted[0]) + 1):
@@ -131,7 +111,7 @@ class Resampled:
     ) -> None:
         """Set ``out`` to the wanted planes."""
         span, local = _local(self._taps[0], planes)
-        block = np.asarray(self._source[span, rows[0], columns[0]]).astype(self._dtype, copy=False)
+        block = np.asarray(self._source[span, rows[0], columns[0]]).astype(self.dtype, copy=False)
         for axis, taps in enumerate((local, rows[1], columns[1])):
             block = _weigh(block, taps, axis)
         out[:] = block

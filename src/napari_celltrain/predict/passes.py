@@ -20,12 +20,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from napari_celltrain.engine.windows import BlockGrid
-from napari_celltrain.io.axes import Region
+from napari_celltrain.io.axes import Region, with_margins
 from napari_celltrain.io.volume import LazyArray
 from napari_celltrain.predict.blocks import BlockStore
 from napari_celltrain.predict.files import View
 from napari_celltrain.runs.model import ModelCard
-from napari_celltrain.values.config import ZYX
 
 if TYPE_CHECKING:
     from napari_celltrain.runs.model import Model
@@ -102,7 +101,7 @@ def _decode_block(card: ModelCard, store: BlockStore, number: int) -> int:
     assert plan.objects is not None, "labels of this store are not objects"
     assert array is not None, "a store with such a plan has this array"
     region = plan.objects.region(number)
-    outer = _grown(region, halo(card.decoding, plan.spacing), plan.shape)
+    outer, core = with_margins(region, halo(card.decoding, plan.spacing), plan.shape)
     objects = decode_block(
         store.read(store.maps, outer),
         card.threshold,
@@ -110,22 +109,13 @@ def _decode_block(card: ModelCard, store: BlockStore, number: int) -> int:
         plan.spacing,
         origin=(outer[0].start, outer[1].start, outer[2].start),
         volume_shape=plan.shape,
-        core=_within(outer, region),
+        core=core,
     )
     voxels, found = BlockObjects.of(objects, with_faces=card.decoding.method == "components")
     store.write(array, region, voxels)
     store.write_part(number, found.to_arrays())
     store.done["objects"].mark_done(number)
     return number
-
-
-def _grown(region: Region, margin: ZYX, shape: ZYX) -> Region:
-    """The region with its surroundings, as far as the volume reaches."""
-    z, y, x = (
-        slice(max(0, part.start - width), min(length, part.stop + width))
-        for part, width, length in zip(region, margin, shape, strict=True)
-    )
-    return z, y, x
 
 
 def _within(outer: Region, region: Region) -> Region:
