@@ -16,7 +16,7 @@ from napari_celltrain.evaluate.evaluation import evaluate_arrays
 from napari_celltrain.values.events import finish
 from napari_celltrain.widgets.layers import find_layer
 from napari_celltrain.widgets.segment.object_panels import ERRORS, MeasurePanel, ScoresPanel, jump_to
-from napari_celltrain.widgets.segment.object_table import ObjectTable
+from napari_celltrain.widgets.table import Table
 from segment_support import add_image, add_truth, click, wait
 
 
@@ -73,7 +73,7 @@ def test_errors_are_listed_shown_and_jumped_to(qtbot, viewer: ViewerModel, score
     assert Difference.MISSED_OBJECT in marks.data
     assert tuple(marks.scale) == (1.0, 0.5, 0.5)
     missed = next(n for n, found in enumerate(scores.scores.wrong) if found.kind == Difference.MISSED_OBJECT)
-    index = table.index_of(missed)
+    index = table.index(missed, 0)
     qtbot.mouseClick(scores.table.viewport(), Qt.MouseButton.LeftButton, pos=scores.table.visualRect(index).center())
     found = scores.scores.wrong[missed]
     assert viewer.layers.selection.active is viewer.layers["truth"]
@@ -151,7 +151,7 @@ def test_an_image_of_another_shape_is_refused(qtbot, viewer: ViewerModel, measur
 
 
 def test_a_table_is_sorted_whatever_is_missing(qtbot) -> None:
-    table = ObjectTable("test")
+    table = Table("test")
     qtbot.addWidget(table)
     table.set_columns(
         {"label": np.array([1, 2, 3]), "size": np.array([2.0, np.nan, 1.0]), "word": np.array(list("bca"))}

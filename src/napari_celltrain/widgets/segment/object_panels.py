@@ -24,9 +24,9 @@ from napari_celltrain.widgets.forms.rows import FieldRows
 from napari_celltrain.widgets.layers import full_resolution, show_layer, undisturbed
 from napari_celltrain.widgets.run.shown import error_looks
 from napari_celltrain.widgets.segment.input_panel import LayerBox, Place, place_of, stack_of, volume_of
-from napari_celltrain.widgets.segment.object_table import ObjectTable
 from napari_celltrain.widgets.segment.parts import Facts, RunRow
 from napari_celltrain.widgets.segment.work import Columns, evaluate, measure
+from napari_celltrain.widgets.table import Table
 from napari_celltrain.widgets.theme import tooltip
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 class ObjectPanel(QWidget):
     """A choice of layers, a row that runs, a table of objects, and a button that saves it."""
 
-    def __init__(self, viewer: Viewer, boxes: dict[str, LayerBox], run: RunRow, table: ObjectTable, save: str) -> None:
+    def __init__(self, viewer: Viewer, boxes: dict[str, LayerBox], run: RunRow, table: Table, save: str) -> None:
         super().__init__()
         self._viewer = viewer
         self._boxes = list(boxes.values())
@@ -123,7 +123,7 @@ class MeasurePanel(ObjectPanel):
             viewer, "image", "Layer of intensities", "Image whose intensities are measured, or none", optional=True
         )
         help_text = "Measure every object, and keep the table in the layer's features"
-        run, table = RunRow("Measure", help_text, "Measuring"), ObjectTable("Measurements of each object")
+        run, table = RunRow("Measure", help_text, "Measuring"), Table("Measurements of each object")
         super().__init__(viewer, {"Labels": self.labels, "Image": self.image}, run, table, "Save CSV…")
         self.save_button.setToolTip(tooltip("Write the table to a file that spreadsheets and pandas read"))
         self._show({})
@@ -218,7 +218,7 @@ class ScoresPanel(ObjectPanel):
         self.truth = LayerBox(viewer, "labels", "Layer of true labels", "Labels made by a person")
         self.prediction = LayerBox(viewer, "labels", "Layer of predicted labels", "Labels to be judged")
         run = RunRow("Compare", "Compute all scores, and find the objects that are wrong", "Comparing")
-        boxes, table = {"True labels": self.truth, "Prediction": self.prediction}, ObjectTable("Wrong objects")
+        boxes, table = {"True labels": self.truth, "Prediction": self.prediction}, Table("Wrong objects")
         super().__init__(viewer, boxes, run, table, "Save the scores…")
         self.save_button.setToolTip(tooltip("Write scores.csv, scores.json and a plot to a folder"))
         self.rows.add("data.label_kind")

@@ -1,22 +1,21 @@
-"""All that the check found, as text that can be read, copied, and told from each other by colour.
-
-The table of pairs: what the data check found out of each.
-"""
+"""What the data check found: a table of the pairs, and all problems as text that can be copied."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QEvent, QModelIndex, QObject, Qt, Signal
-from qtpy.QtGui import QColor, QKeyEvent, QStandardItem, QStandardItemModel, QTextCharFormat, QTextCursor
-from qtpy.QtWidgets import QAbstractItemView, QFrame, QHeaderView, QPlainTextEdit, QSizePolicy, QTableView, QWidget
+import numpy as np
+from qtpy.QtCore import QEvent, Qt, Signal
+from qtpy.QtGui import QColor, QTextCharFormat, QTextCursor
+from qtpy.QtWidgets import QFrame, QPlainTextEdit, QSizePolicy, QWidget
 
 from napari_celltrain.values.config import DataConfig, Spacing
 from napari_celltrain.values.errors import Problem
 from napari_celltrain.values.fields import label_of
-from napari_celltrain.widgets.theme import theme_color, tooltip
+from napari_celltrain.widgets.table import LEFT, RIGHT, Table, TableModel
+from napari_celltrain.widgets.theme import theme_color
 
 if TYPE_CHECKING:
     from napari_celltrain.data.check import PairReport
@@ -113,8 +112,7 @@ _LONG_SIDES = {
     "validation": "Held out for validation, never trained on",
     "both": "The only volume: a part of it is for training, another for validation",
 }
-_MIN_NAME = 90
-_MIN_ROWS = 5
+_LINES = (5, 10_000)  # shown at least, where there are so many, and at most
 _UNKNOWN = "?"
 
 
@@ -144,154 +142,61 @@ def rows_of(reports: Sequence[PairReport], split: Split | None) -> list[Row]:
     return rows
 
 
-class PairModel(QStandardItemModel):
-    """Rows of :class:`Row`.
+class PairModel(TableModel):
+    """Rows of :class:`Row`."""
 
-    Qt's own model rather than one in Python, which a table that is drawn asks hundreds of times; while a thread reads
-    data, each answer has to wait for Python's lock.
-    """
-
-    def __init__(self, parent: QObject | None = None) -> None:
-        super().__init__(0, len(_TITLES), parent)
-        self._rows: list[Row] = []
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[Row] = []
         self._stale = False
-        for section, title in enumerate(_TITLES):
-            for role, value in (
-                (Qt.ItemDataRole.DisplayRole, title),
-                (Qt.ItemDataRole.ToolTipRole, tooltip(_HELP[section])),
-                (Qt.ItemDataRole.TextAlignmentRole, _alignment(section)),
-            ):
-                self.setHeaderData(section, Qt.Orientation.Horizontal, value, role)
-
-    @property
-    def rows(self) -> list[Row]:
-        return list(self._rows)
+        self.set_rows([])
 
     def set_rows(self, rows: Sequence[Row]) -> None:
-        self.beginResetModel()
-        self.blockSignals(True)
-        self._rows = list(rows)
+        self.rows = list(rows)
         self._stale = False
-        self.setRowCount(0)
-        for row in rows:
-            self.appendRow([_item(row, column) for column in range(len(_TITLES))])
-        self._paint()
-        self.blockSignals(False)
-        self.endResetModel()
+        titles = enumerate(_TITLES)
+        columns = {title: np.array([cell(row, column) for row in rows], np.str_) for column, title in titles}
+        self.set_columns(columns, dict(zip(_TITLES, _HELP, strict=True)))
 
     def set_stale(self, stale: bool) -> None:
         """Show the rows paler: they are of settings that have changed."""
         if stale != self._stale:
             self._stale = stale
-            self.refresh()
+            self.dataChanged.emit(self.index(0, 0), self.index(len(self.rows) - 1, len(_TITLES) - 1))
 
-    def refresh(self) -> None:
-        """Take the colours of the theme anew."""
-        if self._rows:
-            self.blockSignals(True)
-            self._paint()
-            self.blockSignals(False)
-            self.dataChanged.emit(self.index(0, 0), self.index(len(self._rows) - 1, len(_TITLES) - 1))
+    def alignment(self, column: int) -> Qt.AlignmentFlag:
+        return Qt.AlignmentFlag.AlignHCenter if column == STATE else LEFT if column in (NAME, SIDE) else RIGHT
 
-    def _paint(self) -> None:
-        for number, row in enumerate(self._rows):
-            for column in range(len(_TITLES)):
-                item = self.item(number, column)
-                assert item is not None
-                item.setData(self._color(row, column), Qt.ItemDataRole.ForegroundRole)
-
-    def _color(self, row: Row, column: int) -> QColor | None:
-        color = None
-        if row.state == "error" or (row.state == "warning" and column == STATE):
-            color = theme_color("error" if row.state == "error" else "warning")
+    def color(self, row: int, column: int) -> QColor | None:
+        color, state = None, self.rows[row].state
+        if state == "error" or (state == "warning" and column == STATE):
+            color = theme_color("error" if state == "error" else "warning")
         if self._stale:
             color = color or theme_color("text")
             color.setAlphaF(0.5)
         return color
 
+    def describe(self, row: int) -> str:
+        return describe(self.rows[row])
 
-def _item(row: Row, column: int) -> QStandardItem:
-    text = cell(row, column)
-    item = QStandardItem(text)
-    item.setFlags(Qt.ItemFlag.ItemIsSelectable | Qt.ItemFlag.ItemIsEnabled)
-    item.setToolTip(tooltip(describe(row)))
-    item.setData(_alignment(column), Qt.ItemDataRole.TextAlignmentRole)
-    spoken = f"{_HELP[column].partition(':')[0]}: {row.state}" if column == STATE else text
-    item.setData(spoken, Qt.ItemDataRole.AccessibleTextRole)
-    return item
+    def spoken(self, row: int, column: int) -> str:
+        return f"State: {self.rows[row].state}" if column == STATE else super().spoken(row, column)
 
 
-class PairTable(QTableView):
+class PairTable(Table):
     """Rows of pairs; the name gives way where it is narrow, and elides in the middle."""
 
     opened = Signal(object)
     """A :class:`PairReport` that was double-clicked, or on which Enter was pressed."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.pairs = PairModel(self)
-        self.setModel(self.pairs)
-        self.setAccessibleName("Pairs of images and labels")
-        self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
-        self.setWordWrap(False)
-        self.setShowGrid(False)
-        self.setTabKeyNavigation(False)
-        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        self.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
-        rows, columns = self.verticalHeader(), self.horizontalHeader()
-        assert rows is not None
-        assert columns is not None
-        rows.hide()
-        rows.setDefaultSectionSize(self.fontMetrics().height() + 6)
-        columns.setHighlightSections(False)
-        columns.setMinimumSectionSize(18)
-        columns.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
-        self.pairs.modelReset.connect(self._fit)
-        self.doubleClicked.connect(self._open)
+    def __init__(self) -> None:
+        pairs = PairModel()
+        super().__init__("Pairs of images and labels", pairs, lines=_LINES, elided=NAME, double_click=True)
+        self.pairs = pairs
+        self.picked.connect(self._open)
 
-    def keyPressEvent(self, event: QKeyEvent | None) -> None:
-        if event is not None and event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
-            self._open(self.currentIndex())
-        else:
-            super().keyPressEvent(event)
-
-    def resizeEvent(self, event: Any) -> None:
-        super().resizeEvent(event)
-        self._fit_columns()
-
-    def changeEvent(self, event: QEvent | None) -> None:
-        """Another theme: the colours of the cells are asked for again, and the font may differ."""
-        super().changeEvent(event)
-        if event is not None and event.type() in (QEvent.Type.StyleChange, QEvent.Type.FontChange):
-            self.pairs.refresh()
-            self._fit()
-
-    def _open(self, index: QModelIndex) -> None:
-        if index.isValid():
-            self.opened.emit(self.pairs.rows[index.row()].report)
-
-    def _fit(self) -> None:
-        """As high as the rows, and no higher: few pairs need no large table."""
-        rows, columns = self.verticalHeader(), self.horizontalHeader()
-        if rows is None or columns is None or not hasattr(self, "pairs"):
-            return
-        self._fit_columns()
-        bar = self.horizontalScrollBar()
-        around = columns.sizeHint().height() + 2 * self.frameWidth() + (bar.sizeHint().height() if bar else 0)
-        num_rows = self.pairs.rowCount()
-        self.setMaximumHeight(around + num_rows * rows.defaultSectionSize())
-        self.setMinimumHeight(around + min(num_rows, _MIN_ROWS) * rows.defaultSectionSize())
-
-    def _fit_columns(self) -> None:
-        """Each column as wide as its contents, and the name what is left."""
-        viewport, header = self.viewport(), self.horizontalHeader()
-        if viewport is None or header is None or not hasattr(self, "pairs"):
-            return
-        wanted = [max(self.sizeHintForColumn(c), header.sectionSizeHint(c)) for c in range(len(_TITLES))]
-        left = viewport.width() - sum(wanted) + wanted[NAME]
-        for column, width in enumerate(wanted):
-            self.setColumnWidth(column, max(left, min(_MIN_NAME, width)) if column == NAME else width)
+    def _open(self, row: int) -> None:
+        self.opened.emit(self.pairs.rows[row].report)
 
 
 def cell(row: Row, column: int) -> str:
@@ -338,8 +243,3 @@ def describe(row: Row) -> str:
 
 def _size(size: Spacing | None, times: str) -> str:
     return "unknown" if size is None else times.join(f"{value:.4g}" for value in size)
-
-
-def _alignment(column: int) -> int:
-    side = Qt.AlignmentFlag.AlignLeft if column in (NAME, SIDE) else Qt.AlignmentFlag.AlignRight
-    return int((Qt.AlignmentFlag.AlignHCenter if column == STATE else side) | Qt.AlignmentFlag.AlignVCenter)

@@ -1,0 +1,232 @@
+"""A table of columns of numbers and words: sorted by a click on a heading, a row picked by the mouse or by Enter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QAbstractTableModel, QEvent, QModelIndex, QObject, Qt, Signal
+from qtpy.QtGui import QColor, QKeyEvent
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
+
+from napari_celltrain.widgets.theme import tooltip
+
+LEFT, RIGHT = Qt.AlignmentFlag.AlignLeft, Qt.AlignmentFlag.AlignRight
+_MAX_LINES = 8
+_ARROW = 12  # pixels, of a heading that is sorted by
+_SAMPLE_ROWS = 100
+"""Rows that the width of a column is made for: thousands would take a while to look through."""
+
+
+class TableModel(QAbstractTableModel):
+    """Columns of one length. Rows are numbered as in the columns, whatever order they are shown in.
+
+    Subclasses say how a cell looks: by :meth:`alignment`, :meth:`color`, :meth:`describe` and :meth:`spoken`.
+    """
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._columns: dict[str, NDArray[Any]] = {}
+        self._values: list[NDArray[Any]] = []
+        self._help: Mapping[str, str] = {}
+        self._order = np.zeros(0, np.int64)
+        self._shown = np.zeros(0, np.int64)
+
+    def set_columns(self, columns: Mapping[str, Any], help_texts: Mapping[str, str] | None = None) -> None:
+        self._columns = {name: np.asarray(column) for name, column in columns.items()}
+        self._values = list(self._columns.values())
+        self._help = help_texts or {}
+        self.show_rows(None)
+
+    def show_rows(self, rows: NDArray[np.integer] | None) -> None:
+        """Only these rows, in the order of the columns; None for all."""
+        self.beginResetModel()
+        num_rows = len(self._values[0]) if self._values else 0
+        self._shown = self._order = np.arange(num_rows) if rows is None else np.asarray(rows, np.int64)
+        self.endResetModel()
+
+    def row_of(self, index: QModelIndex) -> int:
+        """In the columns."""
+        return int(self._order[index.row()])
+
+    def rowCount(self, parent: QModelIndex | None = None) -> int:
+        return 0 if parent is not None and parent.isValid() else len(self._order)
+
+    def columnCount(self, parent: QModelIndex | None = None) -> int:
+        return 0 if parent is not None and parent.isValid() else len(self._values)
+
+    def headerData(self, section: int, orientation: Qt.Orientation, role: int = 0) -> Any:
+        if orientation != Qt.Orientation.Horizontal or section >= len(self._values):
+            return None
+        name = list(self._columns)[section]
+        match role:
+            case Qt.ItemDataRole.DisplayRole:
+                return name.replace("_", " ")
+            case Qt.ItemDataRole.ToolTipRole:
+                return tooltip(self._help.get(name, name))
+            case Qt.ItemDataRole.TextAlignmentRole:
+                return int(self.alignment(section) | Qt.AlignmentFlag.AlignVCenter)
+        return None
+
+    def data(self, index: QModelIndex, role: int = 0) -> Any:
+        if not index.isValid():
+            return None
+        row, column = self.row_of(index), index.column()
+        match role:
+            case Qt.ItemDataRole.DisplayRole:
+                return shown(self._values[column][row])
+            case Qt.ItemDataRole.TextAlignmentRole:
+                return int(self.alignment(column) | Qt.AlignmentFlag.AlignVCenter)
+            case Qt.ItemDataRole.ForegroundRole:
+                return self.color(row, column)
+            case Qt.ItemDataRole.ToolTipRole:
+                return tooltip(text) if (text := self.describe(row)) else None
+            case Qt.ItemDataRole.AccessibleTextRole:
+                return self.spoken(row, column)
+        return None
+
+    def alignment(self, column: int) -> Qt.AlignmentFlag:
+        return LEFT if self._values[column].dtype.kind in "UO" else RIGHT
+
+    def color(self, row: int, column: int) -> QColor | None:
+        """None for the colour of text."""
+        return None
+
+    def describe(self, row: int) -> str:
+        """For the tooltip."""
+        return ""
+
+    def spoken(self, row: int, column: int) -> str:
+        """What a screen reader says."""
+        return shown(self._values[column][row])
+
+    def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
+        """What is not a number comes last, whichever way."""
+        self.layoutAboutToBeChanged.emit()
+        if not 0 <= column < len(self._values):
+            self._order = self._shown
+        else:
+            values = self._values[column][self._shown]
+            if values.dtype.kind not in "fiub":
+                values = np.unique(values.astype(str), return_inverse=True)[1]
+            keys = values.astype(np.float64)
+            descending = order == Qt.SortOrder.DescendingOrder
+            self._order = self._shown[np.argsort(-keys if descending else keys, kind="stable")]
+        self.layoutChanged.emit()
+
+
+class Table(QTableView):
+    """As high as its rows, between ``lines`` bounds, and each column as wide as its heading and its first rows."""
+
+    picked = Signal(int)
+    """The row of the columns that was clicked, or double-clicked, or on which Enter was pressed."""
+
+    def __init__(
+        self,
+        name: str,
+        model: TableModel | None = None,
+        parent: QWidget | None = None,
+        *,
+        lines: tuple[int, int] = (_MAX_LINES, _MAX_LINES),
+        elided: int | None = None,
+        double_click: bool = False,
+    ) -> None:
+        """``elided`` is a column that gets the width which the others leave."""
+        super().__init__(parent)
+        self._lines = lines
+        self._elided = elided
+        self.rows = model or TableModel()
+        self.rows.setParent(self)
+        self.setModel(self.rows)
+        self.setAccessibleName(name)
+        self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        self.setWordWrap(False)
+        self.setShowGrid(False)
+        self.setTabKeyNavigation(False)
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
+        rows, headings = self._headers()
+        rows.hide()
+        rows.setDefaultSectionSize(self.fontMetrics().height() + 6)
+        headings.setHighlightSections(False)
+        headings.setResizeContentsPrecision(_SAMPLE_ROWS)
+        fixed = QHeaderView.ResizeMode.Interactive if elided is None else QHeaderView.ResizeMode.Fixed
+        headings.setSectionResizeMode(fixed)
+        headings.setMinimumSectionSize(18)
+        self.rows.modelReset.connect(self._fit)
+        (self.doubleClicked if double_click else self.clicked).connect(self._pick)
+        self.hide()
+
+    def set_columns(self, columns: Mapping[str, Any], help_texts: Mapping[str, str] | None = None) -> None:
+        """Show these columns, to be sorted; hide the table where there are none."""
+        self.setSortingEnabled(False)
+        self._headers()[1].setSortIndicator(-1, Qt.SortOrder.AscendingOrder)
+        self.rows.set_columns(columns, help_texts)
+        self.setSortingEnabled(True)
+        self.setVisible(self.rows.columnCount() > 0)
+
+    def show_rows(self, rows: NDArray[np.integer] | None) -> None:
+        self.rows.show_rows(rows)
+        headings = self._headers()[1]
+        self.rows.sort(headings.sortIndicatorSection(), headings.sortIndicatorOrder())
+
+    def keyPressEvent(self, event: QKeyEvent | None) -> None:
+        if event is not None and event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
+            self._pick(self.currentIndex())
+        else:
+            super().keyPressEvent(event)
+
+    def resizeEvent(self, event: Any) -> None:
+        super().resizeEvent(event)
+        if self._elided is not None:
+            self._fit_columns()
+
+    def changeEvent(self, event: QEvent | None) -> None:
+        """Another theme may have another font."""
+        super().changeEvent(event)
+        if event is not None and event.type() in (QEvent.Type.StyleChange, QEvent.Type.FontChange):
+            self._fit()
+
+    def _headers(self) -> tuple[QHeaderView, QHeaderView]:
+        rows, headings = self.verticalHeader(), self.horizontalHeader()
+        assert rows is not None
+        assert headings is not None
+        return rows, headings
+
+    def _pick(self, index: QModelIndex) -> None:
+        if index.isValid():
+            self.picked.emit(self.rows.row_of(index))
+
+    def _fit(self) -> None:
+        if not hasattr(self, "rows"):  # Qt polishes it while it is made
+            return
+        self._fit_columns()
+        rows, headings = self._headers()
+        bar = self.horizontalScrollBar()
+        around = headings.sizeHint().height() + 2 * self.frameWidth() + (bar.sizeHint().height() if bar else 0)
+        least, most = (min(max(self.rows.rowCount(), 1), lines) for lines in self._lines)
+        self.setMinimumHeight(around + least * rows.defaultSectionSize())
+        self.setMaximumHeight(around + most * rows.defaultSectionSize())
+
+    def _fit_columns(self) -> None:
+        headings, viewport = self._headers()[1], self.viewport()
+        arrow = _ARROW if self._elided is None else 0
+        num_columns = self.rows.columnCount()
+        widths = [max(self.sizeHintForColumn(c), headings.sectionSizeHint(c) + arrow) for c in range(num_columns)]
+        if self._elided is not None and num_columns and viewport is not None:
+            left = viewport.width() - sum(widths) + widths[self._elided]
+            widths[self._elided] = max(left, min(90, widths[self._elided]))
+        for column, width in enumerate(widths):
+            self.setColumnWidth(column, width)
+
+
+def shown(value: Any) -> str:
+    """Whole numbers in full, others with four digits; – for what could not be measured."""
+    if isinstance(value, str | np.str_):
+        return str(value)
+    if isinstance(value, int | np.integer):
+        return str(int(value))
+    return "–" if not np.isfinite(value) else f"{float(value):.4g}"
