@@ -44,7 +44,7 @@ def test_objects_are_learned_where_labels_number_them_and_the_decoding_is_kept(o
     assert card.target == "objects"
     assert card.network.out_channels == 3
     assert isinstance(card.objects, ObjectDecoding)
-    assert any("Objects are told apart by" in event.message for event in events if isinstance(event, Logged))
+    assert any("Objects are separated by" in event.message for event in events if isinstance(event, Logged))
 
 
 def test_the_final_f1_is_that_of_the_files_by_the_evaluation(objects_run):

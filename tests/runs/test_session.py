@@ -290,7 +290,7 @@ def test_whole_images_of_different_sizes(make_config, tmp_path):
     events, folder = run(config)
     assert of(Started, events)[0].patch_size is None
     assert of(Started, events)[0].steps_per_epoch == 1
-    assert any("mirror" in event.message for event in of(Logged, folder.read_events()))
+    assert any("reflection" in event.message for event in of(Logged, folder.read_events()))
     for path in folder.validation.iterdir():
         assert tifffile.imread(path).shape == tifffile.imread(images / path.name).shape
 

@@ -1,7 +1,4 @@
-"""Where to compute: finding the device, naming it, and using the processor with care.
-
-Several processes as one: what DistributedDataParallel under ``torchrun`` needs around it.
-"""
+"""Where to compute: the device and its name, the processor's threads, and the processes that ``torchrun`` starts."""
 
 from __future__ import annotations
 
@@ -17,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from napari_celltrain.values.errors import DeviceError
+from napari_celltrain.values.text import count
 
 
 def resolve_device(name: str) -> torch.device:
@@ -52,7 +50,7 @@ def _check_cuda(name: str) -> None:
     _, _, index = name.partition(":")
     if index and int(index) >= torch.cuda.device_count():
         raise DeviceError(
-            f"There is no GPU number {index}; this computer has {torch.cuda.device_count()}, count from 0."
+            f"There is no GPU number {index}; this computer has {torch.cuda.device_count()}, counted from 0."
         )
 
 
@@ -62,8 +60,7 @@ def describe(device: torch.device) -> str:
         return str(torch.cuda.get_device_name(device))
     if device.type == "mps":
         return f"Apple GPU ({platform.processor() or platform.machine()})"
-    threads = torch.get_num_threads()
-    return f"CPU ({threads} thread{'s' if threads != 1 else ''})"
+    return f"CPU ({count(torch.get_num_threads(), 'thread')})"
 
 
 def free_memory(device: torch.device) -> int:
@@ -81,16 +78,16 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def set_threads(count: int | None) -> None:
-    """Use ``count`` processor threads; None is all cores that this process may use, shared among its ranks."""
-    if count is None:
+def set_threads(number: int | None) -> None:
+    """Use that many processor threads; None is all cores that this process may use, shared among its ranks."""
+    if number is None:
         try:
             # annotated on Linux alone, so elsewhere mypy would not find it
             cores = len(os.sched_getaffinity(0))  # type: ignore[attr-defined,unused-ignore]
         except AttributeError:  # Windows and macOS have no affinity call
             cores = os.cpu_count() or 1
-        count = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    torch.set_num_threads(count)
+        number = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    torch.set_num_threads(number)
 
 
 def set_deterministic(on: bool) -> None:
@@ -110,10 +107,8 @@ def memory_errors_explained() -> Iterator[None]:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         text = str(error).lower()
-        short = isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-            mark in text for mark in ("out of memory", "can't allocate memory", "defaultcpuallocator", "alloc_failed")
-        )
-        if not short:
+        marks = ("out of memory", "can't allocate memory", "defaultcpuallocator", "alloc_failed")
+        if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or any(mark in text for mark in marks)):
             raise
         where = "GPU" if "cuda" in text or isinstance(error, torch.OutOfMemoryError) else "computer"
         raise DeviceError(

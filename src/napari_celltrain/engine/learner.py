@@ -93,9 +93,9 @@ class Learner:
     def step(self, batch: Batch, learning_rate: float, num_items: int) -> float:
         """Forward, backward and optimizer step; returns the mean loss over the ``num_items`` patches of all processes.
 
-        ``batch`` is this process's part; it may be empty of count items (``num_items`` smaller than the number of
-        processes), then its patch is computed with weight 0, since all processes must take part. Where loss or
-        gradient are not finite, nothing is changed and the loss is returned as it is.
+        ``batch`` is this process's part. Where ``num_items`` is smaller than the number of processes, some compute a
+        patch with weight 0, since all must take part. Where loss or gradient are not finite, nothing is changed and
+        the result is not finite either.
         """
         self.network.train()
         for group in self._optimizer.param_groups:

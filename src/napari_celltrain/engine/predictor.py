@@ -211,7 +211,7 @@ class _Sums:
             self._sums[:, :, to_y, to_x] += window[:, :, from_y, from_x]
 
     def take(self, first: int, planes: slice) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """The blended logits of ``planes``, count in the volume; ``first`` is the plane of the row's windows."""
+        """The blended logits of ``planes``, counted in the volume; ``first`` is the plane of the row's windows."""
         at_once = max(1, VOXELS_AT_ONCE // max(1, voxels_in(tuple(self._plane_total.shape))))
         for start in range(planes.start, planes.stop, at_once):
             stop = min(start + at_once, planes.stop)
@@ -227,7 +227,7 @@ class _Sums:
 
 
 def _shared(start: int, size: int, part: slice) -> tuple[slice, slice]:
-    """Where a window and ``part`` of an axis overlap, count from the start of the part and of the window."""
+    """Where a window and ``part`` of an axis overlap, counted from the start of the part and of the window."""
     low, high = max(start, part.start), min(start + size, part.stop)
     return slice(low - part.start, high - part.start), slice(low - start, high - start)
 

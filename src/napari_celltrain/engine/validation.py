@@ -91,7 +91,7 @@ class Validator:
 
     def score(self, predictor: Predictor, indices: Sequence[int]) -> Iterator[tuple[int, Score, NDArray[Any]]]:
         """Score the volumes at ``indices``, in that order: index, score, and the objects or class indices (Z, Y, X)."""
-        # of this validation alone: the first pieces of a new network are slow to decode, and so is a cold start
+        # of this validation alone: the components of a new network are slow to decode, and so is a cold start
         self._decoding_seconds, self._decoded_voxels = 0.0, 0
         for index in indices:
             volume = self.volumes[index]

@@ -1,12 +1,6 @@
-"""The one face that all networks show to the rest: any size in, logits of the same size out.
+"""The interface that all networks share (any size in, logits of the same size out), and two networks that MONAI lacks.
 
-Imports torch, so it is imported only by the builders of `parts.models`.
-
-The 3D U-Net of TRAILMAP: Friedmann et al. 2020, PNAS, https://doi.org/10.1073/pnas.1918465117.
-
-V-Net in three widths: Milletari et al. 2016, https://arxiv.org/abs/1606.04797.
-
-MONAI's `VNet` is fixed at 16 filters; this one is made of its very blocks, and with ``width=16`` it is the same.
+Imports torch, so it is imported only by the builders of `nets.models`.
 """
 
 from __future__ import annotations
@@ -75,11 +69,10 @@ def main_output(output: Tensor | Sequence[Tensor]) -> Tensor:
     return output[:, 0] if output.ndim == 6 else output
 
 
-# --- trailmap --------------------------------------------------------------------------------------------
-
-
 class TrailMap(nn.Module):
-    """Two convolutions a level, max pooling down, transposed convolutions up, skips by concatenation.
+    """The 3D U-Net of Friedmann et al. 2020, PNAS, https://doi.org/10.1073/pnas.1918465117.
+
+    Two convolutions a level, max pooling down, transposed convolutions up, skips by concatenation.
 
     ``width`` is the number of filters of the first convolution (32 in the paper); each level has twice that of
     the one above. Unlike in the paper the pooling may leave a coarse axis alone.
@@ -123,11 +116,12 @@ def _two_convolutions(in_channels: int, middle: int, out_channels: int) -> nn.Se
     return nn.Sequential(*layers)
 
 
-# --- vnet ------------------------------------------------------------------------------------------------
-
-
 class ScalableVNet(nn.Module):
-    """Four levels of residual 5x5x5 convolutions with batch normalization and dropout, as in MONAI."""
+    """V-Net (Milletari et al. 2016, https://arxiv.org/abs/1606.04797) in any width.
+
+    Four levels of residual 5x5x5 convolutions with batch normalization and dropout. MONAI's `VNet` is fixed at 16
+    filters; this one is made of its very blocks, and with ``width=16`` it is the same.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, width: int) -> None:
         super().__init__()

@@ -1,10 +1,6 @@
-"""What the shape of a voxel means for networks and augmentations.
+"""What follows from the shape of a voxel and the size of memory: strides, planes of augmentation, patch sizes.
 
 One rule for all of it: an axis is coarse when its spacing is more than 1.5 times that of the finest axis.
-
-How much memory a training step keeps per voxel, known before any network is built.
-
-A patch size that suits the data: cubic in micrometres, a multiple of what the network divides by, affordable.
 """
 
 from __future__ import annotations
@@ -15,7 +11,9 @@ from itertools import combinations
 
 import numpy as np
 
+from napari_celltrain.io.axes import zyx
 from napari_celltrain.values.config import ZYX, Spacing
+from napari_celltrain.values.text import sizes
 
 ANISOTROPY_LIMIT = 1.5
 """Up to this ratio, spacings count as equal."""
@@ -82,10 +80,7 @@ def plan_strides(voxel_size: Spacing | None, num_levels: int) -> tuple[ZYX, ...]
 
 def total_stride(strides: tuple[ZYX, ...]) -> ZYX:
     """Product of the strides along each axis: what a patch size must be a multiple of."""
-    z = y = x = 1
-    for stride in strides:
-        z, y, x = z * stride[0], y * stride[1], x * stride[2]
-    return z, y, x
+    return zyx(np.prod([(1, 1, 1), *strides], axis=0))
 
 
 NUM_LEVELS = {"unet": 4, "segresnet": 3, "dynunet": 4, "attention_unet": 3, "trailmap": 3}
@@ -126,7 +121,7 @@ def bytes_per_voxel(model: str, size: str) -> float:
     return _WORKING_SHARE * (_UNKNOWN if kept is None else kept[_SIZES.index(size)])
 
 
-# --- suggest ---------------------------------------------------------------------------------------------
+# --- patch size ------------------------------------------------------------------------------------------
 
 TARGET_VOXELS = 64**3
 """Voxels of a suggested patch: on a processor a step then takes a fraction of a second."""
@@ -180,7 +175,7 @@ def suggest_patch_size(
     ):
         size[coarse] = ceiling[coarse]  # one window over a whole short axis is cheaper than two that overlap
     size = np.maximum(8, np.minimum(size, ceiling))
-    patch: ZYX = (int(size[0]), int(size[1]), int(size[2]))
+    patch = zyx(size)
     reason = _reason(patch, median, voxel_size, divisor)
     if target < wanted:
         return PatchSuggestion(patch, f"{reason}; the free memory allows no larger ones")
@@ -220,11 +215,9 @@ def _widest(spacing: np.ndarray, ceiling: np.ndarray, num_voxels: float) -> np.n
 
 
 def _reason(patch: ZYX, median: np.ndarray, voxel_size: Spacing | None, divisor: ZYX) -> str:
-    volumes = " × ".join(str(int(size)) for size in median)
-    text = f"the volumes have about {volumes} voxels, and the network divides by {' × '.join(map(str, divisor))}"
+    text = f"the volumes have about {sizes(zyx(median))} voxels, and the network divides by {sizes(divisor)}"
     if any(n > m for n, m in zip(patch, median, strict=True)):
-        text += "; volumes smaller than a patch are continued by their mirror image"
+        text += "; volumes smaller than a patch are padded by reflection"
     if voxel_size is not None:
-        extent = " × ".join(f"{n * s:.3g}" for n, s in zip(patch, voxel_size, strict=True))
-        text += f"; a patch then covers {extent} µm"
+        text += f"; a patch then covers {sizes(n * s for n, s in zip(patch, voxel_size, strict=True))} µm"
     return text

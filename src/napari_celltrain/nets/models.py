@@ -2,8 +2,8 @@
 
 Sizes are called small, medium and large; what they mean is in the table beside each builder. Batches of volumes hold
 one or two patches, so instance normalization is used wherever MONAI leaves the choice; it leaves none for the
-Attention U-Net and V-Net, whose batch normalization (like TRAILMAP's) keeps running statistics in buffers: whoever
-averages weights must take over the buffers as well.
+Attention U-Net and V-Net, whose batch normalization (like TRAILMAP's) keeps running statistics in buffers, which an
+average of weights has to take over as well.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def measure(
     if sample.dtype.kind == "f" and not np.isfinite(sample).all():
         raise DataError(
             f"{name} holds values that are not numbers (NaN or infinite). "
-            "Replace them, for example by 0, and save it anew."
+            "Replace them, for example by 0, and save it again."
         )
     lowest, highest = float(sample.min()), float(sample.max())
     reason = extreme_reason(lowest, highest)

@@ -84,7 +84,7 @@ def _tune(folder: RunFolder, model: Model, validator: Validator, maps: Maps) -> 
     first = Setting(validator.threshold, validator.decoding or card.decoding)
     tuner = Tuner(validator.tuning_volumes(maps), card.target, first)
     for num_tried in tuner.run():
-        yield Prepared(stage="choosing how objects are told apart", done=num_tried, total=tuner.num_candidates)
+        yield Prepared(stage="choosing how objects are separated", done=num_tried, total=tuner.num_candidates)
     if tuner.best is None:
         return model
     tuned = card.model_copy(update={"threshold": tuner.best.setting.threshold, "objects": tuner.best.setting.decoding})
@@ -104,17 +104,17 @@ def _tuned_sentence(tuned: Tuned, num_tried: int) -> str:
     smallest = setting.decoding.min_size_um3
     left_out = f", without those below {smallest:.3g} µm³" if smallest else ""
     return (
-        f"Objects are told apart by {_method(setting.decoding)}, in a foreground of at least {setting.threshold:.2g}"
-        f"{left_out}: the best of {num_tried} ways that were tried on the validation volumes (F1 {tuned.f1:.3f})."
+        f"Objects are separated by {_method(setting.decoding)}, in a foreground of at least {setting.threshold:.2g}"
+        f"{left_out}: the best of {num_tried} settings tried on the validation volumes (F1 {tuned.f1:.3f})."
     )
 
 
 def _method(decoding: ObjectDecoding) -> str:
     if decoding.method == "components":
-        return "connected pieces"
-    source = "the depth of the foreground"
+        return "connected components"
+    source = "the distance transform of the foreground"
     if decoding.method == "learned":
-        source = f"what was learned and {source}" if decoding.depth_weight else "what was learned"
+        source = f"the learned distance and {source}" if decoding.depth_weight else "the learned distance"
     return (
         f"a watershed of {source} (smoothed by {decoding.smoothing_um:.3g} µm, seeds at least "
         f"{decoding.seed_distance_um:.3g} µm apart)"

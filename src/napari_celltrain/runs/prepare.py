@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +24,7 @@ from napari_celltrain.nets.normalize import IntensityStatistics, measure
 from napari_celltrain.values.config import ZYX, RunConfig, Spacing
 from napari_celltrain.values.decoding import OBJECT_MAPS, ObjectDecoding, Target, choose_target, first_decoding
 from napari_celltrain.values.events import Event, Logged, Prepared, Warned
+from napari_celltrain.values.text import sizes
 
 if TYPE_CHECKING:
     from napari_celltrain.engine.patches import PatchSource, TrainingVolume
@@ -107,8 +108,7 @@ class Preparation:
         """How objects are decoded until that is tuned; None where labels are not objects."""
         if self.scheme.kind != "objects":
             return None
-        extents = [p.report.object_extent_median for p in self.training if p.report.object_extent_median is not None]
-        extent_um = np.median(np.array(extents or [(8.0, 8.0, 8.0)]), axis=0) * self.spacing
+        extent_um = np.array(_typical_extent(self.training) or (8.0, 8.0, 8.0)) * self.spacing
         return first_decoding(self.target, float(min(extent_um)), context_um=2.0 * float(max(extent_um)))
 
     def _training_volume(self, prepared: PreparedCase) -> TrainingVolume:
@@ -143,7 +143,7 @@ def prepare(config: RunConfig) -> Generator[Event, None, Preparation]:
         config.data, config.training.seed, report, lambda pair: cache.get(open_pair_labels(pair, config.data))
     )
     yield Logged(message=split.explanation)
-    voxel_size = _median_voxel_size(report)
+    voxel_size = _median(pair.voxel_size for pair in report.pairs)
     network = NetworkSpec(
         key=config.training.model,
         size=config.training.model_size,
@@ -184,8 +184,13 @@ def _known(value: T | None) -> T:
     return value
 
 
-def _median_voxel_size(report: DataReport) -> Spacing | None:
-    known = [pair.voxel_size for pair in report.pairs if pair.voxel_size is not None]
+def _typical_extent(training: Sequence[PreparedCase]) -> Spacing | None:
+    """The median size of an object in voxels, where it is known."""
+    return _median(prepared.report.object_extent_median for prepared in training)
+
+
+def _median(values: Iterable[Spacing | None]) -> Spacing | None:
+    known = [value for value in values if value is not None]
     if not known:
         return None
     z, y, x = (float(size) for size in np.median(np.array(known), axis=0))
@@ -205,7 +210,7 @@ def _open_case(case: Case, report: PairReport, config: RunConfig, cache: VolumeC
 def _choose_patch_size(
     config: RunConfig, training: tuple[PreparedCase, ...], network: NetworkSpec
 ) -> tuple[RunConfig, list[str]]:
-    """The configuration with a patch size, and what to tell about it."""
+    """The configuration with a patch size, and sentences about it."""
     shapes = [zyx(prepared.image.shape) for prepared in training]
     augmentation = config.augmentation
     if not augmentation.patches:
@@ -213,13 +218,10 @@ def _choose_patch_size(
             return config, []
         if config.training.batch_size == 1:
             return config, ["The whole images differ in size; with a batch size of 1 each is used in its own."]
-        return config, [
-            "The whole images differ in size: within a batch, smaller ones are continued by their mirror image up to "
-            "the largest."
-        ]
+        return config, ["The whole images differ in size: within a batch, smaller ones are padded by reflection."]
     if augmentation.patch_size is not None:
         padded = sum(any(n < p for n, p in zip(shape, augmentation.patch_size, strict=True)) for shape in shapes)
-        message = f"{padded} of {len(shapes)} volumes are smaller than a patch and are continued by their mirror image."
+        message = f"{padded} of {len(shapes)} volumes are smaller than a patch and are padded by reflection."
         return config, [message] if padded else []
     import torch
 
@@ -227,21 +229,16 @@ def _choose_patch_size(
 
     with torch.random.fork_rng(devices=[]):
         divisor = build_network(network).divisor
-    extents = [p.report.object_extent_median for p in training if p.report.object_extent_median is not None]
-    z, y, x = np.median(np.array(extents or [(0.0, 0.0, 0.0)]), axis=0)
     affordable = None
     if "LOCAL_RANK" not in os.environ:  # several processes must not come to different answers
         free = free_memory(resolve_device(config.training.device))
         affordable = affordable_voxels(
             free, config.training.batch_size, bytes_per_voxel(config.training.model, config.training.model_size)
         )
-    suggestion = suggest_patch_size(
-        shapes, network.voxel_size, divisor, (float(z), float(y), float(x)) if extents else None, affordable
-    )
-    size = " × ".join(map(str, suggestion.patch_size))
+    suggestion = suggest_patch_size(shapes, network.voxel_size, divisor, _typical_extent(training), affordable)
     chosen = augmentation.model_copy(update={"patch_size": suggestion.patch_size})
     return config.model_copy(update={"augmentation": chosen}), [
-        f"Patch size {size} voxels (z, y, x): {suggestion.reason}."
+        f"Patch size {sizes(suggestion.patch_size)} voxels (z, y, x): {suggestion.reason}."
     ]
 
 
