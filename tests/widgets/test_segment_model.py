@@ -89,13 +89,13 @@ def test_what_cannot_be_read_gets_one_sentence(qtbot, panel: ModelPanel, tmp_pat
     panel.setValue(path)
     wait(qtbot, lambda: not panel.is_busy)
     assert panel.card is None
-    assert panel.problem
-    assert panel.message.text() == panel.problem
-    assert "Traceback" not in panel.problem
+    assert panel.path.problem()
+    assert panel.message.text() == panel.path.problem()
+    assert "Traceback" not in panel.message.text()
     assert panel.path.is_marked
     panel.setValue(write_tiny_model(tmp_path, "sound"))
     wait(qtbot, lambda: panel.card is not None)
-    assert panel.problem == ""
+    assert panel.message.text() == ""
     assert not panel.path.is_marked
 
 

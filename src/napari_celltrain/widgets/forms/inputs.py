@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from qtpy.QtCore import QLocale, QSize, Qt
 from qtpy.QtGui import QValidator, QWheelEvent
-from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QStyle, QStyleOptionSpinBox, QWidget
+from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QStyle, QStyleOptionComboBox, QStyleOptionSpinBox, QWidget
 
 Stepper = Callable[[float, int], float]
 """From a value and a number of steps to the next value."""
@@ -18,6 +18,7 @@ SMALLEST = 1e-30
 LARGEST_WHOLE = 2**53
 """Up to here a double holds every whole number."""
 LARGEST = 1e300
+_PADDING = 6  # of the text of a combo box in napari's theme
 
 
 class NumberBox(QDoubleSpinBox):
@@ -126,6 +127,15 @@ class ComboBox(QComboBox):
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.setMinimumContentsLength(10)
+
+    def initStyleOption(self, option: QStyleOptionComboBox | None) -> None:
+        """Elides the text, which napari's style would cut off."""
+        super().initStyleOption(option)
+        style = self.style()
+        if option is not None and style is not None:
+            field = QStyle.SubControl.SC_ComboBoxEditField
+            room = style.subControlRect(QStyle.ComplexControl.CC_ComboBox, option, field, self).width() - 2 * _PADDING
+            option.currentText = self.fontMetrics().elidedText(option.currentText, Qt.TextElideMode.ElideRight, room)
 
     def wheelEvent(self, event: QWheelEvent | None) -> None:
         if self.hasFocus():

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from qtpy.QtCore import QSignalBlocker, Qt, Signal
-from qtpy.QtWidgets import QStyle, QStyleOptionComboBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_celltrain.nets.models import MODELS
 from napari_celltrain.runs.model import CARD, ModelCard, read_card
@@ -29,7 +29,6 @@ _MAX_LOOKED_AT = 200
 """Runs of one results folder: on a network disk each costs a moment."""
 _RESULTS_HISTORY = "data.results"
 _INVITATION = "Choose a model: a recent one, or the folder of a run."
-_TEXT_MARGIN = 6  # as napari's theme keeps around the text
 _FILTER = "Models (*.yaml *.safetensors *.zip);;All files (*)"
 
 
@@ -41,7 +40,7 @@ class ModelPanel(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.card: ModelCard | None = None
-        self.recent = _ElidedBox()
+        self.recent = ComboBox()
         self.recent.setAccessibleName("Recent models")
         self.recent.setToolTip(tooltip("Models of the recent results folders, the newest first"))
         self.path = PathEdit(
@@ -74,11 +73,6 @@ class ModelPanel(QWidget):
 
     def setValue(self, path: Path | None) -> None:
         self.path.setValue(path)
-
-    @property
-    def problem(self) -> str:
-        """Why the model cannot be used; empty while nothing is wrong."""
-        return self.message.text() if self.message.is_error else ""
 
     @property
     def name(self) -> str:
@@ -148,19 +142,6 @@ class ModelPanel(QWidget):
         path = self.recent.itemData(index)
         if path is not None and path != self.value():
             self.setValue(path)
-
-
-class _ElidedBox(ComboBox):
-    """Elides what it shows where its style would cut it off."""
-
-    def initStyleOption(self, option: QStyleOptionComboBox | None) -> None:
-        super().initStyleOption(option)
-        style = self.style()
-        if option is not None and style is not None:
-            field = QStyle.SubControl.SC_ComboBoxEditField
-            area = style.subControlRect(QStyle.ComplexControl.CC_ComboBox, option, field, self)
-            room = area.width() - 2 * _TEXT_MARGIN
-            option.currentText = self.fontMetrics().elidedText(option.currentText, Qt.TextElideMode.ElideRight, room)
 
 
 @dataclass(frozen=True, slots=True)
