@@ -164,10 +164,9 @@ class Devices:
     """Bytes of the computer's memory."""
 
     def kind(self, device: str) -> str:
-        """``cpu``, ``cuda`` or ``mps``: what ``auto`` will become, else the device itself."""
-        if device == "auto":
-            return "cuda" if self.gpus else "mps" if self.mps else "cpu"
-        return device.partition(":")[0]
+        """``cpu``, ``cuda`` or ``mps``; of ``auto``, the kind that it will become."""
+        automatic = "cuda" if self.gpus else "mps" if self.mps else "cpu"
+        return automatic if device == "auto" else device.partition(":")[0]
 
     def gpu(self, device: str) -> Gpu | None:
         index = int(device.partition(":")[2] or 0)

@@ -1,7 +1,4 @@
-"""Colours that mean something, taken from napari's theme and kept readable on its background.
-
-Text from files, shown as it is: Qt takes anything with angle brackets for HTML unless it is told otherwise.
-"""
+"""Colours with a meaning, of napari's theme but always readable, and text that is shown as it is: no HTML."""
 
 from __future__ import annotations
 
@@ -23,21 +20,10 @@ READABLE = 4.5
 
 def theme_color(meaning: Meaning) -> QColor:
     """The colour of the theme in use; errors and warnings made lighter or darker until they can be read."""
-    theme = get_theme(_theme_name())
-    color = _as_qt(getattr(theme, meaning))
-    if meaning not in ("error", "warning"):
-        return color
-    return _readable(color, _as_qt(theme.background))
-
-
-def _theme_name() -> str:
     viewer = napari.current_viewer()
-    return str(viewer.theme if viewer is not None else get_settings().appearance.theme)
-
-
-def _as_qt(color: object) -> QColor:
-    red, green, blue = color.as_rgb_tuple()[:3]  # type: ignore[attr-defined]  # pydantic's Color
-    return QColor(int(red), int(green), int(blue))
+    theme = get_theme(viewer.theme if viewer is not None else get_settings().appearance.theme)
+    color = QColor(getattr(theme, meaning).as_hex())
+    return _readable(color, QColor(theme.background.as_hex())) if meaning in ("error", "warning") else color
 
 
 def _readable(color: QColor, background: QColor) -> QColor:
@@ -60,9 +46,6 @@ def _luminance(color: QColor) -> float:
         for c in (color.redF(), color.greenF(), color.blueF())
     ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-# --- plain text ------------------------------------------------------------------------------------------
 
 
 def tooltip(text: str) -> str:

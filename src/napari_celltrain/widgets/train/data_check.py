@@ -126,13 +126,11 @@ def _what_is_read(config: DataConfig) -> dict[str, Any]:
 
 # --- start check -----------------------------------------------------------------------------------------
 
-# The Data tab tells these itself, in words of the form.
-_OF_DATA_TAB = {"missing-folder"}
-
 
 def start_problems(config: RunConfig) -> list[Problem]:
     """What is wrong in the settings alone; ``where`` of each is the path of its field."""
-    problems = [problem for problem in setting_problems(config) if problem.code not in _OF_DATA_TAB]
+    # the Data tab lists its own itself
+    problems = [problem for problem in setting_problems(config) if not problem.where.startswith("data.")]
     weights = config.training.starting_weights
     if weights is not None:
         try:

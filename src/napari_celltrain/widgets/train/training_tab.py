@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import psutil
 from qtpy.QtCore import Signal
@@ -10,7 +10,6 @@ from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QWidget
 
 from napari_celltrain.values.config import AugmentationConfig, TrainingConfig
-from napari_celltrain.values.fields import all_fields
 from napari_celltrain.widgets import costs
 from napari_celltrain.widgets.costs import CostFinder, DeviceEditor, shared_finder
 from napari_celltrain.widgets.forms.rows import FieldRows, Fold, TabPage
@@ -42,7 +41,8 @@ class TrainingTab(TabPage):
         self.computer_rows = FieldRows()
         self.device: DeviceEditor = self.computer_rows.add("training.device", DeviceEditor())
         self.computer_rows.add("training.seed")
-        self.advanced_rows = FieldRows(_paths(_others()))
+        others = [name for name in TrainingConfig.model_fields if name not in {*_NETWORK, *_LEARNING, *_COMPUTER}]
+        self.advanced_rows = FieldRows(_paths(others))
         self.advanced_rows.form.setContentsMargins(8, 2, 8, 2)
         self.advanced = Fold("Advanced settings", self.advanced_rows)
         self.expectation = plain_label()
@@ -61,9 +61,7 @@ class TrainingTab(TabPage):
         self._renew()
 
     def value(self) -> TrainingConfig:
-        fields: dict[str, object] = {}
-        for rows in self._sections:
-            fields |= rows.values()
+        fields = {name: value for rows in self._sections for name, value in rows.values().items()}
         return TrainingConfig.model_validate(fields)
 
     def setValue(self, value: TrainingConfig) -> None:
@@ -90,8 +88,8 @@ class TrainingTab(TabPage):
     def set_running(self, running: bool) -> None:
         """Freeze the values while training, and leave it the whole computer."""
         self._is_running = running
-        for widget in (self.network_rows, self.learning_rows, self.computer_rows, self.advanced_rows):
-            widget.setEnabled(not running)
+        for rows in self._sections:
+            rows.setEnabled(not running)
         if running:
             self._finder.stop()
             self._renew()
@@ -159,11 +157,5 @@ class TrainingTab(TabPage):
         return costs.time_words(plan, seconds, measured=measured, limit_minutes=training.max_minutes)
 
 
-def _others() -> list[str]:
-    """The fields that have no place of their own: also those that the configuration will get one day."""
-    shown = {*_NETWORK, *_LEARNING, *_COMPUTER}
-    return [name for name in TrainingConfig.model_fields if name not in shown]
-
-
-def _paths(names: list[str] | tuple[str, ...]) -> list[str]:
-    return [f"training.{name}" for name in names if f"training.{name}" in all_fields()]
+def _paths(names: Iterable[str]) -> list[str]:
+    return [f"training.{name}" for name in names]

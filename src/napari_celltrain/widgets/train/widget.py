@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +13,10 @@ from qtpy.QtWidgets import QMainWindow, QMenu, QSplitter, QTabWidget, QToolButto
 
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.values.config import RunConfig
-from napari_celltrain.values.errors import CellTrainError, Problem
+from napari_celltrain.values.errors import CellTrainError
 from napari_celltrain.values.events import EpochDone, Event, Started
 from napari_celltrain.widgets.background import Background
 from napari_celltrain.widgets.forms.focus import FocusRing
-from napari_celltrain.widgets.layers import LayerSource
 from napari_celltrain.widgets.preferences import ask_and_load, ask_and_save, last_run, preferences
 from napari_celltrain.widgets.run.closing import CloseGuard, DeferredClose
 from napari_celltrain.widgets.run.controller import RunController, shared_controller
@@ -58,6 +56,7 @@ class TrainWidget(QWidget):
         self.data_tab = DataTab(napari_viewer)
         self.augmentation_tab = AugmentationTab()
         self.training_tab = TrainingTab()
+        self._tabs = (self.data_tab, self.augmentation_tab, self.training_tab)
         self.tabs = QTabWidget()
         self.panel = RunPanel(napari_viewer, self.controller)
         self.curves = CurvesDock(napari_viewer, self.controller, self)
@@ -68,10 +67,6 @@ class TrainWidget(QWidget):
         self._renew_context()
         self._renew_state()
         self._find_last_run()
-
-    @cached_property
-    def _sections(self) -> dict[str, QWidget]:
-        return {"data": self.data_tab, "augmentation": self.augmentation_tab, "training": self.training_tab}
 
     # --- the settings ---------------------------------------------------------------------------------------------
 
@@ -107,14 +102,16 @@ class TrainWidget(QWidget):
         """Check everything that can be checked at once; show what is wrong, or start."""
         self.data_tab.insist()
         config = self.value()
-        problems = start_problems(config)
-        blocking = self.data_tab.blocking_problems()
+        problems, blocking = start_problems(config), self.data_tab.blocking_problems()
+        augmentation, training = (texts_of(problems, section) for section in ("augmentation", "training"))
         self.data_tab.mark(problems)
-        self.augmentation_tab.show_problems(texts_of(problems, "augmentation"))
-        self.training_tab.show_problems(texts_of(problems, "training"))
+        self.augmentation_tab.show_problems(augmentation)
+        self.training_tab.show_problems(training)
         if blocking or problems:
-            self._show_first(problems, bool(blocking))
-            show_error("\n".join(dict.fromkeys(str(problem) for problem in [*blocking, *problems])))
+            wrong = [bool(blocking), bool(augmentation), bool(training)]
+            self._mark_titles(wrong)
+            self.tabs.setCurrentIndex(wrong.index(True))
+            show_error("\n".join(dict.fromkeys(map(str, [*blocking, *problems]))))
             return
         self.patch_preview.release()
         try:
@@ -124,20 +121,8 @@ class TrainWidget(QWidget):
             return
         if layers is None:
             self._begin(config)
-        else:
-            self._write_layers(layers, config)
-
-    def _show_first(self, problems: list[Problem], data: bool) -> None:
-        """Turn to the first tab that has a problem, and mark the titles of all that have."""
-        wrong = [data or bool(texts_of(problems, "data"))]
-        wrong += [bool(texts_of(problems, section)) for section in ("augmentation", "training")]
-        self._mark_titles(wrong)
-        if any(wrong):
-            self.tabs.setCurrentIndex(wrong.index(True))
-
-    def _write_layers(self, layers: LayerSource, config: RunConfig) -> None:
-        """In a thread: a large volume takes a while to write."""
-        self.panel.set_checking(True)
+            return
+        self.panel.set_checking(True)  # a large volume takes a while to write
         self._writer.start(
             lambda job: config.model_copy(update={"data": layers.materialize(config.data, config.data.results)})
         )
@@ -158,7 +143,7 @@ class TrainWidget(QWidget):
         busy, config = self.controller.is_busy, self.controller.config
         if busy and config is not None and not self.controller.events:
             self._show_config(config)
-        for tab in (self.data_tab, self.augmentation_tab, self.training_tab):
+        for tab in self._tabs:
             tab.set_running(busy)
         self.settings_button.setEnabled(not busy)
         if not busy:
@@ -201,7 +186,7 @@ class TrainWidget(QWidget):
                 self.training_tab.set_measured(event.seconds / self._steps_per_epoch)
 
     def _find_last_run(self) -> None:
-        """A run of an earlier session of napari may still be going on; its folder may be on a slow disk."""
+        """A run of an earlier session of napari may still be running; its folder may be on a slow disk."""
         config = self.controller.config
         if config is not None:  # of this session: it goes on, or has ended
             self._show_config(config)
@@ -223,11 +208,7 @@ class TrainWidget(QWidget):
         self.data_tab.set_context(training.seed, augmentation.patch_size if augmentation.patches else None)
         self.augmentation_tab.set_context(facts, training)
         self.training_tab.set_context(facts, augmentation)
-        self._renew_titles()
-
-    def _renew_titles(self) -> None:
-        """What blocks a start is marked in the title; what nobody has filled in yet does not count as wrong."""
-        report = self.data_tab.report
+        report = self.data_tab.report  # fields that are still empty do not count as wrong
         self._mark_titles([bool(report is not None and report.errors), False, False])
 
     def _mark_titles(self, wrong: list[bool]) -> None:
@@ -240,10 +221,7 @@ class TrainWidget(QWidget):
         except CellTrainError as error:
             show_error(str(error))
 
-    def _turn_tab(self, index: int) -> None:
-        self._prepare()
-
-    def _prepare(self) -> None:
+    def _prepare(self, *_: int) -> None:
         """Have a process ready once somebody looks at the last tab: Start then answers at once."""
         if self.tabs.currentWidget() is self.training_tab and self.isVisible() and preferences().own_process:
             self.controller.prepare()
@@ -256,7 +234,7 @@ class TrainWidget(QWidget):
     # --- building -----------------------------------------------------------------------------------------------------
 
     def _lay_out(self) -> None:
-        for tab, title in zip(self._sections.values(), _TITLES, strict=True):
+        for tab, title in zip(self._tabs, _TITLES, strict=True):
             self.tabs.addTab(tab, title)
         self.tabs.setUsesScrollButtons(True)
         self.settings_button = QToolButton()
@@ -280,12 +258,12 @@ class TrainWidget(QWidget):
         layout.addWidget(self.splitter)
 
     def _connect(self) -> None:
-        for tab in (self.data_tab, self.augmentation_tab, self.training_tab):
+        for tab in self._tabs:
             tab.valueChanged.connect(self._renew_context)
         self.data_tab.reportChanged.connect(self._renew_context)
         self.augmentation_tab.previewRequested.connect(self._preview_patches)
         self.viewer.layers.events.removed.connect(self._collect)
-        self.tabs.currentChanged.connect(self._turn_tab)
+        self.tabs.currentChanged.connect(self._prepare)
         self.panel.startRequested.connect(self.start)
         self.panel.settingsRequested.connect(self._use_settings)
         self.controller.stateChanged.connect(self._renew_state)
