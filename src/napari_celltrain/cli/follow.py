@@ -110,7 +110,7 @@ def follow(
 
 
 @contextmanager
-def refusals_told(display: Display) -> Iterator[None]:
+def refusals_shown(display: Display) -> Iterator[None]:
     """Around what is read before there are events: a program must read, as an event, why there will be none."""
     try:
         yield

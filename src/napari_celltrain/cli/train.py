@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from napari_celltrain.cli.display import Display, make_display
-from napari_celltrain.cli.follow import follow, refusals_told
+from napari_celltrain.cli.follow import follow, refusals_shown
 from napari_celltrain.cli.options import TRAINING_OPTIONS, Json, Overrides, absolute, read_settings, with_options
 from napari_celltrain.cli.terminal import console, is_main_process, say, text
 from napari_celltrain.runs import process
@@ -55,7 +55,7 @@ def train(
     if config is not None and str(config) == "-":
         _load_ahead()
     display = make_display(json)
-    with refusals_told(display):
+    with refusals_shown(display):
         settings = read_settings(config, overrides)
     from napari_celltrain.runs import session
 
@@ -82,7 +82,7 @@ def resume(
     Another number of epochs, or too few minutes for them, plans the learning rate again.
     """
     display = make_display(json)
-    with refusals_told(display):
+    with refusals_shown(display):
         folder = RunFolder.open(run.expanduser().absolute())
     from napari_celltrain.runs import session
 

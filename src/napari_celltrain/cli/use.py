@@ -13,7 +13,7 @@ import typer
 from pydantic import ValidationError
 
 from napari_celltrain.cli.display import make_display
-from napari_celltrain.cli.follow import follow, refusals_told
+from napari_celltrain.cli.follow import follow, refusals_shown
 from napari_celltrain.cli.options import (
     AXES,
     CHANNEL,
@@ -138,7 +138,7 @@ def predict(
     Volumes may be larger than the memory. Interrupted, the same command goes on where it stopped.
     """
     display = make_display(json)
-    with refusals_told(display):
+    with refusals_shown(display):
         settings = override(RunConfig(), overrides)
         share = None if blocks is None else _share(blocks)
         changed = _decoding(model, decoding)
@@ -234,7 +234,7 @@ def export(
     from napari_celltrain.share import export as sharing
 
     display = make_display(json)
-    with refusals_told(display):
+    with refusals_shown(display):
         metadata |= {"authors": [parse_person(text) for text in metadata.get("authors", ())]}
         metadata |= {"cite": [parse_citation(text) for text in metadata.get("cite", ())]}
         card = Metadata(**metadata)

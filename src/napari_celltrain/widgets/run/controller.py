@@ -264,8 +264,8 @@ class RunController(QObject):
 
     # --- following -----------------------------------------------------------------------------------------------
 
-    def _receive(self, told: tuple[RunSource, Batch]) -> None:
-        source, batch = told
+    def _receive(self, yielded: tuple[RunSource, Batch]) -> None:
+        source, batch = yielded
         if source is not self._source:  # one that was left
             return
         before = self.state
@@ -283,7 +283,7 @@ class RunController(QObject):
         if source is not self._source:
             return
         self._worker = None
-        # first the form, then the people: whatever a notification meets on its way must not leave a dead button
+        # first the form, then the notification: whatever that meets on its way must not leave a dead button
         self.stateChanged.emit()
         # how a run that is only watched ended before is not shown again
         if self.state == "finished" and not self.watching and self.outcome is not None:
@@ -330,7 +330,7 @@ def _config_of(folder: RunFolder) -> RunConfig | None:
 
 
 def _with_a_core_left(config: RunConfig) -> RunConfig:
-    """Training must not take the processor that the window needs, unless it was told how many to take."""
+    """Training must not take the processor that the window needs, unless the user has said how many to take."""
     if config.training.threads is not None:
         return config
     training = config.training.model_copy(update={"threads": spare_cores()})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +13,9 @@ from qtpy.QtCore import Qt, QUrl, Signal
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import (
     QFileDialog,
-    QFrame,
     QHBoxLayout,
     QLabel,
     QPushButton,
-    QScrollArea,
     QSizePolicy,
     QSpinBox,
     QVBoxLayout,
@@ -28,6 +28,7 @@ from napari_celltrain.runs.history import History
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import CellTrainError
 from napari_celltrain.values.events import Event, Finished
+from napari_celltrain.widgets.forms.rows import TabPage
 from napari_celltrain.widgets.layers import add_layer
 from napari_celltrain.widgets.responsive import drawn_once
 from napari_celltrain.widgets.run.controller import RunController
@@ -100,8 +101,7 @@ class RunPanel(QWidget):
 
     def wanted_height(self) -> int:
         """At which nothing has to be scrolled."""
-        content = self.scroll_area.widget()
-        assert content is not None
+        content = self.scroll_area.page
         for layout in (self.layout(), content.layout()):
             assert layout is not None
             layout.activate()  # with what has just been shown or hidden
@@ -123,10 +123,8 @@ class RunPanel(QWidget):
 
     def watch(self, path: Path) -> None:
         """Show the run in ``path``, going on or ended."""
-        try:
+        with _errors_shown():
             self._controller.watch(RunFolder.open(path))
-        except CellTrainError as error:
-            show_error(str(error))
 
     def reset_choices(self, *_: object) -> None:
         self.segment_row.reset_choices()
@@ -139,9 +137,13 @@ class RunPanel(QWidget):
         head.addWidget(self.button, 0, middle)
         head.addWidget(self.state, 1)
         head.addWidget(self.watch_button, 0, middle)
-        self.scroll_area = _scrolling(
-            self.progress, self.message, self.end_row, self.segment_row, self.previews, self.log
-        )
+        self.scroll_area = TabPage()  # what does not fit a low window is scrolled to, and never cut
+        column = self.scroll_area.column
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(4)
+        for part in (self.progress, self.message, self.end_row, self.segment_row, self.previews):
+            column.addWidget(part)
+        column.addWidget(self.log, 1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(6, 6, 6, 6)
         layout.setSpacing(4)
@@ -233,13 +235,9 @@ class RunPanel(QWidget):
             QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._controller.folder.path.absolute())))
 
     def _resume(self, epochs: int | None) -> None:
-        folder = self._controller.folder
-        if folder is None:
-            return
-        try:
-            self._controller.resume(folder, epochs)
-        except CellTrainError as error:
-            show_error(str(error))
+        if self._controller.folder is not None:
+            with _errors_shown():
+                self._controller.resume(self._controller.folder, epochs)
 
 
 class EndRow(QWidget):
@@ -337,19 +335,9 @@ def _button(text: str, tip: str) -> QPushButton:
     return button
 
 
-def _scrolling(*widgets: QWidget) -> QScrollArea:
-    """What does not fit a low window is scrolled to, and never cut; the last one takes what room there is."""
-    content = QWidget()
-    column = QVBoxLayout(content)
-    column.setContentsMargins(0, 0, 0, 0)
-    column.setSpacing(4)
-    for widget in widgets:
-        column.addWidget(widget)
-    column.setStretchFactor(widgets[-1], 1)
-    area = QScrollArea()
-    area.setFrameShape(QFrame.Shape.NoFrame)
-    area.setWidgetResizable(True)
-    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-    area.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # its contents can be reached by Tab
-    area.setWidget(content)
-    return area
+@contextmanager
+def _errors_shown() -> Iterator[None]:
+    try:
+        yield
+    except CellTrainError as error:
+        show_error(str(error))

@@ -178,7 +178,7 @@ class WatchedRun(RunSource):
 
 
 class ThreadRun(RunSource):
-    """Training in napari's worker thread, by the generator that ``begin`` makes: whoever iterates, trains."""
+    """Training in napari's worker thread, by the generator that ``begin`` makes: to iterate is to train."""
 
     outlives_napari = False
 
