@@ -73,22 +73,22 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
-    def is_running(self) -> bool:
-        return self._process.poll() is None
-
     @property
     def exit_code(self) -> int | None:
         """None while it runs."""
         return self._process.poll()
 
+    def is_running(self) -> bool:
+        return self.exit_code is None
+
     def send(self, text: str = "") -> None:
-        """All of its standard input. What a process died of that cannot be written to, its end says."""
+        """Write all of its standard input; where it has died meanwhile, its exit message says why."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError), self._process.stdin:
             self._process.stdin.write(text)
 
     def terminate(self) -> None:
-        """Ask it to leave: before training has begun at once, in training after the current batch."""
+        """End it: at once, but where training has begun after the current batch (on Windows always at once)."""
         self._process.terminate()
 
     def close(self, patience: float = _PATIENCE) -> None:

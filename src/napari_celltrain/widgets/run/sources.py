@@ -115,7 +115,7 @@ class RunSource(ABC):
         try:
             for events in self._looks():
                 for event in events:
-                    if isinstance(event, Started):
+                    if isinstance(event, Started) and not self._begun:
                         self._enter(event)
                 yield events
         except Exception as error:  # also RuntimeError, which napari's worker would swallow
