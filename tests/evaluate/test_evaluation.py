@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_sco
 
 from label_pairs import line, random_pair
 from napari_celltrain.data.differences import Difference
+from napari_celltrain.engine.scores import Counts, VoxelCounts
 from napari_celltrain.evaluate import evaluation
 from napari_celltrain.evaluate.evaluation import Evaluation, VolumeScores
 from napari_celltrain.evaluate.score_files import write_evaluation
@@ -86,7 +87,7 @@ class TestArrays:
     def test_a_class_that_no_label_has_is_false(self) -> None:
         found = evaluate_arrays(line((1, 4), (2, 4)), line((1, 4), (2, 2), (9, 2)), label_kind="classes")
         assert found.class_values == (2, 9)
-        assert (found.voxels.tp, found.voxels.fp, found.voxels.fn) == ((2, 0), (0, 2), (2, 0))
+        assert found.voxels == VoxelCounts((Counts(2, 0, 2), Counts(0, 2, 0)))
 
     @pytest.mark.parametrize("kind", ["objects", "foreground", "classes"])
     def test_ignored_voxels_do_not_count(self, kind: str) -> None:
