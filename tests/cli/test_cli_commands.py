@@ -170,6 +170,12 @@ class TestCheck:
         config, patch_size = seen[0]
         assert (config.label_kind, config.images, patch_size) == ("foreground", tmp_path, (32, 32, 32))
 
+    def test_names_the_options_that_help(self, monkeypatch, tmp_path):
+        settings = ("data.channel", "data.memory_budget_gb")
+        self.check(monkeypatch, [Problem("many", "a.tif", "It has 2 channels.", "Choose one.", settings=settings)])
+        result = invoke("check", tmp_path, tmp_path)
+        assert "Choose one (--channel, --set data.memory_budget_gb=…)." in result.output
+
     def test_is_content_with_good_data(self, monkeypatch, tmp_path):
         self.check(monkeypatch, [])
         result = invoke("check", tmp_path, tmp_path)

@@ -220,6 +220,13 @@ def test_refusals_from_elsewhere_are_marked_at_their_field(tab: DataTab) -> None
     assert tab.form.rows.editors["data.results"].problem() == "It is a file. Choose a folder."
 
 
+def test_a_problem_of_a_file_is_marked_at_the_settings_that_help(tab: DataTab) -> None:
+    settings = ("data.channel",)
+    tab.mark([Problem("unreadable-file", "a.tif", "It has 2 channels.", "Choose one.", settings=settings)])
+    assert tab.form.more_rows.editors["data.channel"].problem() == "It has 2 channels. Choose one."
+    assert not tab.form.more_rows.editors["data.axes"].problem()
+
+
 def test_objects_larger_than_a_patch_are_warned_of(tab: DataTab, qtbot, folders) -> None:
     fill(qtbot, tab, config_of(folders))
     tab.set_context(0, (2, 2, 2))

@@ -82,7 +82,6 @@ def split_cases(
     labels: LazyArray | None = None,
     scheme: LabelScheme | None = None,
     fingerprints: Sequence[str | None] = (),
-    gap: int = GAP,
 ) -> Split:
     """Choose the validation side: ``validation_pairs`` where given, else about ``fraction`` of the volumes.
 
@@ -99,7 +98,7 @@ def split_cases(
         counts = f"{count(len(pairs), 'volume')} for training and {count(len(validation_pairs), 'volume')} for"
         return Split(tuple(cases), f"{counts} validation, from a folder of their own.")
     if len(pairs) == 1:
-        return _split_volume(pairs[0], shapes[0], fraction, gap, labels, scheme)
+        return _split_volume(pairs[0], shapes[0], fraction, labels, scheme)
     return _split_groups(pairs, fraction, seed, fingerprints or [None] * len(pairs))
 
 
@@ -260,20 +259,20 @@ def _choose(group_sizes: list[int], wished: float) -> list[int]:
 
 
 def _split_volume(
-    pair: Pair, shape: ZYX, fraction: float, gap: int, labels: LazyArray | None, scheme: LabelScheme | None
+    pair: Pair, shape: ZYX, fraction: float, labels: LazyArray | None, scheme: LabelScheme | None
 ) -> Split:
     """Cut along the longest axis that leaves both blocks foreground."""
     profiles = None if labels is None or scheme is None else _foreground_profiles(labels, scheme)
     if profiles is not None and not profiles[0].any():
         profiles = None  # nothing labelled: reported by the data check
-    axes = [axis for axis in sorted(range(3), key=lambda a: -shape[a]) if shape[axis] >= 2 * MIN_BLOCK + gap]
+    axes = [axis for axis in sorted(range(3), key=lambda a: -shape[a]) if shape[axis] >= 2 * MIN_BLOCK + GAP]
     for axis in axes:
-        blocks = _cut(shape[axis], fraction, gap, None if profiles is None else profiles[axis])
+        blocks = _cut(shape[axis], fraction, None if profiles is None else profiles[axis])
         if blocks is not None:
             return _blocks_as_split(pair, shape, axis, *blocks)
     message = (
         f"The only volume is too small to hold out a part of it ({sizes(shape)} voxels; one axis must have "
-        f"{2 * MIN_BLOCK + gap})."
+        f"{2 * MIN_BLOCK + GAP})."
     )
     remedy = "Add a second volume, or a folder of validation images."
     if axes:
@@ -295,11 +294,11 @@ def _foreground_profiles(labels: LazyArray, scheme: LabelScheme) -> list[NDArray
     return profiles
 
 
-def _cut(length: int, fraction: float, gap: int, profile: NDArray[np.int64] | None) -> tuple[Span, Span] | None:
+def _cut(length: int, fraction: float, profile: NDArray[np.int64] | None) -> tuple[Span, Span] | None:
     """(training, validation) spans with foreground in both, the validation one at the end where that works."""
-    size = min(max(MIN_BLOCK, round(fraction * length)), length - gap - MIN_BLOCK)
-    at_end = ((0, length - size - gap), (length - size, length))
-    at_start = ((size + gap, length), (0, size))
+    size = min(max(MIN_BLOCK, round(fraction * length)), length - GAP - MIN_BLOCK)
+    at_end = ((0, length - size - GAP), (length - size, length))
+    at_start = ((size + GAP, length), (0, size))
     for training, validation in (at_end, at_start):
         if profile is None or (profile[slice(*training)].any() and profile[slice(*validation)].any()):
             return training, validation
