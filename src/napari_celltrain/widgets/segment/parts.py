@@ -182,9 +182,10 @@ class RunRow(QWidget):
             self._fail(str(error))
 
     def _show_progress(self, done: int, total: int, text: str) -> None:
-        """``total`` is 0 where it is not known how much there is to do."""
+        """``total`` is 0 where it is not known how much there is to do; without a ``text`` the last one stays."""
         if self._activity is None or not self.button.isEnabled():
             return
+        text = text or self._since[0]
         if self._since[0] != text:
             self._since = (text, time.monotonic())
         left = self._left(done, total)

@@ -92,7 +92,7 @@ class SegmentWidget(QWidget):
             if maps is None:
                 raise DataError(f"{self.input.volume().name}: was changed since it was segmented. Segment it again.")
             work = partial(decode_again, kept=maps, threshold=options.threshold, decoding=options.decoding)
-            self.run.start(work, self._shower(), DECODING)
+            self.run.start(work, self._result_handler(), DECODING)
 
     def _segment_layer(self, model: Path) -> None:
         options = self.options.value()
@@ -105,9 +105,9 @@ class SegmentWidget(QWidget):
             resample=options.resample,
             device=options.device,
         )
-        shower = self._shower()
+        show = self._result_handler()
         self._kept = None
-        self.run.start(work, shower, LOADING)
+        self.run.start(work, show, LOADING)
 
     def _segment_files(self, model: Path) -> None:
         images, output = self.input.files()
@@ -153,7 +153,7 @@ class SegmentWidget(QWidget):
         fit = array() is full_resolution(layer) and key == self._key and maps.card == self.model.card
         return maps if fit else None
 
-    def _shower(self) -> Callable[[Result], None]:
+    def _result_handler(self) -> Callable[[Result], None]:
         """Shows a result of the layer chosen now, which may be removed meanwhile. Raises ``DataError``."""
         layer, model = self.input.layer.value(), self.model.name
         key, name = f"{layer.unique_id} {model}", f"{layer.name} – {model}"

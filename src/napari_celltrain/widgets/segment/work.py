@@ -41,8 +41,8 @@ MAX_BYTES = 4 * 2**30
 """Maps larger than this are not kept; nor are those of more than a quarter of the memory that is free."""
 
 Columns = dict[str, NDArray[Any]]
-Progress = tuple[int, int, str]
-"""Done, of how many (0: not known), and what."""
+Progress = tuple[int, int] | tuple[int, int, str]
+"""Done, of how many (0: not known), and what where that has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,13 +207,8 @@ def measure(
             )
     importlib.import_module("pandas")  # the layer's features need it, and the window should not wait for it
     size = labels.voxel_size or next((image.voxel_size for image in images), None)
-    steps = measuring(labels.lazy(), [image.lazy() for image in images] or None, size)
-    while True:
-        try:
-            done, total = next(steps)
-        except StopIteration as end:
-            return end.value, find_objects(labels.lazy()).centres
-        yield done, total, "Measuring"
+    columns = yield from measuring(labels.lazy(), [image.lazy() for image in images] or None, size)
+    return columns, find_objects(labels.lazy()).centres
 
 
 def evaluate(
