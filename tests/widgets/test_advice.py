@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from napari_celltrain.data.check import DataReport, PairReport
+from napari_celltrain.data.split import Case, Split
 from napari_celltrain.nets.geometry import bytes_per_voxel, network_divisor, suggest_patch_size
 from napari_celltrain.nets.models import MODELS
 from napari_celltrain.values.config import AugmentationConfig, DataConfig, Spacing, TrainingConfig
@@ -65,6 +66,14 @@ def test_facts_take_given_sides_and_leave_out_broken_pairs() -> None:
     assert facts is not None
     assert (len(facts.training), len(facts.validation)) == (2, 1)
     assert data_facts(DataReport((broken,), ())) is None
+    cases = (
+        Case(pairs[0].pair, "train", None),
+        Case(pairs[3].pair, "train", None),
+        Case(pairs[1].pair, "validation", None),
+    )
+    facts = data_facts(DataReport((*sided, broken), ()), Split(cases, ""))
+    assert facts is not None
+    assert (len(facts.training), len(facts.validation)) == (1, 1), "one was divided, but cannot be used"
     assert data_facts(None) is None
 
 

@@ -64,6 +64,8 @@ def data_facts(report: DataReport | None, split: Split | None = None) -> DataFac
         for pair in pairs:
             sides[pair.side or "train"].append(shapes[pair.pair])
     for case in split.cases if split is not None else ():
+        if case.pair not in shapes:
+            continue  # divided, but it cannot be used
         z, y, x = (stop - start for start, stop in case.spans) if case.spans is not None else shapes[case.pair]
         sides[case.side].append((z, y, x))
     num_outputs = 1
