@@ -20,7 +20,7 @@ from napari_celltrain.values.config import AugmentationConfig, DataConfig, RunCo
 from napari_celltrain.values.errors import DataError
 from napari_celltrain.widgets import background
 from napari_celltrain.widgets.background import Background, Job
-from napari_celltrain.widgets.layers import LayerSource, take_layers
+from napari_celltrain.widgets.layers import LayerData, take_layers
 from napari_celltrain.widgets.train.data_check import DataChecker, Question
 from napari_celltrain.widgets.train.patch_preview import PatchPreview
 
@@ -173,7 +173,7 @@ def test_napari_need_not_wait_for_a_generator(qtbot, work: Background, kept: lis
         kept[0].quit()
 
 
-def source(folder: Path) -> tuple[LayerSource, DataConfig]:
+def source(folder: Path) -> tuple[LayerData, DataConfig]:
     image, labels = make_pair(1, shape=(32, 48, 48), num_objects=30)
     viewer = ViewerModel()
     options = {"scale": VOXEL_SIZE}

@@ -21,7 +21,7 @@ from napari_celltrain.io.writer import write_volume
 from napari_celltrain.values.config import DataConfig
 from napari_celltrain.values.errors import Problem
 from napari_celltrain.values.events import finish
-from napari_celltrain.widgets.layers import OWN_LAYER
+from napari_celltrain.widgets.layers import PLUGIN_LAYER
 from napari_celltrain.widgets.train import data_check
 from napari_celltrain.widgets.train.data_tab import DataTab
 from napari_celltrain.widgets.train.pair_table import SIDE
@@ -334,7 +334,7 @@ def layered(tab: DataTab, viewer: ViewerModel) -> DataTab:
     image, labels = make_pair(0, shape=(16, 64, 32))
     viewer.add_image(image, name="cells", scale=VOXEL_SIZE, units=("um",) * 3)
     viewer.add_labels(labels, name="cells labels", scale=VOXEL_SIZE, units=("um",) * 3)
-    viewer.add_image(image, name="a preview", metadata={OWN_LAYER: "image"})
+    viewer.add_image(image, name="a preview", metadata={PLUGIN_LAYER: "image"})
     tab.reset_choices()
     tab.form.layers_button.click()
     return tab

@@ -94,6 +94,20 @@ def test_renews_two_layers_beside_those_of_the_user(config: RunConfig, viewer: V
         assert layer.extent.world[0, 0] <= 7.0 <= layer.extent.world[1, 0]
 
 
+@pytest.mark.parametrize("shown", [None, 0.0, 7.0, 19.0])
+def test_the_plane_in_view_has_most_foreground(config: RunConfig, viewer: ViewerModel, qtbot, shown) -> None:
+    """Also at the ends of the slider, and where nothing else is open."""
+    if shown is None:
+        viewer.layers.clear()
+    else:
+        viewer.dims.set_point(0, shown * VOXEL_SIZE[0])
+    press(PatchPreview(viewer), qtbot, config)
+    layer = find_layer(viewer, LABELS_LAYER)
+    plane = round(layer.world_to_data(viewer.dims.point)[0])
+    counts = np.count_nonzero((layer.data > 0) & (layer.data < 255), axis=(1, 2))
+    assert counts[plane] == counts.max() > 0
+
+
 def test_a_renamed_layer_is_renewed_and_a_removed_one_comes_back(config: RunConfig, viewer: ViewerModel, qtbot) -> None:
     preview = PatchPreview(viewer)
     press(preview, qtbot, config)

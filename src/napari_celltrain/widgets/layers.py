@@ -1,6 +1,7 @@
-"""Layers of the viewer as training data: taken as volumes for the check, written as files for training.
+"""The layers of the viewer: those of the user as training data, and those that the plugin shows beside them.
 
-Layers that the plugin shows: beside those of the user, renewed instead of added again, disturbing nothing.
+Layers of the user are taken as volumes for the check, and written as files for training. Layers of the plugin are
+renewed instead of added again, disturb nothing, and agree in units with what is open.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from napari_celltrain.io.axes import spacing_of, unreadable
 from napari_celltrain.io.volume import ArrayVolume, Volume, fingerprint
 from napari_celltrain.values.config import DataConfig, Spacing
 from napari_celltrain.values.errors import DataError, Problem
+from napari_celltrain.values.text import sizes
 
-OWN_LAYER = "celltrain"
+PLUGIN_LAYER = "celltrain"
 """Key in the metadata of layers that the plugin itself shows (previews, predictions): they are not offered as data."""
 _FOLLOWS = "celltrain_units"
 """Key in the metadata of all layers that the plugin has added: their units follow those of the user's layers."""
@@ -30,7 +32,7 @@ _FOLDER = "layer-data"
 
 
 @dataclass(frozen=True, eq=False)
-class LayerSource:
+class LayerData:
     """An image and its labels, taken from layers; it knows no layer, so any thread may use it."""
 
     image: Volume
@@ -55,7 +57,7 @@ class LayerSource:
         return config.model_copy(update={**paths, **given})
 
 
-def take_layers(image: Any, labels: Any, config: DataConfig) -> LayerSource:
+def take_layers(image: Any, labels: Any, config: DataConfig) -> LayerData:
     """The volumes of an image layer and a labels layer. Raises :class:`DataError` for what cannot be trained on."""
     if image is None or labels is None:
         missing = "image" if image is None else "labels"
@@ -66,7 +68,7 @@ def take_layers(image: Any, labels: Any, config: DataConfig) -> LayerSource:
     size, notes = _voxel_size(image, labels)
     if config.voxel_size is not None:
         size, notes = config.voxel_size, ()
-    return LayerSource(
+    return LayerData(
         _volume(image, size, axes=config.axes, channel=config.channel),
         _volume(labels, size),
         notes,
@@ -93,9 +95,9 @@ def full_resolution(layer: Any) -> Any:
     return layer.data[0] if getattr(layer, "multiscale", False) else layer.data
 
 
-def is_own(layer: Any) -> bool:
+def is_plugin_layer(layer: Any) -> bool:
     """Whether the plugin itself put the layer there."""
-    return OWN_LAYER in layer.metadata
+    return PLUGIN_LAYER in layer.metadata
 
 
 def _voxel_size(image: Any, labels: Any) -> tuple[Spacing | None, tuple[Problem, ...]]:
@@ -137,13 +139,13 @@ def _volume(layer: Any, size: Spacing | None, *, axes: str | None = None, channe
     if len(long) < 3:
         raise unreadable(
             layer.name,
-            f"This is a 2D layer ({_sizes(array.shape)}).",
+            f"This is a 2D layer ({sizes(array.shape)}).",
             "Training needs 3D volumes: choose a layer that holds a stack of planes.",
         )
     if len(long) > 3 and not axes:
         raise unreadable(
             layer.name,
-            f"The layer has {len(long)} axes ({_sizes(array.shape)}), as a time series or a set of channels has.",
+            f"The layer has {len(long)} axes ({sizes(array.shape)}), as a time series or a set of channels has.",
             "Take one volume of it (right click ▸ Split Stack), or give the order of the axes.",
             "data.axes",
         )
@@ -180,11 +182,7 @@ def _length(unit: Any) -> float:
     return 1.0 if isinstance(unit, str) else micrometres(unit) or 1.0
 
 
-def _sizes(shape: Sequence[int]) -> str:
-    return " × ".join(map(str, shape))
-
-
-# --- own layers ------------------------------------------------------------------------------------------
+# --- plugin layers ------------------------------------------------------------------------------------------
 
 PAUSE_MS = 30
 """Between one piece of work in the viewer and the next, for the window to draw and to answer."""
@@ -195,7 +193,7 @@ _GAP = 0.05
 
 def find_layer(viewer: Any, key: str) -> Any:
     """The layer shown under ``key``, whatever it is called by now; None where there is none."""
-    return next((layer for layer in viewer.layers if layer.metadata.get(OWN_LAYER) == key), None)
+    return next((layer for layer in viewer.layers if layer.metadata.get(PLUGIN_LAYER) == key), None)
 
 
 def add_layer(viewer: Any, kind: str, data: Any, **options: Any) -> Any:
@@ -210,7 +208,7 @@ def show_layer(viewer: Any, kind: str, key: str, data: Any, **options: Any) -> A
     """Give the layer of ``key`` new data and a new place, or add it, called ``key``, with all ``options``."""
     layer = find_layer(viewer, key)
     if layer is None:
-        return add_layer(viewer, kind, data, name=key, metadata={OWN_LAYER: key}, **options)
+        return add_layer(viewer, kind, data, name=key, metadata={PLUGIN_LAYER: key}, **options)
     layer.data = data
     for name in ("units", "scale", "translate"):
         if name in options and tuple(getattr(layer, name)) != tuple(options[name]):
@@ -240,9 +238,9 @@ def undisturbed(viewer: Any) -> Iterator[None]:
 
 @contextmanager
 def _selection_kept(layers: Any) -> Iterator[None]:
-    """napari selects a layer that is added: nobody hears of that, as it is undone at once.
+    """napari selects a layer that is added: no event reports that, as it is undone at once.
 
-    It would fill the controls at the left anew and restyle all buttons, twice: a third of what an added layer costs.
+    It would fill the controls at the left again and restyle all buttons, twice: a third of what an added layer costs.
     """
     selection, active = set(layers.selection), layers.selection.active
     with layers.selection.events.blocker_all():
@@ -306,18 +304,26 @@ def _agree(layers: Iterable[Any]) -> None:
 
 
 def beside_the_others(
-    viewer: Any, shape: Sequence[int], scale: Sequence[float], side: Literal["left", "right"]
+    viewer: Any,
+    shape: Sequence[int],
+    scale: Sequence[float],
+    side: Literal["left", "right"],
+    plane: int | None = None,
 ) -> tuple[float, float, float]:
-    """Where a volume has to be put to lie beside the user's layers, showing its middle at the plane shown now."""
-    extents = [_spatial(layer.extent.world) for layer in viewer.layers if not is_own(layer)]
+    """Where a volume has to be put to lie beside the user's layers, at the plane shown now.
+
+    It shows its ``plane`` there; without one its middle, as far as the slider then gets no longer.
+    """
+    extents = [_spatial(layer.extent.world) for layer in viewer.layers if not is_plugin_layer(layer)]
     low = np.min([extent[0] for extent in extents], axis=0) if extents else np.zeros(3)
     high = np.max([extent[1] for extent in extents], axis=0) if extents else np.zeros(3)
     if not extents and side == "right":
         return (0.0, 0.0, 0.0)
     depth, width = (shape[0] - 1) * scale[0], (shape[2] - 1) * scale[2]
     shown = viewer.dims.point[-3] if extents and viewer.dims.ndim >= 3 else low[0]
-    # Within the range of the slider where it fits, so that the slider gets no longer.
-    z = min(max(shown - round(shape[0] / 2) * scale[0], low[0]), max(low[0], high[0] - depth))
+    z = shown - (round(shape[0] / 2) if plane is None else plane) * scale[0]
+    if plane is None:
+        z = min(max(z, low[0]), max(low[0], high[0] - depth))
     gap = max(_GAP * (high[2] - low[2]), 2 * scale[2])
     x = low[2] - gap - width if side == "left" else high[2] + gap
     return float(z), float(low[1]), float(x)

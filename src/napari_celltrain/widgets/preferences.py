@@ -1,7 +1,4 @@
-"""What the user has set in napari's preferences, and what the widget itself remembers between sessions.
-
-Load settings… and Save settings…: the YAML of the command line.
-"""
+"""Settings outside the form: napari's preferences, the last run, and files of settings to load and save."""
 
 from __future__ import annotations
 
@@ -81,25 +78,19 @@ _KINDS = "Settings (*.yaml *.yml)"
 def ask_and_load(parent: QWidget, folder: Path) -> RunConfig | None:
     """The settings of a file that the user chooses; what is wrong with it is shown."""
     name, _ = QFileDialog.getOpenFileName(parent, "Load settings", str(folder), _KINDS)
-    return load(Path(name)) if name else None
+    if name:
+        try:
+            return load_config(Path(name))
+        except CellTrainError as error:
+            show_error(str(error))
+    return None
 
 
 def ask_and_save(parent: QWidget, folder: Path, config: RunConfig) -> None:
     name, _ = QFileDialog.getSaveFileName(parent, "Save settings", str(folder / "settings.yaml"), _KINDS)
-    if name:
-        save(Path(name), config)
-
-
-def load(path: Path) -> RunConfig | None:
-    try:
-        return load_config(path)
-    except CellTrainError as error:
-        show_error(str(error))
-        return None
-
-
-def save(path: Path, config: RunConfig) -> None:
-    path = path if path.suffix else path.with_suffix(".yaml")
+    if not name:
+        return
+    path = Path(name) if Path(name).suffix else Path(name).with_suffix(".yaml")
     try:
         files.write_text(path, dump_config(config, commented=True))
     except CellTrainError as error:

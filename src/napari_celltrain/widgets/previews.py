@@ -1,7 +1,4 @@
-"""The fixed preview volume of a run and its predictions, read from the run folder; for a worker thread.
-
-A pair of files opened as layers: read in the background, shown with its voxel size.
-"""
+"""Volumes of files as layers: the validation volume of a run with its predictions, pairs, and sample data."""
 
 from __future__ import annotations
 

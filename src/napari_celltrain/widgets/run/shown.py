@@ -275,11 +275,11 @@ def _read(
     if volume is None:
         volume = open_preview_volume(folder)
     preview = read_preview(folder, volume, path, epoch)
-    _warm_up(volume.labels.dtype, preview.labels.dtype)
+    warm_up(volume.labels.dtype, preview.labels.dtype)
     return volume, preview
 
 
-def _warm_up(*dtypes: np.dtype[Any]) -> None:
+def warm_up(*dtypes: np.dtype[Any]) -> None:
     """What napari does once for the first labels of a kind: seconds of work, which need not be the window's.
 
     It loads pandas and parts of scikit-image and of scipy (a camera's angles), compiles by numba, where installed, how

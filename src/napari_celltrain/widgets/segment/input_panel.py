@@ -19,7 +19,7 @@ from napari_celltrain.values.text import sizes
 from napari_celltrain.widgets.forms.inputs import ComboBox
 from napari_celltrain.widgets.forms.path_edit import PathEdit
 from napari_celltrain.widgets.forms.rows import FieldRows, Fold
-from napari_celltrain.widgets.layers import full_resolution, is_own, voxel_size_of
+from napari_celltrain.widgets.layers import full_resolution, is_plugin_layer, voxel_size_of
 from napari_celltrain.widgets.segment.parts import Message
 from napari_celltrain.widgets.theme import tooltip
 
@@ -215,7 +215,9 @@ class LayerBox(ComboBox):
 
     def choices(self) -> list[Any]:
         """The topmost first."""
-        offered = [layer for layer in self._viewer.layers if layer._type_string == self._kind and not is_own(layer)]
+        offered = [
+            layer for layer in self._viewer.layers if layer._type_string == self._kind and not is_plugin_layer(layer)
+        ]
         return offered[::-1]
 
     def reset_choices(self, *_: Any) -> None:

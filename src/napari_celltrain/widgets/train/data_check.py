@@ -1,8 +1,6 @@
-"""The data check in the background: it waits until typing pauses, and what is out of date is given up.
+"""What the window checks: the data in the background once typing pauses, and the settings when Start is pressed.
 
 What reads files is imported by the worker: it brings tifffile, Zarr and SciPy, for which the window should not wait.
-
-All that can be said against a start at once, before any process is asked.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from napari_celltrain.runs.model import read_card
 from napari_celltrain.values.config import ZYX, DataConfig, RunConfig
 from napari_celltrain.values.errors import CellTrainError, DataError, Problem
 from napari_celltrain.widgets.background import Background, Job
-from napari_celltrain.widgets.layers import LayerSource
+from napari_celltrain.widgets.layers import LayerData
 
 if TYPE_CHECKING:
     from napari_celltrain.data.check import Check, DataReport, Step
@@ -35,7 +33,7 @@ class Question:
     """What to check: values only, so that the worker reads no widget."""
 
     config: DataConfig
-    layers: LayerSource | None
+    layers: LayerData | None
     seed: int
     patch_size: ZYX | None = None
 

@@ -18,7 +18,7 @@ from napari_celltrain.values.fields import all_fields
 from napari_celltrain.widgets.forms.inputs import ComboBox
 from napari_celltrain.widgets.forms.path_edit import Kind, PathEdit
 from napari_celltrain.widgets.forms.rows import FieldRows, Fold, help_text
-from napari_celltrain.widgets.layers import LayerSource, full_resolution, take_layers
+from napari_celltrain.widgets.layers import LayerData, full_resolution, take_layers
 from napari_celltrain.widgets.preferences import preferences
 from napari_celltrain.widgets.segment.input_panel import LayerBox
 from napari_celltrain.widgets.theme import tooltip
@@ -32,7 +32,7 @@ class LayerChooser(QObject):
     def __init__(self, viewer: Any, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._watched: list[Any] = []
-        self._taken: tuple[tuple[Any, ...], LayerSource] | None = None
+        self._taken: tuple[tuple[Any, ...], LayerData] | None = None
         self._num_changes = 0
         self.image = LayerBox(viewer, "image", "Image layer", "A layer of three axes; its scale is the voxel size")
         self.labels = LayerBox(viewer, "labels", "Labels layer", "The labels of the image")
@@ -45,7 +45,7 @@ class LayerChooser(QObject):
         self.image.reset_choices()
         self.labels.reset_choices()
 
-    def take(self, config: DataConfig) -> LayerSource:
+    def take(self, config: DataConfig) -> LayerData:
         """The chosen layers as volumes: the same object as before unless something has changed.
 
         Raises :class:`DataError`.
@@ -142,7 +142,7 @@ class DataForm(QWidget):
     def source(self) -> Source:
         return "layers" if self.layers_button.isChecked() else "folders"
 
-    def take_layers(self, config: DataConfig) -> LayerSource | None:
+    def take_layers(self, config: DataConfig) -> LayerData | None:
         """The layers chosen, where they are the source. Raises :class:`DataError`."""
         return self.layers.take(config) if self.source() == "layers" else None
 

@@ -12,7 +12,7 @@ from napari_celltrain.values.config import ZYX, DataConfig, TrainingConfig
 from napari_celltrain.values.errors import DataError, Problem
 from napari_celltrain.values.text import count
 from napari_celltrain.widgets.forms.rows import TabPage
-from napari_celltrain.widgets.layers import LayerSource
+from napari_celltrain.widgets.layers import LayerData
 from napari_celltrain.widgets.previews import PairOpener
 from napari_celltrain.widgets.theme import plain_label, tooltip
 from napari_celltrain.widgets.train.data_check import Answer, DataChecker, Question
@@ -109,7 +109,7 @@ class DataTab(TabPage):
         """Mark the fields that refusals from elsewhere (their ``where`` such as ``data.results``) are about."""
         self.form.mark([*self._problems(), *problems])
 
-    def source(self) -> LayerSource | None:
+    def source(self) -> LayerData | None:
         """The chosen layers as volumes, for any thread to use; None with folders. Raises :class:`DataError`."""
         return self.form.take_layers(self.value())
 

@@ -1,4 +1,4 @@
-"""Real training patches as layers: the very arrays that the network would get, drawn anew at each press."""
+"""Real training patches as layers: the very arrays that the network would get, drawn again at each press."""
 
 from __future__ import annotations
 
@@ -12,10 +12,21 @@ from napari.utils.notifications import show_error
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject
 
+from napari_celltrain.data.labels import IGNORE, readable_target
 from napari_celltrain.values.config import ZYX, RunConfig, Spacing
 from napari_celltrain.values.decoding import Target
 from napari_celltrain.widgets.background import Background
-from napari_celltrain.widgets.layers import LayerSource, beside_the_others, find_layer, show_layer, sized, undisturbed
+from napari_celltrain.widgets.layers import (
+    LayerData,
+    beside_the_others,
+    find_layer,
+    is_plugin_layer,
+    show_layer,
+    sized,
+    undisturbed,
+)
+from napari_celltrain.widgets.previews import contrast_of
+from napari_celltrain.widgets.run.shown import warm_up
 
 if TYPE_CHECKING:
     from napari_celltrain.engine.patches import PatchSource
@@ -48,6 +59,12 @@ class Ready:
 class Draw:
     images: tuple[NDArray[np.float32], ...]
     targets: tuple[NDArray[np.uint8], ...]
+    image: NDArray[np.float32]
+    """The mosaic of the images; ``labels`` is that of the targets."""
+    labels: NDArray[np.uint8]
+    contrast: tuple[float, float]
+    plane: int
+    """With the most foreground."""
     voxel_size: Spacing | None
     ready: Ready
 
@@ -63,7 +80,7 @@ class PatchPreview(Background):
         self.answered.connect(self._show)
         self.failed.connect(show_error)
 
-    def show(self, config: RunConfig, layers: LayerSource | None = None) -> None:
+    def show(self, config: RunConfig, layers: LayerData | None = None) -> None:
         """Draw patches of ``config`` in the background, of ``layers`` where these are the source."""
         if self.is_busy:
             return
@@ -85,7 +102,7 @@ class PatchPreview(Background):
 
 
 def draw_patches(
-    config: RunConfig, layers: LayerSource | None, draw: int, ready: Ready | None
+    config: RunConfig, layers: LayerData | None, draw: int, ready: Ready | None
 ) -> Generator[None, None, Draw]:
     """The first patches of epoch ``draw``, in the worker's thread. Raises :class:`CellTrainError`.
 
@@ -99,7 +116,6 @@ def draw_patches(
 
 
 def _draw(ready: Ready, draw: int) -> Draw:
-    from napari_celltrain.data.labels import readable_target
     from napari_celltrain.engine.patches import plan_epoch
 
     augmentation = ready.config.augmentation
@@ -113,21 +129,24 @@ def _draw(ready: Ready, draw: int) -> Draw:
             break
         images.append(image)
         targets.append(readable_target(target) if ready.target == "objects" else target)
-    return Draw(tuple(images), tuple(targets), ready.voxel_size, ready)
+    warm_up(targets[0].dtype)
+    image, labels = mosaic(images, min(float(patch.min()) for patch in images)), mosaic(targets, 0)
+    foreground = np.count_nonzero((labels > 0) & (labels != IGNORE), axis=(1, 2))
+    best = np.flatnonzero(foreground == foreground.max())
+    plane = int(best[len(best) // 2])  # the middle one, where several are equal
+    return Draw(tuple(images), tuple(targets), image, labels, contrast_of(image), plane, ready.voxel_size, ready)
 
 
 def show_patches(viewer: Any, drawn: Draw) -> None:
-    """Add or renew the two layers, beside the layers of the user."""
-    image = mosaic(drawn.images, min(float(patch.min()) for patch in drawn.images))
-    labels = mosaic(drawn.targets, 0)
-    low, high = (float(value) for value in np.percentile(image, (0.5, 99.8)))
+    """Add or renew the two layers, beside the layers of the user, with the plane that has most foreground in view."""
     with undisturbed(viewer):
         options = sized(viewer, drawn.voxel_size)
-        options["translate"] = beside_the_others(viewer, image.shape, options["scale"], "left")
-        show_layer(
-            viewer, "image", IMAGE_LAYER, image, **options, contrast_limits=(low, high if high > low else low + 1)
-        )
-        show_layer(viewer, "labels", LABELS_LAYER, labels, **options, opacity=0.4)
+        scale, shape = options["scale"], drawn.image.shape
+        options["translate"] = beside_the_others(viewer, shape, scale, "left", drawn.plane)
+        show_layer(viewer, "image", IMAGE_LAYER, drawn.image, **options, contrast_limits=drawn.contrast)
+        show_layer(viewer, "labels", LABELS_LAYER, drawn.labels, **options, opacity=0.4)
+    if all(map(is_plugin_layer, viewer.layers)):  # nothing of the user is in view
+        viewer.dims.set_point(viewer.dims.ndim - 3, options["translate"][0] + drawn.plane * scale[0])
 
 
 def mosaic(patches: Sequence[NDArray[T]], fill: float) -> NDArray[T]:
