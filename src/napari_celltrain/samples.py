@@ -44,9 +44,6 @@ CLEARANCE = 1.15  # least distance of two nuclei that are not to touch, relative
 MIN_VOXELS = 30  # what the border leaves of a nucleus is dropped below this
 
 
-# --- shapes -------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class _Nucleus:
     """An ellipsoid whose surface is raised and lowered by a few waves over the directions from its centre."""
@@ -132,11 +129,10 @@ def _has_room(nucleus: _Nucleus, center: Vector, others: list[_Nucleus]) -> bool
     for other in others:
         offset = center - other.center
         distance = float(np.linalg.norm(offset))
-        if distance >= 1.2 * (nucleus.reach + other.reach):
-            continue
-        direction = offset / max(distance, 1e-6)
-        if distance < CLEARANCE * (nucleus.extent(direction) + other.extent(direction)):
-            return False
+        if distance < 1.2 * (nucleus.reach + other.reach):
+            direction = offset / max(distance, 1e-6)
+            if distance < CLEARANCE * (nucleus.extent(direction) + other.extent(direction)):
+                return False
     return True
 
 
@@ -150,12 +146,9 @@ def _draw_labels(shape: tuple[int, int, int], voxel_size: Vector, nuclei: list[_
     for number, nucleus in enumerate(nuclei, start=1):
         start = np.maximum(np.floor((nucleus.center - nucleus.reach) / voxel_size), 0).astype(int)
         stop = np.minimum(np.ceil((nucleus.center + nucleus.reach) / voxel_size) + 1, shape).astype(int)
-        axes = [
-            (np.arange(a, b) * size - c) for a, b, size, c in zip(start, stop, voxel_size, nucleus.center, strict=True)
-        ]
-        offsets = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).astype(np.float32)
-        level = nucleus.level(offsets)
-        box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+        box = tuple(map(slice, start, stop))
+        positions = np.moveaxis(np.mgrid[box], 0, -1) * voxel_size
+        level = nucleus.level((positions - nucleus.center).astype(np.float32))
         deeper = level < levels[box]
         labels[box][deeper] = number
         levels[box][deeper] = level[deeper]
@@ -182,9 +175,6 @@ def _drop_remnants(labels: UInt16, levels: Float, nuclei: list[_Nucleus]) -> lis
     return kept
 
 
-# --- stain and microscope -------------------------------------------------------------------------------------
-
-
 def _smooth_noise(rng: np.random.Generator, shape: tuple[int, int, int], voxel_size: Vector, sigma: float) -> Float:
     """Noise of mean 0 and standard deviation 1, smooth over ``sigma`` µm."""
     noise = ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), sigma / voxel_size, mode="wrap")
@@ -194,12 +184,11 @@ def _smooth_noise(rng: np.random.Generator, shape: tuple[int, int, int], voxel_s
 def _stain(
     rng: np.random.Generator, labels: UInt16, levels: Float, voxel_size: Vector, nuclei: list[_Nucleus]
 ) -> Float:
-    """What shines in each voxel: bright chromatin, dark nucleoli, a brighter rim; condensed nuclei are even."""
+    """The fluorescence of each voxel: bright chromatin, dark nucleoli, a brighter rim; condensed nuclei are even."""
     shape = labels.shape
     brightness = np.array([0.0, *(nucleus.brightness for nucleus in nuclei)], np.float32)[labels]
     radius = np.array([1.0, *(nucleus.radius for nucleus in nuclei)], np.float32)[labels]
     condensed = np.array([False, *(nucleus.condensed for nucleus in nuclei)])[labels]
-
     fine = _smooth_noise(rng, shape, voxel_size, 0.45)
     coarse = _smooth_noise(rng, shape, voxel_size, 1.1)
     depth = (1.0 - levels) * radius  # µm below the surface
@@ -225,23 +214,16 @@ def _record(rng: np.random.Generator, emission: Float, voxel_size: Vector) -> UI
     haze = ndimage.gaussian_filter(emission, np.array(HAZE_SIGMA) / voxel_size, truncate=2.5)
     light = (1.0 - HAZE_SHARE) * sharp + HAZE_SHARE * haze
 
-    z, y, x = np.meshgrid(
-        *(np.arange(n, dtype=np.float32) * s for n, s in zip(shape, voxel_size, strict=True)),
-        indexing="ij",
-        sparse=True,
-    )
+    z, y, x = np.ix_(*(np.arange(n, dtype=np.float32) * s for n, s in zip(shape, voxel_size, strict=True)))
     light *= np.exp(-z / DEPTH_OF_LOSS)
-    brightest = rng.uniform(0.2, 0.8, 2) * np.array(shape[1:]) * voxel_size[1:]
-    width = 0.75 * np.array(shape[1:]) * voxel_size[1:]
+    extent = np.array(shape[1:]) * voxel_size[1:]
+    brightest = rng.uniform(0.2, 0.8, 2) * extent
+    width = 0.75 * extent
     light *= np.exp(-0.5 * (((y - brightest[0]) / width[0]) ** 2 + ((x - brightest[1]) / width[1]) ** 2))
-
     medium = BACKGROUND_PHOTONS * np.exp(0.35 * _smooth_noise(rng, shape, voxel_size, 5.0))
     photons = rng.poisson(PHOTONS * light + medium)
     counts = np.rint(CAMERA_OFFSET + CAMERA_GAIN * photons + rng.normal(0.0, READ_NOISE, shape))
     return np.asarray(np.clip(counts, 0, 65535), dtype=np.uint16)
-
-
-# --- what others use -------------------------------------------------------------------------------------------
 
 
 def make_nuclei(
@@ -298,11 +280,9 @@ def write_real(folder: Path) -> tuple[Path, Path]:
             "The real stack is not installed. In a checkout, install it with: "
             'pip install -c constraints.txt ".[all,real]"'
         ) from error
-    arrays = {}
     for name, file_name in (("images", "nuclei.tif"), ("labels", "nuclei_label.tif")):
         with (source / file_name).open("rb") as file:
-            arrays[name] = tifffile.imread(file).astype(np.uint16)
-    for name, array in arrays.items():
+            array = tifffile.imread(file).astype(np.uint16)
         (folder / name).mkdir(parents=True, exist_ok=True)
         write_volume(folder / name / "hipsc.tif", array, REAL_VOXEL_SIZE)
     return folder / "images", folder / "labels"
