@@ -14,6 +14,7 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from napari_celltrain.cli.main import app
+from napari_celltrain.cli.options import explain
 from napari_celltrain.cli.prepare import slurm_script
 from napari_celltrain.cli.train import verdict
 from napari_celltrain.runs.config_file import load_config
@@ -237,6 +238,22 @@ class TestCheck:
 
         stand_in(monkeypatch, "napari_celltrain.data", "check", check_data=check_data)
         return seen
+
+
+@pytest.mark.parametrize(
+    ("where", "settings", "said"),
+    [
+        ("a.tif", ("data.channel",), "a.tif: is wrong. Give the right one (--channel)."),
+        ("a.tif", ("resample", "data.voxel_size"), "a.tif: is wrong. Give the right one (--resample, --voxel-size)."),
+        ("a.tif", ("data.memory_budget_gb",), "Give the right one (--set data.memory_budget_gb=…)."),
+        ("a.tif", (), "a.tif: is wrong. Give the right one."),
+        ("training.epochs", ("training.epochs",), "training.epochs (--epochs): is wrong. Give the right one."),
+    ],
+)
+def test_errors_name_the_options_that_help(where, settings, said):
+    problem = Problem("code", where, "is wrong.", "Give the right one.", settings=settings)
+    assert explain(DataError(problem)).endswith(said)
+    assert explain(DataError(problem, problem, heading="Two:")).startswith("Two:\n  - ")
 
 
 def test_predict_passes_everything_on(monkeypatch, tmp_path):

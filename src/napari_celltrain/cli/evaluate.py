@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_celltrain.cli.options import AXES, IGNORE_VALUE, LABEL_KIND, VOXEL_SIZE, Overrides, with_options, worded
+from napari_celltrain.cli.options import (
+    AXES,
+    IGNORE_VALUE,
+    LABEL_KIND,
+    VOXEL_SIZE,
+    Overrides,
+    argument,
+    option,
+    with_options,
+    worded,
+)
 from napari_celltrain.cli.terminal import console, report, say, show_progress, text, write_line
 from napari_celltrain.runs.config_file import override
 from napari_celltrain.values.config import RunConfig
@@ -24,24 +34,21 @@ if TYPE_CHECKING:
 def evaluate(
     predictions: Annotated[
         Path,
-        typer.Argument(
+        argument(
             metavar="PREDICTIONS_OR_RUN",
             help="Folder of the predictions, or one file; or a run folder, whose validation volumes are compared.",
-            show_default=False,
         ),
     ],
     labels: Annotated[
-        Path | None,
-        typer.Argument(help="Folder of the labels, or one file; left out for a run folder.", show_default=False),
+        Path | None, argument(help="Folder of the labels, or one file; left out for a run folder.")
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
+        option(
             "--output",
             "-o",
             metavar="DIR",
             help="Folder for scores.csv, scores.json and scores.png; earlier ones are replaced.",
-            show_default=False,
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the scores as one JSON object.")] = False,
@@ -61,7 +68,7 @@ def evaluate(
     else:
         kind, ignored = data.label_kind, data.ignore_value
         steps = evaluation.evaluate(predictions, labels, label_kind=kind, ignore_value=ignored)
-    found = show_progress(steps, "Comparing … {done} of {total}, {name}")
+    found = show_progress(steps, "Comparing … {0} of {1}, {2}")
     paths = score_files.write_evaluation(found, output) if output is not None else ()
     for problem in found.problems:
         report("Warning", str(worded(problem)))
@@ -113,25 +120,20 @@ def _score(value: float | None) -> str:
 
 @with_options(AXES, VOXEL_SIZE)
 def measure(
-    labels: Annotated[Path, typer.Argument(help="Folder of the labels, or one file.", show_default=False)],
+    labels: Annotated[Path, argument(help="Folder of the labels, or one file.")],
     output: Annotated[
         Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE.csv",
-            help="The table, a row for each object; an earlier one is replaced.",
-            show_default=False,
+        option(
+            "--output", "-o", metavar="FILE.csv", help="The table, a row for each object; an earlier one is replaced."
         ),
     ],
     image: Annotated[
         Path | None,
-        typer.Option(
+        option(
             "--image",
             metavar="PATH",
             help="Images in which intensities are measured, all channels: a folder, paired with the labels by name, "
             "or one file.",
-            show_default=False,
         ),
     ] = None,
     *,
@@ -142,7 +144,7 @@ def measure(
     from napari_celltrain.evaluate.measure import measure_files
 
     steps = measure_files(labels, output, image=image, axes=data.axes, voxel_size=data.voxel_size)
-    found = show_progress(steps, "Measuring {name} … {done} of {total} objects")
+    found = show_progress(steps, "Measuring {2} … {0} of {1} objects")
     for problem in found.problems:
         report("Warning", str(worded(problem)))
     objects, volumes = count(found.num_objects, "object"), count(found.num_volumes, "volume")

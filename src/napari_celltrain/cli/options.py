@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -18,6 +19,8 @@ from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import CellTrainError, ConfigError, Problem
 from napari_celltrain.values.fields import all_fields, facts_of
 
+argument = partial(typer.Argument, show_default=False)
+option = partial(typer.Option, show_default=False)
 Json = Annotated[bool, typer.Option("--json", help="Print events for programs, one JSON object a line.")]
 
 

@@ -23,6 +23,8 @@ from napari_celltrain.cli.options import (
     VOXEL_SIZE,
     Overrides,
     absolute,
+    argument,
+    option,
     remedy_of,
     with_options,
 )
@@ -42,8 +44,8 @@ if TYPE_CHECKING:
 
 @with_options(LABEL_KIND, IGNORE_VALUE, CHANNEL, AXES, VOXEL_SIZE, PATCH_SIZE)
 def check(
-    images: Annotated[Path, typer.Argument(help="Folder of the images, or one file.", show_default=False)],
-    labels: Annotated[Path, typer.Argument(help="Folder of the labels, or one file.", show_default=False)],
+    images: Annotated[Path, argument(help="Folder of the images, or one file.")],
+    labels: Annotated[Path, argument(help="Folder of the labels, or one file.")],
     json: Annotated[bool, typer.Option("--json", help="Print the findings as one JSON object.")] = False,
     *,
     overrides: Overrides,
@@ -57,7 +59,7 @@ def check(
     paths = [f"data.images={images}", f"data.labels={labels}"]
     settings = absolute(override(RunConfig(), [*overrides, *paths]))
     steps = check_data(settings.data, patch_size=settings.augmentation.patch_size)
-    found = show_progress(steps, "Reading the volumes … {done} of {total}, {name}")
+    found = show_progress(steps, "Reading the volumes … {0} of {1}, {2}")
     problems = [*all_problems(found), *_labels_missing_too(images, labels)]
     if json:
         write_line(_json(found, problems))
@@ -146,43 +148,7 @@ def _cells(pair: PairReport) -> dict[str, str]:
 
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d{1,3}):(?P<minutes>[0-5]\d):[0-5]\d")
 
-_SCRIPT = """\
-#!/bin/bash
-#SBATCH --job-name=celltrain
-#SBATCH --nodes={nodes}
-#SBATCH --ntasks-per-node=1
-#SBATCH --gpus-per-node={gpus}
-#SBATCH --cpus-per-task={cpus}
-#SBATCH --time={time}
-#SBATCH --output=celltrain-%j.log
-{partition}
-# Submit it with: sbatch THIS_FILE
-# Follow it from anywhere that sees the results folder: celltrain watch RUN
-# Some clusters want more to be asked for, such as (without the second #):
-##SBATCH --mem=32G
-##SBATCH --account=NAME
-# The job starts in the folder where sbatch was called; if it shall run elsewhere, go there here, such as:
-# cd /path/to/project
-# If the software is in an environment of its own, enter it here, such as:
-# source ~/celltrain/bin/activate
-
-set -euo pipefail
-export OMP_WAIT_POLICY=PASSIVE
-
-# One torchrun on each node; they meet on the first one, at a port that differs from job to job.
-hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
-head_node=${{hosts%%$'\\n'*}}
-port=$((20000 + SLURM_JOB_ID % 20000))
-
-# Training ends by itself, with a validation, before SLURM would kill the job.
-srun torchrun \\
-    --nnodes="$SLURM_JOB_NUM_NODES" \\
-    --nproc-per-node={gpus} \\
-    --rdzv-id="$SLURM_JOB_ID" \\
-    --rdzv-backend=c10d \\
-    --rdzv-endpoint="$head_node:$port" \\
-    -m napari_celltrain train {config} --max-minutes {max_minutes}
-"""
+_TEMPLATE = Path(__file__).with_name("slurm_template.sh")
 
 
 def slurm_script(config: Path, nodes: int, gpus: int, time: str, partition: str | None = None) -> str:
@@ -194,7 +160,7 @@ def slurm_script(config: Path, nodes: int, gpus: int, time: str, partition: str 
     reserve = min(15, max(2, minutes // 10))
     if minutes <= reserve:
         raise ConfigError(f"--time: {time} is too short; give at least 5 minutes, such as 00:05:00.")
-    return _SCRIPT.format(
+    return _TEMPLATE.read_text(encoding="utf-8").format(
         nodes=nodes,
         gpus=gpus,
         cpus=4 * gpus,
@@ -220,9 +186,7 @@ def config(
     config: Annotated[Path, typer.Argument(help="With --slurm: the configuration that the job trains.")] = Path(
         "config.yaml"
     ),
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file.", show_default=False)
-    ] = None,
+    output: Annotated[Path | None, option("--output", "-o", metavar="FILE", help="Write to this file.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
     slurm: Annotated[
         bool, typer.Option("--slurm", help="Print a job script for sbatch instead.", rich_help_panel=_SLURM)
@@ -232,9 +196,7 @@ def config(
     time: Annotated[
         str, typer.Option(metavar="HH:MM:SS", help="Longest time of the job.", rich_help_panel=_SLURM)
     ] = "04:00:00",
-    partition: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Partition.", rich_help_panel=_SLURM, show_default=False)
-    ] = None,
+    partition: Annotated[str | None, option(metavar="NAME", help="Partition.", rich_help_panel=_SLURM)] = None,
     *,
     overrides: Overrides,
 ) -> None:
@@ -265,9 +227,7 @@ _MODULES = {Kind.MODELS: "models", Kind.LOSSES: "losses", Kind.AUGMENTATIONS: "a
 
 
 def list_choices(
-    kind: Annotated[
-        Kind | None, typer.Argument(help="What to list; everything, where left out.", show_default=False)
-    ] = None,
+    kind: Annotated[Kind | None, argument(help="What to list; everything, where left out.")] = None,
 ) -> None:
     """List the models, losses or augmentations that can be chosen, those of other packages included."""
     from rich import box

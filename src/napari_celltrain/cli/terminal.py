@@ -27,6 +27,7 @@ from napari_celltrain.values.errors import (
     ModelFileError,
     RunFolderError,
 )
+from napari_celltrain.values.events import finish
 from napari_celltrain.values.text import printable
 
 T = TypeVar("T")
@@ -120,15 +121,9 @@ def write_line(line: str) -> None:
 
 
 def show_progress(steps: Generator[tuple[int, int, str], None, T], sentence: str) -> T:
-    """The result of ``steps``. On a terminal a line says how far they are, such as ``{done} of {total}, {name}``."""
+    """The result of ``steps``. On a terminal a line says how far they are, such as ``{0} of {1}, {2}``."""
     with Console(stderr=True, quiet=not sys.stderr.isatty()).status("Reading the volumes …") as status:
-        while True:
-            try:
-                done, total, name = next(steps)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            status.update(text(sentence.format(done=done, total=total, name=name)))
+        return finish(steps, lambda step: status.update(text(sentence.format(*step))))
 
 
 class UnexpectedError(Exception):

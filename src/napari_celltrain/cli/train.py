@@ -12,7 +12,16 @@ from rich.text import Text
 
 from napari_celltrain.cli.display import Display, make_display
 from napari_celltrain.cli.follow import follow, refusals_shown
-from napari_celltrain.cli.options import TRAINING_OPTIONS, Json, Overrides, absolute, read_settings, with_options
+from napari_celltrain.cli.options import (
+    TRAINING_OPTIONS,
+    Json,
+    Overrides,
+    absolute,
+    argument,
+    option,
+    read_settings,
+    with_options,
+)
 from napari_celltrain.cli.terminal import console, is_main_process, say, text
 from napari_celltrain.runs import process
 from napari_celltrain.runs.folder import RunFolder
@@ -31,17 +40,16 @@ MAX_MINUTES = 2.0
 GOOD_DICE = 0.5
 GOOD_F1 = 0.5
 
-Run = Annotated[Path, typer.Argument(help="The run folder.", show_default=False)]
+Run = Annotated[Path, argument(help="The run folder.")]
 
 
 @with_options(*TRAINING_OPTIONS)
 def train(
     config: Annotated[
         Path | None,
-        typer.Argument(
+        argument(
             help="Configuration as `celltrain config` writes it, a run folder to repeat, or - for standard input. "
-            "The options below override it.",
-            show_default=False,
+            "The options below override it."
         ),
     ] = None,
     json: Json = False,
@@ -66,14 +74,9 @@ def train(
 
 def resume(
     run: Run,
-    epochs: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Train up to this epoch instead.", show_default=False)
-    ] = None,
+    epochs: Annotated[int | None, option(metavar="N", min=1, help="Train up to this epoch instead.")] = None,
     max_minutes: Annotated[
-        float | None,
-        typer.Option(
-            metavar="F", min=0.01, help="End after this many more minutes, with a validation.", show_default=False
-        ),
+        float | None, option(metavar="F", min=0.01, help="End after this many more minutes, with a validation.")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -130,12 +133,11 @@ def demo(
     ),
     epochs: Annotated[
         int | None,
-        typer.Option(
+        option(
             metavar="N",
             min=1,
             help="How often to go through the data, however long that takes. Left out: as often as fits "
             f"{MAX_MINUTES:g} minutes, at most {NUM_EPOCHS} times, with --real {REAL_NUM_EPOCHS}.",
-            show_default=False,
         ),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**32 - 1, help="Start of all random numbers.")] = 0,

@@ -21,6 +21,8 @@ from napari_celltrain.cli.options import (
     FieldOption,
     Json,
     Overrides,
+    argument,
+    option,
     refused,
     with_options,
 )
@@ -34,12 +36,8 @@ from napari_celltrain.values.events import Event, Saved
 _OBJECTS = "Objects (by default as tuned when the model was trained)"
 _LARGE = "Large volumes"
 _CARD = "Card of a bioimage.io package"
-_option = partial(typer.Option, show_default=False)
 
-Model = Annotated[
-    Path,
-    typer.Argument(metavar="RUN_OR_MODEL", help="A run folder, a model in one, or a model.", show_default=False),
-]
+Model = Annotated[Path, argument(metavar="RUN_OR_MODEL", help="A run folder, a model in one, or a model.")]
 _DEVICE = FieldOption(
     "--device",
     "training.device",
@@ -68,13 +66,10 @@ METADATA = (
 )
 
 
-Inputs = Annotated[
-    list[Path],
-    typer.Argument(metavar="INPUT...", help="Volumes, or folders with all their subfolders.", show_default=False),
-]
+Inputs = Annotated[list[Path], argument(metavar="INPUT...", help="Volumes, or folders with all their subfolders.")]
 ResultsFolder = Annotated[
     Path,
-    _option(
+    option(
         "--output",
         "-o",
         metavar="DIR",
@@ -95,12 +90,11 @@ Resample = Annotated[
     ),
 ]
 Threshold = Annotated[
-    float | None,
-    _option(metavar="P", help="Probability from which a voxel is foreground.", rich_help_panel=_OBJECTS),
+    float | None, option(metavar="P", help="Probability from which a voxel is foreground.", rich_help_panel=_OBJECTS)
 ]
 Blocks = Annotated[
     str | None,
-    _option(
+    option(
         metavar="I/N",
         help="Compute only share I of N of the blocks: for N tasks of a cluster, which all get the same command. "
         "The last one makes the result.",
@@ -109,7 +103,7 @@ Blocks = Annotated[
 ]
 Dask = Annotated[
     str | None,
-    _option(
+    option(
         metavar="ADDRESS",
         help="Have the blocks computed by the workers of a dask cluster, such as tcp://host:8786.",
         rich_help_panel=_LARGE,
@@ -202,7 +196,7 @@ def export(
     model: Model,
     output: Annotated[
         Path,
-        _option(
+        option(
             "--output",
             "-o",
             metavar="FILE",
@@ -219,7 +213,7 @@ def export(
     ] = "bioimageio",
     sample: Annotated[
         Path | None,
-        _option(
+        option(
             metavar="IMAGE",
             help="Image whose middle is the package's test image. Without it one is made up, so that no data are given "
             "away unasked.",

@@ -32,7 +32,7 @@ import psutil
 from numpy.typing import NDArray
 
 from napari_celltrain.engine.windows import BlockGrid, WindowGrid
-from napari_celltrain.io.axes import Region
+from napari_celltrain.io.axes import Region, zyx
 from napari_celltrain.io.volume import LazyArray, Volume, voxels_in
 from napari_celltrain.io.writer import CHUNK
 from napari_celltrain.nets.normalize import IntensityStatistics
@@ -101,9 +101,8 @@ def make_plan(
     probabilities: bool,
 ) -> BlockPlan:
     """``image`` is as the network sees it, with voxels of ``spacing`` µm."""
-    shape = shape_of(image)
-    z, y, x = (min(size, length) for size, length in zip(CHUNK, shape, strict=True))
-    chunk, num_outputs = (z, y, x), card.network.out_channels
+    shape = zyx(image.shape)
+    chunk, num_outputs = zyx(map(min, CHUNK, shape)), card.network.out_channels
     grid, itemsize = WindowGrid(shape, card.window), image.dtype.itemsize
     return BlockPlan(
         fingerprint=fingerprint,
@@ -120,7 +119,7 @@ def make_plan(
 
 def fits_memory(card: ModelCard, image: LazyArray, *, probabilities: bool) -> bool:
     """Whether a volume is predicted in one go."""
-    shape = shape_of(image)
+    shape = zyx(image.shape)
     num_outputs = card.network.out_channels
     per_voxel = _BYTES_TO_DECODE + num_outputs if card.label_kind == "objects" else 3
     if probabilities:
@@ -160,11 +159,6 @@ def _object_block(shape: ZYX, chunk: ZYX, decoding: ObjectDecoding, spacing: Spa
         if whole <= OBJECT_VOXELS and (share, z * y * x) > (best_share, voxels_in(best)):
             best, best_share = (z, y, x), share
     return best
-
-
-def shape_of(image: LazyArray) -> ZYX:
-    z, y, x = (int(length) for length in image.shape)
-    return z, y, x
 
 
 def fingerprint(model: Path, card: ModelCard, volume: Volume, **options: object) -> str:
@@ -240,12 +234,9 @@ class BlockStore:
         with self._damage_explained(), np.load(self.path / "parts" / f"{number}.npz") as file:
             return dict(file)
 
-    def write_part(self, number: int, arrays: Mapping[str, NDArray[Any]]) -> None:
-        def write(temporary: Path) -> None:
-            with temporary.open("wb") as file:
-                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub takes the names for options
-
-        files.write_with(self.path / "parts" / f"{number}.npz", write)
+    def write_part(self, number: int, arrays: dict[str, Any]) -> None:
+        path = self.path / "parts" / f"{number}.npz"
+        files.write_with(path, lambda temporary: np.savez_compressed(temporary, **arrays))
 
     @contextlib.contextmanager
     def finishing(self) -> Iterator[bool]:

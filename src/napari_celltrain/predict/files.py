@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_celltrain.data.resample import labels_back, maps_back, resampled
-from napari_celltrain.io.axes import WHOLE, Region
-from napari_celltrain.io.volume import LazyArray, Volume
+from napari_celltrain.io.axes import Region, zyx
+from napari_celltrain.io.volume import LazyArray, Volume, three_slices
 from napari_celltrain.io.volumes import open_volume
 from napari_celltrain.io.writer import CHUNK, Checklist, refuse_foreign, replace_folder, write_ome_zarr, write_planes
-from napari_celltrain.predict.blocks import shape_of
 from napari_celltrain.runs.model import ModelCard
 from napari_celltrain.values.config import Spacing
 from napari_celltrain.values.decoding import OBJECT_MAPS
@@ -43,8 +42,7 @@ class View:
     read: Callable[[Region], NDArray[Any]]
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        given = (*(key if isinstance(key, tuple) else (key,)), *WHOLE)[:3]
-        z, y, x = (slice(*part.indices(length)) for part, length in zip(given, self.shape, strict=True))
+        z, y, x = (slice(*part.indices(length)) for part, length in zip(three_slices(key), self.shape, strict=True))
         return self.read((z, y, x))
 
 
@@ -106,8 +104,7 @@ class InputRequest:
     def open(self, card: ModelCard) -> OpenedInput:
         """Read what cannot be read piece by piece, and resample where this is asked for."""
         volume = self.look(card)
-        lazy = volume.lazy()
-        raw = volume.read() if lazy is None else lazy
+        raw = volume.lazy_or_whole()
         size, wanted = volume.voxel_size, card.voxel_size
         if not self.resample or size is None or wanted is None or size == wanted:
             return OpenedInput(volume, raw, raw, size)
@@ -224,7 +221,7 @@ def write_result(
     """
     path = target.path(suffix)
     if target.file_format == "tiff":
-        write_planes(path, _planes(array), shape_of(array), np.dtype(array.dtype), voxel_size)
+        write_planes(path, _planes(array), zyx(array.shape), np.dtype(array.dtype), voxel_size)
         return
     kind: Literal["image", "labels"] = "image" if suffix else "labels"
     growing, checklist = partial or (target.folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}", None)
@@ -238,7 +235,7 @@ def write_result(
 
 
 def _planes(array: LazyArray) -> Iterator[NDArray[Any]]:
-    depth, height, width = shape_of(array)
+    depth, height, width = zyx(array.shape)
     at_once = CHUNK[0]
     while at_once > 1 and at_once * height * width * np.dtype(array.dtype).itemsize > _BYTES_AT_ONCE:
         at_once //= 2  # so that no group of planes reaches into two chunks

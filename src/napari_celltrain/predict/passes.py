@@ -20,7 +20,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from napari_celltrain.engine.windows import BlockGrid
-from napari_celltrain.io.axes import Region, with_margins
+from napari_celltrain.io.axes import Region, with_margins, zyx
 from napari_celltrain.io.volume import LazyArray
 from napari_celltrain.predict.blocks import BlockStore
 from napari_celltrain.predict.files import View
@@ -107,7 +107,7 @@ def _decode_block(card: ModelCard, store: BlockStore, number: int) -> int:
         card.threshold,
         card.decoding,
         plan.spacing,
-        origin=(outer[0].start, outer[1].start, outer[2].start),
+        origin=zyx(part.start for part in outer),
         volume_shape=plan.shape,
         core=core,
     )
@@ -116,12 +116,6 @@ def _decode_block(card: ModelCard, store: BlockStore, number: int) -> int:
     store.write_part(number, found.to_arrays())
     store.done["objects"].mark_done(number)
     return number
-
-
-def _within(outer: Region, region: Region) -> Region:
-    """``region``, count from the first voxel of ``outer``."""
-    z, y, x = (slice(b.start - a.start, b.stop - a.start) for a, b in zip(outer, region, strict=True))
-    return z, y, x
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,10 +177,10 @@ def _touching(grid: BlockGrid, blocks: list[BlockObjects]) -> Iterator[NDArray[n
     for number, block in enumerate(blocks):
         position = grid.position(number)
         for axis in range(3) if block.faces else ():
-            z, y, x = (place + (a == axis) for a, place in enumerate(position))
-            if (z, y, x)[axis] == grid.counts[axis]:
+            after = zyx(place + (a == axis) for a, place in enumerate(position))
+            if after[axis] == grid.counts[axis]:
                 continue
-            neighbour = blocks[grid.number((z, y, x))]
+            neighbour = blocks[grid.number(after)]
             here, there = block.faces[2 * axis + 1], neighbour.faces[2 * axis]
             both = (here > 0) & (there > 0)
             if both.any():
@@ -223,9 +217,10 @@ def labels_of(card: ModelCard, store: BlockStore) -> tuple[LazyArray, int | None
         labels = np.empty([part.stop - part.start for part in region], tables[0].dtype)
         for number, table in enumerate(tables):
             pairs = zip(region, grid.region(number), strict=True)
-            z, y, x = (slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in pairs)
-            if all(part.start < part.stop for part in (z, y, x)):
-                labels[_within(region, (z, y, x))] = table[store.read(array, (z, y, x))]
+            shared = [slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in pairs]
+            if all(part.start < part.stop for part in shared):
+                inner = (slice(b.start - a.start, b.stop - a.start) for a, b in zip(region, shared, strict=True))
+                labels[tuple(inner)] = table[store.read(array, tuple(shared))]
         return labels
 
     return View(plan.shape, tables[0].dtype, read), count

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_celltrain.io.axes import zyx
 from napari_celltrain.io.volume import LazyArray, voxels_in
 from napari_celltrain.io.volumes import find_volumes
 from napari_celltrain.io.writer import Checklist
@@ -28,7 +29,6 @@ from napari_celltrain.predict.blocks import (
     fits_memory,
     make_plan,
     remove_store,
-    shape_of,
     store_path,
     stores_for,
 )
@@ -198,7 +198,7 @@ class _Prediction:
     def _at_once(self) -> Iterator[Event]:
         image = self.opened.image
         statistics = measure(self.opened.raw, self.card.normalization, name=self.where)
-        size = (self.card.network.out_channels if self.probabilities else 0, *shape_of(image))
+        size = (self.card.network.out_channels if self.probabilities else 0, *zyx(image.shape))
         maps = np.zeros(size, np.float32)
 
         def collect(first: int, planes_CZYX: NDArray[np.float32]) -> None:
@@ -313,7 +313,7 @@ class _Prediction:
 
     def _finished(self, num_objects: int | None, foreground: int) -> Iterator[Event]:
         """``foreground`` is the number of voxels in it, for labels that are not objects."""
-        share = foreground / voxels_in(shape_of(self.opened.image))
+        share = foreground / voxels_in(self.opened.image.shape)
         found = f"{share:.1%} foreground" if num_objects is None else count(num_objects, "object")
         yield Logged(message=f"{self.where}: {found}")
         yield Saved(what="prediction", path=str(self.target.path()), epoch=self.card.training.epoch)
