@@ -66,11 +66,8 @@ def test_facts_take_given_sides_and_leave_out_broken_pairs() -> None:
     assert facts is not None
     assert (len(facts.training), len(facts.validation)) == (2, 1)
     assert data_facts(DataReport((broken,), ())) is None
-    cases = (
-        Case(pairs[0].pair, "train", None),
-        Case(pairs[3].pair, "train", None),
-        Case(pairs[1].pair, "validation", None),
-    )
+    sides = ((pairs[0], "train"), (pairs[3], "train"), (pairs[1], "validation"))
+    cases = tuple(Case(p.pair.name, p.pair, None, side) for p, side in sides)  # type: ignore[arg-type]
     facts = data_facts(DataReport((*sided, broken), ()), Split(cases, ""))
     assert facts is not None
     assert (len(facts.training), len(facts.validation)) == (1, 1), "one was divided, but cannot be used"
