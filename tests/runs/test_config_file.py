@@ -33,6 +33,27 @@ def test_comments_explain_every_field():
     assert "(percentile, zscore)" in text
 
 
+def test_the_layout_of_a_list_of_augmentations():
+    config = RunConfig(augmentation=AugmentationConfig(augmentations=(Flip(), Elastic())))
+    text = dump_config(config)
+    assert text[text.index("  augment: ") : text.index("training:")] == (
+        "  augment: true\n"
+        "  augmentations:\n"
+        "    - name: flip\n"
+        "      probability: 0.5\n"
+        "    - name: elastic\n"
+        "      probability: 0.1\n"
+        "      spacing: 16\n"
+        "      magnitude: [0.0, 3.0]\n"
+    )
+    lines = dump_config(config, commented=True).splitlines()
+    place = lines.index("    - name: flip")
+    assert lines[place - 3 : place - 1] == ["  augmentations:", ""]
+    assert lines[place - 1].startswith("    # Mirror the patch")
+    assert lines[place + 1].startswith("      # Probability of")
+    assert lines[place + 2 : place + 4] == ["      probability: 0.5", ""]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

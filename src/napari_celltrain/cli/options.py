@@ -14,7 +14,7 @@ import typer
 from pydantic import BaseModel, ValidationError
 from rich.markup import escape
 
-from napari_celltrain.runs.config_file import load_config, override, parse_config
+from napari_celltrain.runs.config_file import absolute_paths, load_config, override, parse_config
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import CellTrainError, ConfigError, Problem
 from napari_celltrain.values.fields import all_fields, facts_of
@@ -182,17 +182,7 @@ def read_settings(source: Path | None, overrides: Overrides) -> RunConfig:
         base = parse_config(content, "standard input")
     else:
         base = load_config(source / "config.yaml" if source.is_dir() else source)
-    return absolute(override(base, overrides, _unusable))
-
-
-def absolute(config: RunConfig) -> RunConfig:
-    """``config`` with the paths of this shell, ``~`` and relative ones, made absolute."""
-    data = {name: value.expanduser().absolute() for name, value in config.data if isinstance(value, Path)}
-    weights = config.training.starting_weights
-    training = {"starting_weights": weights.expanduser().absolute()} if weights is not None else {}
-    return config.model_copy(
-        update={"data": config.data.model_copy(update=data), "training": config.training.model_copy(update=training)}
-    )
+    return absolute_paths(override(base, overrides, _unusable))
 
 
 def _unusable(content: dict[str, Any]) -> list[Problem]:

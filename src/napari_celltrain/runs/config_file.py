@@ -12,7 +12,7 @@ from typing import Any, Literal, get_origin
 from pydantic import BaseModel, ValidationError
 
 from napari_celltrain.values import files
-from napari_celltrain.values.config import SCHEMA_VERSION, AugmentationSpec, RunConfig
+from napari_celltrain.values.config import SCHEMA_VERSION, AugmentationSpec, DataConfig, RunConfig, TrainingConfig
 from napari_celltrain.values.errors import ConfigError, Problem, raise_problems
 from napari_celltrain.values.fields import AUGMENTATIONS_PATH, FieldFacts, all_fields, augmentation_classes, field_names
 
@@ -21,20 +21,18 @@ def problems_of(error: ValidationError) -> list[Problem]:
     """One problem for each field that is wrong."""
     problems: dict[str, Problem] = {}
     for detail in error.errors():
-        # Positions within a tuple say nothing to a reader; an augmentation is told by its name, which follows.
+        # Positions within a tuple say nothing to a reader; an augmentation is known by its name, which follows.
         path = ".".join(part for part in detail["loc"] if isinstance(part, str))
         problems.setdefault(path, Problem("config", path or "the configuration", *_explain(path, detail)))
     return list(problems.values())
 
 
-def raise_config_problems(problems: Sequence[Problem], source: str | None = None) -> None:
-    """Raise one ``ConfigError`` that names ``source`` (a file) and lists all ``problems``, if there are any."""
-    if not problems:
-        return
+def _config_error(problems: Sequence[Problem], source: str | None = None) -> ConfigError:
+    """One error that names ``source`` (a file) and lists all ``problems``."""
     if source and len(problems) == 1:
         problems = [replace(problems[0], where=f"{source}, {problems[0].where}")]
     heading = f"{source} has {len(problems)} problems:" if source else f"{len(problems)} settings are not right:"
-    raise ConfigError(*problems, heading=heading)
+    return ConfigError(*problems, heading=heading)
 
 
 def unknown_field(path: str) -> str:
@@ -107,16 +105,16 @@ def load_config(path: Path) -> RunConfig:
 
 
 def parse_config(text: str, source: str) -> RunConfig:
-    """The configuration that ``text`` writes in YAML; ``source`` is what errors call it."""
+    """The configuration in a YAML ``text``, which errors call ``source``."""
     try:
         content = files.load_yaml(text)
+        if not isinstance(content, dict | None):
+            raise ConfigError(f"{source} is not a configuration: it must hold settings such as `training:`.")
+        return RunConfig.model_validate(content or {})
+    except ValidationError as error:
+        raise _config_error(problems_of(error), source) from error
     except ValueError as error:
         raise ConfigError(f"{source} is not a configuration. {error}") from error
-    if content is None:
-        content = {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{source} is not a configuration: it must hold settings such as `training:`.")
-    return _validated(content, source)
 
 
 def dump_config(config: RunConfig, commented: bool = False) -> str:
@@ -160,16 +158,9 @@ def override(
     except ValidationError as error:
         problems.extend(problems_of(error))
     problems.extend(check(content) if check is not None else [])
-    raise_config_problems(problems)
+    if problems:
+        raise _config_error(problems)
     return changed
-
-
-def _validated(content: dict[Any, Any], source: str) -> RunConfig:
-    try:
-        return RunConfig.model_validate(content)
-    except ValidationError as error:
-        raise_config_problems(problems_of(error), source)
-        raise AssertionError("a validation error without details") from error
 
 
 # --- writing ------------------------------------------------------------------------------------------------
@@ -296,12 +287,15 @@ def setting_problems(config: RunConfig) -> list[Problem]:
 def check_settings(config: RunConfig) -> RunConfig:
     """The configuration with absolute paths. Raises :class:`ConfigError` with all :func:`setting_problems`."""
     raise_problems(setting_problems(config), ConfigError, "Some settings have to be changed first:")
-    data, training = config.data, config.training
-    names = ("images", "labels", "results", "validation_images", "validation_labels")
-    data = data.model_copy(update={name: _absolute(getattr(data, name)) for name in names})
-    training = training.model_copy(update={"starting_weights": _absolute(training.starting_weights)})
+    return absolute_paths(config)
+
+
+def absolute_paths(config: RunConfig) -> RunConfig:
+    """``config`` with its paths, ``~`` and relative ones, made absolute."""
+
+    def resolved(section: DataConfig | TrainingConfig) -> dict[str, Path]:
+        return {name: value.expanduser().absolute() for name, value in section if isinstance(value, Path)}
+
+    data = config.data.model_copy(update=resolved(config.data))
+    training = config.training.model_copy(update=resolved(config.training))
     return config.model_copy(update={"data": data, "training": training})
-
-
-def _absolute(path: Path | None) -> Path | None:
-    return None if path is None else path.expanduser().absolute()
