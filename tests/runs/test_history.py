@@ -1,4 +1,4 @@
-from napari_celltrain.runs.history import history
+from napari_celltrain.runs.history import History, HistoryBuilder
 from napari_celltrain.values.events import EpochDone, Event, Failed, Finished, Saved, Started, StepDone, Validated
 
 
@@ -51,6 +51,10 @@ def finished(best_epoch: int, best_dice: float) -> Finished:
         validation_share=0.1,
         peak_memory_gb=1.0,
     )
+
+
+def history(events: list[Event]) -> History:
+    return HistoryBuilder(events).history()
 
 
 def test_nothing_yet():

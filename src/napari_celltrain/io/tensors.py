@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 META_KEY = "celltrain"
 
-# whatever a header that is not ours may lead to
+# what a header that is not ours may lead to
 _DAMAGED = (ValueError, KeyError, AttributeError, TypeError, RecursionError)
 
 
@@ -28,21 +28,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, 
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    kept: dict[tuple[int, tuple[int, ...]], str] = {}
-    aliases: dict[str, str] = {}
-    stored: dict[str, Tensor] = {}
+    first: dict[object, str] = {}
     for name, tensor in tensors.items():
-        identity = (tensor.data_ptr(), tuple(tensor.shape))
-        if tensor.numel() and identity in kept:
-            aliases[name] = kept[identity]
-        else:
-            kept[identity] = name
-            stored[name] = tensor
+        first.setdefault((tensor.data_ptr(), tensor.shape) if tensor.numel() else name, name)
+    stored = {name: tensors[name] for name in first.values()}
+    aliases = {name: first[tensor.data_ptr(), tensor.shape] for name, tensor in tensors.items() if name not in stored}
     header = json.dumps({"aliases": aliases, "meta": dict(meta)}, allow_nan=True)
     try:
         save_file(stored, path, metadata={META_KEY: header})
     except SafetensorError as error:
-        # its own class hides what the system said; whoever writes files knows what to do about that
+        # its own class hides what the system said, which is worded where files are written
         number = re.search(r"os error (\d+)", str(error))
         if number is None:
             raise
@@ -66,22 +61,20 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ModelFileError(f"{path.name} in {path.parent} is damaged or not a safetensors file ({error}).") from error
 
 
-def parse_tensors(content: bytes | bytearray, where: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """As :func:`read_tensors`, from the content of such a file; ``where`` is what an error calls it."""
+def parse_tensors(content: bytes, where: str) -> dict[str, Tensor]:
+    """As :func:`read_tensors`, from the content of a file that errors call ``where``, and the tensors only."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
-        tensors = load(bytes(content))
         # the format: the length of the header in 8 bytes, then the header as JSON
-        length = int.from_bytes(content[:8], "little")
-        return _with_aliases(tensors, json.loads(content[8 : 8 + length]).get("__metadata__", {}))
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        return _with_aliases(load(content), header.get("__metadata__", {}))[0]
     except (SafetensorError, *_DAMAGED) as error:
         raise ModelFileError(f"{where} is damaged or not a safetensors file ({error}).") from error
 
 
 def _with_aliases(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     header = json.loads(metadata.get(META_KEY, "{}"))
-    for name, kept in header.get("aliases", {}).items():
-        tensors[name] = tensors[kept]
+    tensors |= {name: tensors[kept] for name, kept in header.get("aliases", {}).items()}
     return tensors, header.get("meta", {})

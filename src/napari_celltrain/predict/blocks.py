@@ -37,7 +37,8 @@ from napari_celltrain.io.volume import LazyArray, Volume, voxels_in
 from napari_celltrain.io.writer import CHUNK
 from napari_celltrain.nets.normalize import IntensityStatistics
 from napari_celltrain.runs.lock import owner_of, run_lock
-from napari_celltrain.runs.model import CARD, WEIGHTS, ModelCard, model_folder
+from napari_celltrain.runs.model import ModelCard, model_folder
+from napari_celltrain.runs.model_package import CARD, WEIGHTS
 from napari_celltrain.values import files
 from napari_celltrain.values.config import ZYX, Frozen, Spacing
 from napari_celltrain.values.decoding import ObjectDecoding

@@ -1,8 +1,7 @@
-"""What a run has come to, from its events: the one source of every table and curve.
+"""The history of a run, from its events: the one source of every table and curve; and the curves.
 
-The picture of a run: training loss above, validation scores below, the same in the file and in the window.
-
-Only matplotlib's object interface is used: pyplot and its global state belong to whoever runs us.
+The picture (training loss above, validation scores below) is the same in the file and in the window. Only matplotlib's
+object interface is used: pyplot and its global state belong to the program around us.
 """
 
 from __future__ import annotations
@@ -57,24 +56,18 @@ class History:
         return [(row.epoch, row.f1) for row in self.rows if row.f1 is not None]
 
 
-def history(events: Iterable[Event]) -> History:
-    """The history that ``events`` tell."""
-    builder = HistoryBuilder()
-    for event in events:
-        builder.add(event)
-    return builder.history()
-
-
 class HistoryBuilder:
-    """:func:`history`, event by event, for whoever follows a run."""
+    """The history of ``events``, and of those that are added later."""
 
-    def __init__(self) -> None:
+    def __init__(self, events: Iterable[Event] = ()) -> None:
         self._rows: dict[int, EpochRow] = {}
         self._best: Validated | None = None
         self._saved_best: Validated | None = None  # the best at the time of the last saved state
         self._started: Started | None = None
         self._finished: Finished | None = None
         self._failed: Failed | None = None
+        for event in events:
+            self.add(event)
 
     def add(self, event: Event) -> None:
         if isinstance(event, Started):
@@ -118,7 +111,7 @@ class HistoryBuilder:
         self._started, self._finished, self._failed = started, None, None
 
 
-# --- plot ------------------------------------------------------------------------------------------------
+# --- curves ---------------------------------------------------------------------------------------------------
 
 MAX_POINTS = 1000
 """Longer curves are thinned out: more points than a picture has columns only take time."""
@@ -153,7 +146,7 @@ def save_plot(history: History, path: Path) -> None:
 
 
 class Curves:
-    """The curves in a figure: :meth:`show` moves them, which is much quicker than to draw them anew.
+    """The curves in a figure: :meth:`show` moves them, which is much quicker than to draw them again.
 
     ``side_by_side`` puts the scores beside the loss, for a low and wide place.
     """

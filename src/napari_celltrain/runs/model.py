@@ -1,6 +1,6 @@
-"""The deliverable of a run: ``model/model.safetensors`` and ``model/model.yaml``, all that prediction needs.
+"""The model of a run: ``model/model.safetensors`` and ``model/model.yaml``, all that prediction needs, and its use.
 
-What a trained model says of one volume: the step that the final files of a run and every later use share.
+:func:`segment` is the step that the final files of a run and every later prediction share.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ from napari_celltrain.io.volume import LazyArray
 from napari_celltrain.nets.models import MODELS, NetworkSpec, build_network, load_weights
 from napari_celltrain.nets.normalize import IntensityStatistics
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.runs.model_package import CARD as CARD
-from napari_celltrain.runs.model_package import WEIGHTS as WEIGHTS
-from napari_celltrain.runs.model_package import open_package
+from napari_celltrain.runs.model_package import CARD, WEIGHTS, read_packed_card, read_packed_weights
 from napari_celltrain.values import files
 from napari_celltrain.values.config import ZYX, Frozen, LabelKind, Spacing
 from napari_celltrain.values.decoding import OBJECT_MAPS, ObjectDecoding, Target
@@ -114,12 +112,12 @@ class ModelCard(Frozen):
 
     @property
     def decoding(self) -> ObjectDecoding:
-        """How objects are decoded; models of before this was kept give connected pieces."""
+        """How objects are decoded; older models, which do not say it, give connected components."""
         return self.objects or ObjectDecoding()
 
     @property
     def spacing(self) -> Spacing:
-        """The voxel size that distances in µm refer to where an image does not tell its own."""
+        """The voxel size that distances in µm refer to where an image has none of its own."""
         return self.voxel_size or (1.0, 1.0, 1.0)
 
     @property
@@ -175,8 +173,10 @@ def is_package(path: Path) -> bool:
 
 def read_card(path: Path) -> ModelCard:
     """The card of a run folder, a model, or a zipped one. Raises :class:`ModelFileError`."""
-    where, text = _card_text(path)
+    packed = is_package(path)
+    where = f"{CARD} in {path}" if packed else str(model_folder(path) / CARD)
     try:
+        text = read_packed_card(path) if packed else Path(where).read_text(encoding="utf-8")
         return ModelCard.model_validate(files.load_yaml(text))
     except ValidationError as error:
         first = error.errors()[0]
@@ -185,25 +185,14 @@ def read_card(path: Path) -> ModelCard:
             f"{where} is damaged or of a newer version: {field or 'the file'}: {first['msg']}. "
             f"({error.error_count()} such problems.)"
         ) from error
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise ModelFileError(f"{where} cannot be read. {error}") from error
 
 
-def _card_text(path: Path) -> tuple[str, str]:
-    """What errors call ``model.yaml``, and its text."""
-    if is_package(path):
-        return f"{CARD} in {path}", open_package(path).read_card()
-    file = model_folder(path) / CARD
-    try:
-        return str(file), file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ModelFileError(f"{file} cannot be read. {error}") from error
-
-
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The weights of a run folder, a model, or a zipped one."""
+    """The weights of a run folder, a model, or a zipped one. Raises :class:`ModelFileError`."""
     if is_package(path):
-        return open_package(path).read_weights()
+        return read_packed_weights(path)
     tensors, _ = read_tensors(model_folder(path) / WEIGHTS)
     return tensors
 
@@ -241,7 +230,7 @@ def load_model(path: Path, device: torch.device) -> Model:
     return Model(card, predictor)
 
 
-# --- segmentation ----------------------------------------------------------------------------------------
+# --- segmentation ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,8 @@
 """Models from a zip: those that ``celltrain export`` wrote, and zipped run or model folders.
 
-Everything is read from the zip in memory: nothing is unpacked, so no name in it can lead anywhere, and nothing is
-left behind. Only ``celltrain.yaml`` (or ``model.yaml``) and ``model.safetensors`` are looked at; other weights in it
-(TorchScript could run code) are never opened. All the same a zip with forged names or sizes is refused, since it is
-not what we wrote.
+Everything is read from the zip in memory: nothing is unpacked, so no name in it can lead anywhere, and nothing is left
+behind. Only ``celltrain.yaml`` (or ``model.yaml``) and ``model.safetensors`` are read; other weights in it (TorchScript
+could run code) are never opened. A zip with forged names or sizes is refused, since it is not what we wrote.
 """
 
 from __future__ import annotations
@@ -11,15 +10,14 @@ from __future__ import annotations
 import stat
 import zipfile
 import zlib
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import psutil
 
 from napari_celltrain.io.tensors import parse_tensors
+from napari_celltrain.values import files
 from napari_celltrain.values.errors import ModelFileError
-from napari_celltrain.values.files import MAX_YAML_BYTES as MAX_CARD_BYTES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,39 +33,30 @@ MAX_WEIGHT_BYTES = 8 * 2**30
 MAX_RATIO = 50
 """How much smaller than itself a file may be packed: weights hardly shrink, and a bomb shrinks by a thousand."""
 _SMALL = 2**20
-_CHUNK = 2**22
 _COPIES = 3
-"""Copies of the weights while they are read: the pieces, the whole, and the tensors."""
+"""Copies of the weights while they are read: the piece, the whole, and the tensors."""
 
 _FOREIGN = ("bioimageio.yaml", "rdf.yaml", "model.rdf.yaml")
 _RUN_FILES = ("config.yaml", "events.jsonl")
 
 
-@dataclass(frozen=True, slots=True)
-class ModelPackage:
-    """A zip whose list of files has been found in order, and the two files in it that make a model."""
-
-    path: Path
-    card: str
-    weights: str
-
-    def read_card(self) -> str:
-        """The text of the card. Raises :class:`ModelFileError`."""
-        content = _read(self.path, self.card, MAX_CARD_BYTES)
-        try:
-            return content.decode("utf-8")
-        except UnicodeDecodeError:
-            raise ModelFileError(f"{self.card} in {self.path.name} is not text. Export the model again.") from None
-
-    def read_weights(self) -> dict[str, Tensor]:
-        """The tensors of ``model.safetensors``. Raises :class:`ModelFileError`."""
-        content = _read(self.path, self.weights, MAX_WEIGHT_BYTES)
-        tensors, _ = parse_tensors(content, f"{self.weights} in {self.path.name}")
-        return tensors
+def read_packed_card(path: Path) -> str:
+    """The text of the card in a zip. Raises :class:`ModelFileError` with one sentence."""
+    card, _ = _find_model(path)
+    try:
+        return _read(path, card, files.MAX_YAML_BYTES).decode("utf-8")
+    except UnicodeDecodeError:
+        raise ModelFileError(f"{card} in {path.name} is not text. Export the model again.") from None
 
 
-def open_package(path: Path) -> ModelPackage:
-    """Look through the list of files of a zip. Raises :class:`ModelFileError` with one sentence."""
+def read_packed_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of ``model.safetensors`` in a zip. Raises :class:`ModelFileError` with one sentence."""
+    _, weights = _find_model(path)
+    return parse_tensors(_read(path, weights, MAX_WEIGHT_BYTES), f"{weights} in {path.name}")
+
+
+def _find_model(path: Path) -> tuple[str, str]:
+    """The names of the card and the weights in a zip whose list of files is in order."""
     with _open(path) as archive:
         entries = archive.infolist()
     if len(entries) > MAX_FILES:
@@ -85,10 +74,10 @@ def open_package(path: Path) -> ModelPackage:
     weights = str(PurePosixPath(cards[0]).with_name(WEIGHTS))
     if weights not in names:
         raise ModelFileError(
-            f"{path.name} holds {cards[0]}, but not {WEIGHTS} beside it. If CellTrain wrote it, export it again; "
-            "packages of other programs it cannot use."
+            f"{path.name} holds {cards[0]}, but not {WEIGHTS} beside it. If CellTrain wrote it, export it again; it "
+            "cannot use packages of other programs."
         )
-    return ModelPackage(path, cards[0], weights)
+    return cards[0], weights
 
 
 def _open(path: Path) -> zipfile.ZipFile:
@@ -110,19 +99,19 @@ def _refuse_forged(path: Path, entry: zipfile.ZipInfo, seen: set[str]) -> None:
     name = entry.orig_filename
     shown = name if name.isprintable() else repr(name)
     parts = name.split("/")
-    reason = ""
-    if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or ":" in parts[0]:
-        reason = f"a file named {shown!r}, which leads out of its folder"
-    elif stat.S_ISLNK(entry.external_attr >> 16):
-        reason = f"a link ({shown!r}) in the place of a file"
-    elif name.casefold() in seen:
-        reason = f"two files named {shown!r}"
-    elif entry.flag_bits & 0x1:
-        reason = f"an encrypted file ({shown!r})"
-    elif entry.file_size > _SMALL and entry.file_size > MAX_RATIO * max(1, entry.compress_size):
-        reason = f"a file ({shown!r}) that unpacks to {entry.file_size / max(1, entry.compress_size):.0f} × its size"
-    if reason:
-        raise ModelFileError(f"{path.name} is refused, as it holds {reason}. Get the model from whoever exported it.")
+    factor = entry.file_size / max(1, entry.compress_size)
+    found = {
+        f"a file named {shown!r}, which leads out of its folder": (
+            name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or ":" in parts[0]
+        ),
+        f"a link ({shown!r}) in the place of a file": stat.S_ISLNK(entry.external_attr >> 16),
+        f"two files named {shown!r}": name.casefold() in seen,
+        f"an encrypted file ({shown!r})": entry.flag_bits & 0x1,
+        f"a file ({shown!r}) that unpacks to {factor:.0f} × its size": entry.file_size > _SMALL and factor > MAX_RATIO,
+    }
+    for reason, is_so in found.items():
+        if is_so:
+            raise ModelFileError(f"{path.name} is refused, as it holds {reason}. Get the model again from its author.")
     seen.add(name.casefold())
 
 
@@ -145,25 +134,18 @@ def _no_card(path: Path, names: list[str]) -> str:
 
 
 def _read(path: Path, name: str, limit: int) -> bytes:
-    """One file of the zip, in pieces, so that what its header says of its size is checked against what comes."""
+    """One file of the zip; what its header says of its size is checked against the bytes that come."""
+    again = "Copy, download or export it again."
     with _open(path) as archive:
         size = archive.getinfo(name).file_size
         if size > limit or _COPIES * size > psutil.virtual_memory().available:
-            raise ModelFileError(
-                f"{name} in {path.name} is {size / 1e9:.3g} GB large, more than "
-                f"{'a model may be' if size > limit else 'fits the free memory'}."
-            )
-        pieces: list[bytes] = []
-        left = size
+            reason = "a model may be" if size > limit else "fits the free memory"
+            raise ModelFileError(f"{name} in {path.name} is {size / 1e9:.3g} GB large, more than {reason}.")
         try:
             with archive.open(name) as file:
-                while left >= 0 and (piece := file.read(_CHUNK)):
-                    pieces.append(piece)
-                    left -= len(piece)
+                content = file.read(size + 1)  # a bounded read: without a number, a forged size would unpack to any
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError):
-            raise ModelFileError(
-                f"{name} in {path.name} is cut off or damaged. Copy, download or export it again."
-            ) from None
-    if left:
-        raise ModelFileError(f"{name} in {path.name} is not as long as announced. Copy, download or export it again.")
-    return b"".join(pieces)
+            raise ModelFileError(f"{name} in {path.name} is cut off or damaged. {again}") from None
+    if len(content) != size:
+        raise ModelFileError(f"{name} in {path.name} is not as long as announced. {again}")
+    return content

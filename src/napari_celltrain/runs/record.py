@@ -1,6 +1,4 @@
-"""Where a run took place: enough to repeat it, nothing about the person.
-
-The one place that turns events into the files of a run folder.
+"""What is recorded of a run: its environment, and its events as the files of a run folder.
 
 ``metrics.csv`` has one line an epoch:
 
@@ -40,8 +38,7 @@ PACKAGES = ("napari-celltrain", "torch", "monai", "numpy", "scipy", "tifffile", 
 
 
 def describe_environment(device: str, processes: int) -> str:
-    """``environment.json``: versions, processor, memory, device and the command."""
-    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    """``environment.json``: enough to repeat the run, nothing about the person."""
     facts = {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -51,7 +48,7 @@ def describe_environment(device: str, processes: int) -> str:
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "device": device,
         "num_processes": processes,
-        "command": command,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
     return json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
 
@@ -63,25 +60,21 @@ def _version(name: str) -> str | None:
         return None
 
 
-# --- recorder --------------------------------------------------------------------------------------------
-
 METRICS_HEADER = "epoch,step,train_loss,val_dice,val_f1,learning_rate,seconds"
 
 
 class Recorder:
-    """Writes what happens in a run into its folder; on a resumed run it first reads what is there."""
+    """Writes the events of a run to its folder; on a resumed run it first reads those that are there."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
-        self._builder = HistoryBuilder()
-        for event in folder.read_events():
-            self._builder.add(event)
+        self._builder = HistoryBuilder(folder.read_events())
         self._own: list[Event] = []
         self._has_table = False
         self._plot_failed = False
 
     def record(self, event: Event) -> Event:
-        """Write ``event`` to all files that it concerns; gives it back with its time filled in.
+        """Write ``event`` to all files that it concerns; returns it with its time filled in.
 
         Raises ``RunFolderError`` where the folder cannot be written; a plot that cannot be drawn is only a
         warning (see :meth:`own_events`).
@@ -94,7 +87,7 @@ class Recorder:
                 self._own.append(self._write(Saved(what="plot", path="training.png", epoch=event.epoch)))
         elif isinstance(event, Finished):
             for name in ("training.png", "training_final.png", "training_final.svg"):
-                self._plot(name)  # told by nothing more: Finished is the last event and says that all is there
+                self._plot(name)  # no event follows: Finished is the last one and says that all is there
         return event
 
     def own_events(self) -> list[Event]:
@@ -121,11 +114,8 @@ class Recorder:
             self._has_table = True
 
     def _plot(self, name: str) -> bool:
-        def write(temporary: Path) -> None:
-            save_plot(self._builder.history(), temporary)
-
         try:
-            self._folder.write_with(name, write)
+            self._folder.write_with(name, lambda temporary: save_plot(self._builder.history(), temporary))
         except Exception as error:  # whatever matplotlib raises, hours of training must not end for a picture
             if not self._plot_failed:
                 self._plot_failed = True

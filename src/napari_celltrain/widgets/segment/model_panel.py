@@ -12,7 +12,8 @@ from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_celltrain.nets.models import MODELS
-from napari_celltrain.runs.model import CARD, ModelCard, read_card
+from napari_celltrain.runs.model import ModelCard, read_card
+from napari_celltrain.runs.model_package import CARD
 from napari_celltrain.values.decoding import METHODS
 from napari_celltrain.values.errors import CellTrainError
 from napari_celltrain.values.text import count, scores, sizes
