@@ -22,7 +22,6 @@ from napari_celltrain.cli.options import (
     PATCH_SIZE,
     VOXEL_SIZE,
     Overrides,
-    absolute,
     argument,
     option,
     remedy_of,
@@ -30,7 +29,7 @@ from napari_celltrain.cli.options import (
 )
 from napari_celltrain.cli.terminal import ExitCode, console, report, say, show_progress, text, write_line
 from napari_celltrain.registry import Registry
-from napari_celltrain.runs.config_file import dump_config, override
+from napari_celltrain.runs.config_file import absolute_paths, dump_config, override
 from napari_celltrain.values import files
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import ConfigError, Problem
@@ -57,7 +56,7 @@ def check(
     from napari_celltrain.data.check import check_data
 
     paths = [f"data.images={images}", f"data.labels={labels}"]
-    settings = absolute(override(RunConfig(), [*overrides, *paths]))
+    settings = absolute_paths(override(RunConfig(), [*overrides, *paths]))
     steps = check_data(settings.data, patch_size=settings.augmentation.patch_size)
     found = show_progress(steps, "Reading the volumes … {0} of {1}, {2}")
     problems = [*all_problems(found), *_labels_missing_too(images, labels)]

@@ -16,7 +16,6 @@ from napari_celltrain.cli.options import (
     TRAINING_OPTIONS,
     Json,
     Overrides,
-    absolute,
     argument,
     option,
     read_settings,
@@ -24,6 +23,7 @@ from napari_celltrain.cli.options import (
 )
 from napari_celltrain.cli.terminal import console, is_main_process, say, text
 from napari_celltrain.runs import process
+from napari_celltrain.runs.config_file import absolute_paths
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.values.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
 from napari_celltrain.values.errors import RunFolderError
@@ -155,7 +155,7 @@ def demo(
         max_minutes=MAX_MINUTES if epochs is None else None,
         seed=seed,
     )
-    config = absolute(
+    config = absolute_paths(
         RunConfig(
             data=DataConfig(images=images, labels=labels, results=results),
             augmentation=REAL_AUGMENTATION if real else AugmentationConfig(),
