@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,11 +102,11 @@ class Layout:
     """The transposition of the axes that remain."""
     shape: ZYX
 
-    def take(self, source: Any, region: Region = WHOLE) -> NDArray[Any]:
-        """The chosen part of ``source`` (anything indexable, with the file's axes), as Z, Y, X."""
+    def take(self, read: Callable[[Any], Any], region: Region = WHOLE) -> NDArray[Any]:
+        """The chosen part as Z, Y, X; ``read`` is the ``__getitem__`` of something with the file's axes."""
         kept = iter([region[self.order.index(position)] for position in range(3)])
         key = tuple(next(kept) if index is None else index for index in self.fixed)
-        return np.asarray(source[key]).transpose(self.order)
+        return np.asarray(read(key)).transpose(self.order)
 
 
 def plan_layout(

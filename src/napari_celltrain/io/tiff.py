@@ -10,7 +10,6 @@ import contextlib
 import logging
 import math
 import struct
-import threading
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,37 +46,21 @@ class _Header:
     voxel_size: Spacing | None
 
 
-class _Silence(logging.Filter):
-    """Drops tifffile's own lines while we read, in whichever thread it decodes: our errors say what is wrong."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._lock = threading.Lock()
-        self._num_readers = 0
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return self._num_readers == 0
-
-    @contextlib.contextmanager
-    def active(self) -> Iterator[None]:
-        with self._lock:
-            self._num_readers += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._num_readers -= 1
-
-
-_silence = _Silence()
-logging.getLogger("tifffile").addFilter(_silence)
+_reading: list[None] = []
+"""One entry for each read that is going on, in whichever thread: appending and popping need no lock."""
+# Our own errors say what is wrong, so tifffile's lines are dropped, those of the threads that it decodes in as well.
+logging.getLogger("tifffile").addFilter(lambda _: not _reading)
 
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Neither tifffile's log lines nor NumPy's warnings of what a damaged header made it compute."""
-    with _silence.active(), np.errstate(all="ignore"):
-        yield
+    _reading.append(None)
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    finally:
+        _reading.pop()
 
 
 class TiffVolume(Volume):
@@ -109,30 +92,24 @@ class TiffVolume(Volume):
             mapped = np.memmap(self._file, header.stored_dtype, mode="r", offset=header.offset, shape=header.shape)
         except (OSError, ValueError) as error:
             raise unreadable(self.where, f"The file cannot be read ({error}).") from error
-        return LazyView(self.where, _Present(mapped, self._file), self._layout, self.dtype)
+        end = mapped.offset + mapped.nbytes
+
+        def read(key: Any) -> NDArray[Any]:
+            # Where a mapped file has become shorter, the system ends the program. Parts are copied at once, so that
+            # nothing that is handed on still depends on the file.
+            size = self._file.stat().st_size
+            if size < end:
+                raise ValueError(f"{size} bytes instead of {end} at least")
+            return np.array(mapped[key])
+
+        return LazyView(self.where, read, self._layout, self.dtype)
 
     def _decode(self) -> NDArray[Any]:
         with _quietly(), tifffile.TiffFile(self._file) as tif:
             array = tif.series[_main_series(tif, self.where)].asarray()
         if array.shape != self._header.shape:
             return array  # Volume.read refuses it, naming both shapes
-        return self._layout.take(array)
-
-
-class _Present:
-    """A mapped file whose length is checked before each access: where it has become shorter, the system ends the
-    program. Parts are copied at once, so that nothing that is handed on still depends on the file."""
-
-    def __init__(self, mapped: np.memmap[Any, Any], file: Path) -> None:
-        self._mapped = mapped
-        self._file = file
-        self._end = mapped.offset + mapped.nbytes
-
-    def __getitem__(self, key: Any) -> NDArray[Any]:
-        size = self._file.stat().st_size
-        if size < self._end:
-            raise ValueError(f"{size} bytes instead of {self._end} at least")
-        return np.array(self._mapped[key])
+        return self._layout.take(array.__getitem__)
 
 
 def _read_header(path: Path) -> _Header:

@@ -7,7 +7,7 @@ import errno
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -138,10 +138,10 @@ class ArrayVolume(Volume):
         return id(self._array), self._layout
 
     def lazy(self) -> LazyArray:
-        return LazyView(self.where, self._array, self._layout, self.dtype)
+        return LazyView(self.where, self._array.__getitem__, self._layout, self.dtype)
 
     def _decode(self) -> NDArray[Any]:
-        return self._layout.take(self._array)
+        return self._layout.take(self._array.__getitem__)
 
 
 class LazyView:
@@ -149,17 +149,17 @@ class LazyView:
 
     ndim = 3
 
-    def __init__(self, where: str, source: Any, layout: Layout, dtype: np.dtype[Any]) -> None:
+    def __init__(self, where: str, read: Callable[[Any], Any], layout: Layout, dtype: np.dtype[Any]) -> None:
         self.shape: tuple[int, ...] = layout.shape
         self.dtype = dtype
         self._where = where
-        self._source = source
+        self._read = read
         self._layout = layout
 
     def __getitem__(self, key: slice | tuple[slice, ...]) -> NDArray[Any]:
         region = three_slices(key)
         try:
-            return np.ascontiguousarray(self._layout.take(self._source, region), dtype=self.dtype)
+            return np.ascontiguousarray(self._layout.take(self._read, region), dtype=self.dtype)
         except CellTrainError:
             raise
         except Exception as error:  # as in Volume.read: a damaged chunk fails in any way
@@ -251,13 +251,9 @@ def slabs(array: LazyArray, *, multiple_of: int = 1) -> Iterator[tuple[int, NDAr
         yield start, np.asarray(array[start : start + step, :, :])
 
 
-def fingerprint(volume: Volume, array: LazyArray | None = None) -> str:
-    """A hash of shape, type and every voxel: equal for equal content, whatever the file and its compression.
-
-    ``array`` is the decoded ``volume``, where it is at hand.
-    """
-    if array is None:
-        array = volume.lazy_or_whole()
+def fingerprint(volume: Volume | LazyArray) -> str:
+    """A hash of shape, type and every voxel: equal for equal content, whatever the file and its compression."""
+    array = volume.lazy_or_whole() if isinstance(volume, Volume) else volume
     digest = hashlib.blake2b(f"{tuple(array.shape)} {array.dtype.name}".encode(), digest_size=16)
     for _, slab in slabs(array):
         digest.update(np.ascontiguousarray(slab).data)

@@ -154,7 +154,12 @@ class VolumeCache:
 
         Raises :class:`DataError` where it neither fits nor can be read piece by piece.
         """
-        slot = self._slot(volume)
+        with self._lock:
+            slot = self._slots.get(volume.key)
+            if slot is None:
+                slot = _Slot(volume, keeps=self.used_bytes + volume.nbytes <= self.budget_bytes)
+                self._slots[volume.key] = slot
+                self.used_bytes += volume.nbytes if slot.keeps else 0
         if not slot.keeps:
             return self._lazy(volume)
         with slot.lock:
@@ -175,15 +180,6 @@ class VolumeCache:
                 slot = self._slots.pop(key, None)
                 if slot is not None and slot.keeps:
                     self.used_bytes -= slot.volume.nbytes
-
-    def _slot(self, volume: Volume) -> _Slot:
-        with self._lock:
-            slot = self._slots.get(volume.key)
-            if slot is None:
-                keeps = self.used_bytes + volume.nbytes <= self.budget_bytes
-                slot = self._slots[volume.key] = _Slot(volume, keeps)
-                self.used_bytes += volume.nbytes if keeps else 0
-            return slot
 
     def _lazy(self, volume: Volume) -> LazyArray:
         lazy = volume.lazy()

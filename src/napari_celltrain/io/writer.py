@@ -52,26 +52,20 @@ def write_volume(path: Path, array: NDArray[Any], voxel_size: Spacing | None = N
     if array.ndim != 3:
         raise ValueError(f"a volume has 3 axes, and this array has {array.ndim}")
     data = _storable(path, array)
-    _write_tiff(path, data, zyx(data.shape), data.dtype, voxel_size)
+    write_planes(path, data, zyx(data.shape), data.dtype, voxel_size)
 
 
 def write_planes(
-    path: Path, planes_YX: Iterator[NDArray[Any]], shape: ZYX, dtype: np.dtype[Any], voxel_size: Spacing | None = None
+    path: Path,
+    planes_YX: NDArray[Any] | Iterator[NDArray[Any]],
+    shape: ZYX,
+    dtype: np.dtype[Any],
+    voxel_size: Spacing | None = None,
 ) -> None:
     """As :func:`write_volume`, plane after plane, for what is larger than memory. The planes are of type ``dtype``,
     which is whole numbers of up to 32 bits or float32."""
-    _write_tiff(path, planes_YX, shape, dtype, voxel_size)
-
-
-def _write_tiff(
-    path: Path,
-    data: NDArray[Any] | Iterator[NDArray[Any]],
-    shape: ZYX,
-    dtype: np.dtype[Any],
-    voxel_size: Spacing | None,
-) -> None:
-    options: dict[str, Any] = {} if isinstance(data, np.ndarray) else {"shape": shape, "dtype": dtype}
     metadata: dict[str, Any] = {"axes": "ZYX"}
+    options: dict[str, Any] = {"shape": shape, "dtype": dtype, "metadata": metadata}
     if dtype in _IMAGEJ_TYPES and prod(shape) * dtype.itemsize <= _IMAGEJ_BYTES:
         options["imagej"] = True
         if voxel_size is not None:
@@ -81,13 +75,10 @@ def _write_tiff(
         options |= {"ome": True, "bigtiff": True}
         for letter, size in zip("ZYX", voxel_size or (), strict=False):
             metadata |= {f"PhysicalSize{letter}": size, f"PhysicalSize{letter}Unit": "µm"}
-
-    def write(temporary: Path) -> None:
-        tifffile.imwrite(temporary, data, compression="zlib", photometric="minisblack", metadata=metadata, **options)
-
+    options |= {"compression": "zlib", "photometric": "minisblack"}
     try:
         with writing(path, DataError):
-            write_with(path, write)
+            write_with(path, lambda temporary: tifffile.imwrite(temporary, planes_YX, **options))
     except MemoryError as error:
         raise _unwritable(path, "there is not enough memory", "Close other programs.") from error
     except ValueError as error:
@@ -258,6 +249,5 @@ def _blocks(shape: ZYX) -> Iterator[Region]:
 def _finer(arrays: list[zarr.Array[Any]], levels: list[_Level], level: int, block: Region) -> Any:
     """What a block of a level is made of: every second voxel of the level before."""
     steps = (new // old for new, old in zip(levels[level].factor, levels[level - 1].factor, strict=True))
-    return arrays[level - 1][
-        tuple(slice(part.start * step, part.stop * step, step) for part, step in zip(block, steps, strict=True))
-    ]
+    spans = zip(block, steps, strict=True)
+    return arrays[level - 1][tuple(slice(part.start * step, part.stop * step, step) for part, step in spans)]

@@ -70,24 +70,16 @@ class ZarrVolume(Volume):
         return str(self._folder.resolve()), self._layout
 
     def lazy(self) -> LazyView:
-        return LazyView(self.where, _Present(self._array, self._folder, self.where), self._layout, self.dtype)
+        return LazyView(self.where, self._read, self._layout, self.dtype)
 
     def _decode(self) -> NDArray[Any]:
-        return self._layout.take(_Present(self._array, self._folder, self.where))
+        return self._layout.take(self._read)
 
-
-class _Present:
-    """An array that notices when its folder goes away: to Zarr, a chunk without a file is one of zeros."""
-
-    def __init__(self, array: zarr.Array[Any], folder: Path, where: str) -> None:
-        self._array = array
-        self._folder = folder
-        self._where = where
-
-    def __getitem__(self, key: Any) -> Any:
+    def _read(self, key: Any) -> Any:
         part = self._array[key]
+        # to Zarr, a chunk without a file is one of zeros
         if not any((self._folder / name).exists() for name in ("zarr.json", ".zarray")):
-            raise gone(self._where, self._folder)
+            raise gone(self.where, self._folder)
         return part
 
 
