@@ -5,7 +5,7 @@ import pytest
 import tifffile
 
 from napari_celltrain.data.check import check_data
-from napari_celltrain.data.check_rules import find_misfit
+from napari_celltrain.data.check_rules import alignment_problems
 from napari_celltrain.data.labels import LabelScheme
 from napari_celltrain.io.volumes import VolumeCache, open_volume
 from napari_celltrain.io.writer import write_volume
@@ -325,7 +325,7 @@ def test_an_image_equal_to_its_labels_fits_them(folder, seed):
 def test_a_good_fit_is_not_replaced_by_a_slightly_better_one():
     _, labels = cells()
     spread = np.clip(np.roll(labels > 0, 1, axis=1) + 0.9 * (labels > 0), 0, 1)
-    assert find_misfit(spread, labels, LabelScheme("objects")) is None
+    assert alignment_problems("a.tif", spread, labels, LabelScheme("objects")) == []
 
 
 # --- real volumes ---------------------------------------------------------------------------------------

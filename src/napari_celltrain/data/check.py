@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -118,9 +118,9 @@ def check_data(
     What is decoded stays in ``cache`` for the next reader; without one, each volume is released again. ``patch_size``
     is compared with the size of the objects. With ``division`` a try is made whether the volumes can be divided.
     """
-    entries, problems = _find_pairs(config)
+    pairs, problems = _find_pairs(config)
     check = _PairCheck(config, cache or VolumeCache(VolumeCache.default_budget(config)), cache is not None)
-    report = yield from _check(check, entries, problems, patch_size)
+    report = yield from _check(check, pairs, problems, patch_size)
     if not division or report.errors or not report.pairs:
         return report
     try:
@@ -135,8 +135,8 @@ def check_arrays(config: DataConfig, image: Volume, labels: Volume, *, patch_siz
     """As :func:`check_data`, for one image and its labels; settings of ``config`` about files play no part."""
     # chosen by hand, so that the paths are only names
     pair = Pair(image.name, Path("image") / image.name, Path("labels") / labels.name, "chosen in the viewer")
-    check = _PairCheck(config, VolumeCache(VolumeCache.default_budget(config)), keep=True)
-    return _check(check, [_Entry(pair, None, (image, labels))], [], patch_size)
+    check = _PairCheck(config, VolumeCache(VolumeCache.default_budget(config)), keep=True, volumes=(image, labels))
+    return _check(check, [PairReport(pair, None)], [], patch_size)
 
 
 def divide(config: DataConfig, seed: int, report: DataReport, read_labels: Callable[[Pair], LazyArray]) -> Split:
@@ -162,64 +162,42 @@ def divide(config: DataConfig, seed: int, report: DataReport, read_labels: Calla
 # --- the pairs
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """A pair to check; ``volumes`` are its image and labels where these are no files."""
-
-    pair: Pair
-    side: Side | None
-    volumes: tuple[Volume, Volume] | None = None
-
-    @property
-    def names(self) -> tuple[str, str]:
-        """What problems call the image and the labels: by the file's name, and its folder where both have one name."""
-        image, labels = self.pair.image, self.pair.labels
-        if image.name != labels.name:
-            return image.name, labels.name
-        return f"{image.parent.name}/{image.name}", f"{labels.parent.name}/{labels.name}"
-
-    def open_image(self, config: DataConfig) -> Volume:
-        return self.volumes[0] if self.volumes else open_pair_image(self.pair, config)
-
-    def open_labels(self, config: DataConfig) -> Volume:
-        return self.volumes[1] if self.volumes else open_pair_labels(self.pair, config)
-
-
-def _find_pairs(config: DataConfig) -> tuple[list[_Entry], list[Problem]]:
-    """All pairs with their side, and the problems of finding and pairing files."""
+def _find_pairs(config: DataConfig) -> tuple[list[PairReport], list[Problem]]:
+    """All pairs with their side, still to be checked, and the problems of finding and pairing files."""
     if config.images is None or config.labels is None:
         missing = "images" if config.images is None else "labels"
         return [], [Problem(f"no-{missing}", missing, f"No folder of {missing} is given.", "Choose one.")]
-    if config.validation_images is None or config.validation_labels is None:
-        return _pair_folders(config.images, config.labels, None)
-    training, problems = _pair_folders(config.images, config.labels, "train")
-    validation, more = _pair_folders(config.validation_images, config.validation_labels, "validation")
-    return training + validation, problems + more
+    folders: list[tuple[Path, Path, Side | None]] = [(config.images, config.labels, None)]
+    if config.validation_images is not None and config.validation_labels is not None:
+        folders = [
+            (config.images, config.labels, "train"),
+            (config.validation_images, config.validation_labels, "validation"),
+        ]
+    pairs, problems = [], []
+    for images, labels, side in folders:
+        try:
+            pairing = pair_files(images, labels)
+        except DataError as error:
+            problems += [replace(problem, code="no-volumes") for problem in error.problems]
+        else:
+            pairs += [PairReport(pair, side) for pair in pairing.pairs]
+            problems += pairing.problems
+    return pairs, problems
 
 
-def _pair_folders(images: Path, labels: Path, side: Side | None) -> tuple[list[_Entry], list[Problem]]:
-    try:
-        pairing = pair_files(images, labels)
-    except DataError as error:
-        return [], [replace(problem, code="no-volumes") for problem in error.problems]
-    return [_Entry(pair, side) for pair in pairing.pairs], list(pairing.problems)
-
-
-def _check(check: _PairCheck, entries: Sequence[_Entry], problems: Sequence[Problem], patch_size: ZYX | None) -> Check:
-    scheme_problems = check.find_scheme(entries)
+def _check(
+    check: _PairCheck, pairs: Sequence[PairReport], problems: Sequence[Problem], patch_size: ZYX | None
+) -> Check:
+    problems = [*problems, *check.find_scheme(pairs)]
     reports = []
-    for index, entry in enumerate(entries):
-        yield index, len(entries), entry.pair.name
-        reports.append(check.report(entry))
-    yield len(entries), len(entries), ""
-    problems = [*problems, *scheme_problems, *(problem for report in reports for problem in report.problems)]
+    for index, pair in enumerate(pairs):
+        yield index, len(pairs), pair.name
+        reports.append(check.report(pair))
+        problems += reports[-1].problems
+    yield len(pairs), len(pairs), ""
     problems += [*_duplicates(reports), *_mixed_voxel_sizes(reports), *large_objects(reports, patch_size)]
-    problems += _nothing_labelled(reports)
-    if check.many_values:
-        message = "The labels hold many values, as if each object had a number of its own, but are read as foreground."
-        remedy = "Read the labels as objects, so that objects are counted and scored, too."
-        problems.append(warning("labels-look-like-objects", "label_kind", message, remedy, "data.label_kind"))
-    return DataReport(tuple(reports), (*problems, *_no_background_class(check.scheme)), check.scheme)
+    problems += _odd_labels(reports, check)
+    return DataReport(tuple(reports), tuple(problems), check.scheme)
 
 
 @dataclass(slots=True)
@@ -230,69 +208,83 @@ class _PairCheck:
     cache: VolumeCache
     keep: bool
     """Whether volumes stay in the cache."""
+    volumes: tuple[Volume, Volume] | None = None
+    """Image and labels of the only pair, where these are no files."""
     scheme: LabelScheme | None = None
     many_values: bool = False
     """Whether labels that are read as foreground hold many values."""
 
-    def find_scheme(self, entries: Sequence[_Entry]) -> list[Problem]:
+    def open_labels(self, pair: Pair) -> Volume:
+        return self.volumes[1] if self.volumes else open_pair_labels(pair, self.config)
+
+    def find_scheme(self, pairs: Sequence[PairReport]) -> Sequence[Problem]:
         """Set the scheme; for classes all labels are read first, since a class may occur in one volume only."""
         arrays = []
-        for entry in entries if self.config.label_kind == "classes" else ():
+        for report in pairs if self.config.label_kind == "classes" else ():
             try:
-                array = self.cache.get(entry.open_labels(self.config))
+                array = self.cache.get(self.open_labels(report.pair))
             except DataError:
                 continue  # reported with the pair
             if intensity_reason(sample_planes(array), self.config.ignore_value) is None:
                 arrays.append(array)
         if self.config.label_kind == "classes" and not arrays:
-            return []
+            return ()
         try:
             self.scheme = scheme_for(self.config, arrays)
         except DataError as error:
-            return list(error.problems)
-        return []
+            return error.problems
+        return ()
 
-    def report(self, entry: _Entry) -> PairReport:
-        opened: list[Volume] = []
-        where, where_labels = entry.names
+    def report(self, found: PairReport) -> PairReport:
+        """``found`` with what its files hold, and what is wrong with them."""
+        pair, opened = found.pair, list[Volume]()
+        where, where_labels = pair.image.name, pair.labels.name
+        if where == where_labels:
+            where, where_labels = (f"{path.parent.name}/{path.name}" for path in (pair.image, pair.labels))
+        image = None
         try:
-            opened.append(entry.open_image(self.config))
+            opened.append(self.volumes[0] if self.volumes else open_pair_image(pair, self.config))
             image = self.cache.get(opened[0])
-            where = where_labels
-            opened.append(entry.open_labels(self.config))
+            opened.append(self.open_labels(pair))
+            facts = replace(
+                found,
+                shape=opened[0].shape,
+                dtype=opened[0].dtype.name,
+                label_dtype=opened[1].dtype.name,
+                voxel_size=opened[0].voxel_size,
+            )
             if opened[0].shape != opened[1].shape:
-                return replace(_facts(entry, *opened), problems=(_mismatch(where, *opened),))
-            return self._measure(entry, (opened[0], opened[1]), image, self.cache.get(opened[1]))
+                return replace(facts, problems=(_mismatch(where_labels, *opened),))
+            return self._measure(facts, where, where_labels, image, self.cache.get(opened[1]))
         except DataError as error:
-            if where == where_labels and error.problems[0].code == COLOR_IMAGE:
-                return PairReport(
-                    entry.pair, entry.side, (labels_are_intensities(where, "it is a colour (RGB) image"),)
-                )
+            if image is not None:
+                where = where_labels
+                if error.problems[0].code == COLOR_IMAGE:
+                    return replace(found, problems=(labels_are_intensities(where, "it is a colour (RGB) image"),))
             problems = (
                 # a folder that cannot be read stays named
-                replace(found, code="unreadable-file", where=found.where if Path(found.where).is_absolute() else where)
-                for found in error.problems
+                replace(each, code="unreadable-file", where=each.where if Path(each.where).is_absolute() else where)
+                for each in error.problems
             )
-            return PairReport(entry.pair, entry.side, tuple(problems))
+            return replace(found, problems=tuple(problems))
         finally:
             for volume in opened if not self.keep else ():
                 self.cache.release(volume)
 
     def _measure(
-        self, entry: _Entry, volumes: tuple[Volume, Volume], image: LazyArray, labels: LazyArray
+        self, facts: PairReport, where: str, where_labels: str, image: LazyArray, labels: LazyArray
     ) -> PairReport:
         scheme = self.scheme or LabelScheme("foreground", self.config.ignore_value)
-        where, where_labels = entry.names
         intensities = measure_intensities(image)
         problems = image_problems(where, image.dtype, intensities)
         image_is_sound = all(problem.severity == "warning" for problem in problems)
         planes = sample_planes(labels)
         reason = intensity_reason(planes, scheme.ignore_value)
         report = replace(
-            _facts(entry, *volumes),
+            facts,
             intensity_range=(intensities.low, intensities.high),
-            image_fingerprint=fingerprint(volumes[0], image),
-            labels_fingerprint=fingerprint(volumes[1], labels),
+            image_fingerprint=fingerprint(image),
+            labels_fingerprint=fingerprint(labels),
         )
         if reason is not None:
             return replace(report, problems=(*problems, labels_are_intensities(where_labels, reason)))
@@ -313,18 +305,6 @@ class _PairCheck:
         )
 
 
-def _facts(entry: _Entry, image: Volume, labels: Volume) -> PairReport:
-    """What the headers say."""
-    return PairReport(
-        entry.pair,
-        entry.side,
-        shape=image.shape,
-        dtype=image.dtype.name,
-        label_dtype=labels.dtype.name,
-        voxel_size=image.voxel_size,
-    )
-
-
 def _mismatch(where: str, image: Volume, labels: Volume) -> Problem:
     message = f"The labels have {sizes(labels.shape)} voxels (z, y, x), their image {sizes(image.shape)}."
     if sorted(image.shape) == sorted(labels.shape):
@@ -337,37 +317,31 @@ def _mismatch(where: str, image: Volume, labels: Volume) -> Problem:
 # --- the data as a whole
 
 
-def _duplicates(reports: Sequence[PairReport]) -> list[Problem]:
-    same: defaultdict[str, list[PairReport]] = defaultdict(list)
+def _duplicates(reports: Sequence[PairReport]) -> Iterator[Problem]:
+    same: defaultdict[str | None, list[PairReport]] = defaultdict(list)
     for report in reports:
-        if report.image_fingerprint is not None:
-            same[report.image_fingerprint].append(report)
-    problems = []
-    for group in same.values():
-        if len(group) < 2:
-            continue
-        where = group[0].image.name
-        message = f"The same image is there again as {', '.join(report.image.name for report in group[1:])}"
-        if len({report.side for report in group}) > 1:
+        same[report.image_fingerprint].append(report)
+    for first, *others in (group for mark, group in same.items() if mark is not None and len(group) > 1):
+        message = f"The same image is there again as {', '.join(report.image.name for report in others)}"
+        if any(report.side != first.side for report in others):
             message += ", in training and in validation: scores would be worthless."
-            problems.append(Problem("duplicate-volume", where, message, "Remove it from one of the folders."))
+            yield Problem("duplicate-volume", first.image.name, message, "Remove it from one of the folders.")
         else:
-            problems.append(warning("duplicate-volume", where, f"{message}.", "Remove the copies: they count twice."))
-    return problems
+            yield warning("duplicate-volume", first.image.name, f"{message}.", "Remove the copies: they count twice.")
 
 
-def _mixed_voxel_sizes(reports: Sequence[PairReport]) -> list[Problem]:
+def _mixed_voxel_sizes(reports: Sequence[PairReport]) -> Iterator[Problem]:
     known = [(report.image.name, report.voxel_size) for report in reports if report.voxel_size is not None]
     voxel_sizes = np.array([size for _, size in known])
     if not known or bool(np.all(voxel_sizes.max(axis=0) <= _MAX_SPACING_RATIO * voxel_sizes.min(axis=0))):
-        return []
+        return
     typical = np.median(voxel_sizes, axis=0)
     name, size = known[int(np.argmax(np.abs(np.log(voxel_sizes / typical)).max(axis=1)))]
     message = (
         f"Voxel sizes differ between images: this one has {sizes(size)} µm (z, y, x), typical is {sizes(typical)} µm."
     )
     remedy = "Bring all images to one voxel size, or give the voxel size if the files are wrong."
-    return [warning("mixed-voxel-sizes", name, message, remedy, "data.voxel_size")]
+    yield warning("mixed-voxel-sizes", name, message, remedy, "data.voxel_size")
 
 
 def large_objects(reports: Sequence[PairReport], patch_size: ZYX | None) -> list[Problem]:
@@ -386,17 +360,19 @@ def large_objects(reports: Sequence[PairReport], patch_size: ZYX | None) -> list
     return [warning("objects-larger-than-patch", "patch_size", message, remedy, "augmentation.patch_size")]
 
 
-def _nothing_labelled(reports: Sequence[PairReport]) -> list[Problem]:
+def _odd_labels(reports: Sequence[PairReport], check: _PairCheck) -> Iterator[Problem]:
+    """What is odd about all labels together."""
     fractions = [report.foreground_fraction for report in reports if report.side != "validation"]
-    if not fractions or any(fraction is None or fraction > 0 for fraction in fractions):
-        return []
-    message = "No voxel is labelled in any volume, so there is nothing to learn."
-    return [Problem("nothing-labelled", "labels", message, "Label some objects, or choose the folder of the labels.")]
-
-
-def _no_background_class(scheme: LabelScheme | None) -> list[Problem]:
-    """Classes without the value 0: where only some voxels were annotated, the ignore value may have been forgotten."""
-    if scheme is None or scheme.kind != "classes" or 0 in scheme.class_values:
-        return []
-    message = f"No voxel has the value 0, so the lowest class, {scheme.class_values[0]}, counts as background."
-    return [warning("no-background-class", "labels", message, "Number the background 0 if it is another class.")]
+    if fractions and all(fraction == 0 for fraction in fractions):
+        message = "No voxel is labelled in any volume, so there is nothing to learn."
+        yield Problem("nothing-labelled", "labels", message, "Label some objects, or choose the folder of the labels.")
+    if check.many_values:
+        message = "The labels hold many values, as if each object had a number of its own, but are read as foreground."
+        remedy = "Read the labels as objects, so that objects are counted and scored, too."
+        yield warning("labels-look-like-objects", "label_kind", message, remedy, "data.label_kind")
+    # where only some voxels were annotated, the ignore value may have been forgotten
+    if check.scheme is not None and check.scheme.kind == "classes" and 0 not in check.scheme.class_values:
+        message = (
+            f"No voxel has the value 0, so the lowest class, {check.scheme.class_values[0]}, counts as background."
+        )
+        yield warning("no-background-class", "labels", message, "Number the background 0 if it is another class.")

@@ -8,6 +8,7 @@ them makes the correlation fall. Only where it rises a lot is there a warning.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,15 +58,11 @@ class Intensities:
 
 def measure_intensities(image: LazyArray) -> Intensities:
     """Go through an image once. Without a single finite voxel, ``low`` and ``high`` are NaN."""
-    low, high, at_high, not_finite, total = math.inf, -math.inf, 0, 0, 0
+    low, high, at_high, finite = math.inf, -math.inf, 0, 0
     for _, slab in slabs(image):
-        total += slab.size
-        if slab.dtype.kind == "f":
-            finite = np.isfinite(slab)
-            missing = slab.size - int(np.count_nonzero(finite))
-            not_finite += missing
-            if missing:
-                slab = slab[finite]
+        if slab.dtype.kind == "f" and not (is_finite := np.isfinite(slab)).all():
+            slab = slab[is_finite]
+        finite += slab.size
         if not slab.size:
             continue
         low = min(low, float(slab.min()))
@@ -74,9 +71,10 @@ def measure_intensities(image: LazyArray) -> Intensities:
             high, at_high = float(peak), 0
         if float(peak) == high:
             at_high += int(np.count_nonzero(slab == peak))
-    if high < low:
-        return Intensities(math.nan, math.nan, 0.0, not_finite)
-    return Intensities(low, high, at_high / total, not_finite)
+    total = math.prod(image.shape)
+    if not finite:
+        return Intensities(math.nan, math.nan, 0.0, total)
+    return Intensities(low, high, at_high / total, total - finite)
 
 
 def image_problems(where: str, dtype: np.dtype[Any], found: Intensities) -> list[Problem]:
@@ -144,26 +142,42 @@ def labels_are_intensities(where: str, reason: str) -> Problem:
     return Problem("labels-are-intensities", where, f"The labels look like an image: {reason}.", remedy)
 
 
-def label_problems(where: str, labels: LazyArray, scheme: LabelScheme, found: LabelSummary) -> list[Problem]:
+def label_problems(where: str, labels: LazyArray, scheme: LabelScheme, found: LabelSummary) -> Iterator[Problem]:
     """What is odd about labels that are whole numbers."""
     if found.foreground_fraction == 0:
         what = "Nobody annotated a voxel" if found.ignored_fraction == 1 else "No voxel is labelled"
         remedy = "If there is truly nothing in it, keep it; otherwise label it or remove the pair."
-        return [warning("empty-labels", where, f"{what} in these labels.", remedy)]
-    problems = []
+        yield warning("empty-labels", where, f"{what} in these labels.", remedy)
+        return
     if found.foreground_fraction > _FULL:
-        problems.append(_no_background(where, scheme, found))
-    if scheme.kind == "objects":
-        num_tiny = int(np.count_nonzero(found.object_sizes < _TINY_VOXELS))
-        if num_tiny:
-            message = f"{num_tiny} of {found.num_objects} objects have fewer than {_TINY_VOXELS} voxels."
-            remedy = "These are mostly slips of the brush: remove them from the labels."
-            problems.append(warning("tiny-objects", where, message, remedy))
-        if found.num_objects == 1 and _num_components(labels, scheme) > 1:
+        message = (
+            f"{found.foreground_fraction:.1%} of the voxels are foreground: a network can learn nothing from it, since "
+            "calling everything foreground is right."
+        )
+        setting, remedy = (
+            "data.ignore_value",
+            "Set the voxels outside to 0; or, where these are unannotated, give them the ignore value.",
+        )
+        if scheme.kind == "objects":
+            setting, remedy = (
+                "data.label_kind",
+                "Labels that touch everywhere, as of cells in a tissue, need another kind of target: label the "
+                "membranes and read the labels as foreground, or set the voxels between and outside the objects to 0.",
+            )
+        yield warning("no-background", where, message, remedy, setting)
+    if scheme.kind != "objects":
+        return
+    num_tiny = int(np.count_nonzero(found.object_sizes < _TINY_VOXELS))
+    if num_tiny:
+        message = f"{num_tiny} of {found.num_objects} objects have fewer than {_TINY_VOXELS} voxels."
+        remedy = "These are mostly slips of the brush: remove them from the labels."
+        yield warning("tiny-objects", where, message, remedy)
+    if found.num_objects == 1:
+        components = summarize(labels, LabelScheme("foreground", scheme.ignore_value)).object_sizes
+        if np.count_nonzero(components >= _TINY_VOXELS) > 1:
             message = "All objects have the same number, although they lie apart, so they count as one object."
             remedy = "Read the labels as foreground, or give each object a number of its own (connected components)."
-            problems.append(warning("labels-look-binary", where, message, remedy, "data.label_kind"))
-    return problems
+            yield warning("labels-look-binary", where, message, remedy, "data.label_kind")
 
 
 def negative_labels(where: str, found: LabelSummary) -> list[Problem]:
@@ -173,26 +187,6 @@ def negative_labels(where: str, found: LabelSummary) -> list[Problem]:
     voxels = f"{count(found.num_negative, 'voxel')} with {'a negative label is' if one else 'negative labels are'}"
     remedy = "Give them the ignore value if nobody annotated them, or 0 if they are background."
     return [warning("negative-labels", where, f"{voxels} taken as background.", remedy, "data.ignore_value")]
-
-
-def _no_background(where: str, scheme: LabelScheme, found: LabelSummary) -> Problem:
-    message = (
-        f"{found.foreground_fraction:.1%} of the voxels are foreground: a network can learn nothing from it, since "
-        "calling everything foreground is right."
-    )
-    if scheme.kind == "objects":
-        remedy = (
-            "Labels that touch everywhere, as of cells in a tissue, need another kind of target: label the membranes "
-            "and read the labels as foreground, or set the voxels between and outside the objects to 0."
-        )
-        return warning("no-background", where, message, remedy, "data.label_kind")
-    remedy = "Set the voxels outside to 0; or, where these are unannotated, give them the ignore value."
-    return warning("no-background", where, message, remedy, "data.ignore_value")
-
-
-def _num_components(labels: LazyArray, scheme: LabelScheme) -> int:
-    components = summarize(labels, LabelScheme("foreground", scheme.ignore_value))
-    return int(np.count_nonzero(components.object_sizes >= _TINY_VOXELS))
 
 
 # --- alignment
@@ -209,54 +203,31 @@ _MIN_GAIN = 0.1
 Cells = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class Misfit:
-    """A way in which the labels would fit the image much better than they do."""
-
-    code: str
-    how: str
-    """What was done to the labels, such as ``moved by 12 voxels along x``."""
-    agreement: float
-    agreement_as_is: float
-
-
 def alignment_problems(where: str, image: LazyArray, labels: LazyArray, scheme: LabelScheme) -> list[Problem]:
-    misfit = find_misfit(image, labels, scheme)
-    if misfit is None:
-        return []
-    message = (
-        f"The labels would fit the image much better {misfit.how} (agreement {misfit.agreement:.2f} instead of "
-        f"{misfit.agreement_as_is:.2f})."
-    )
-    step = (
-        "check that they are of the same sample and crop"
-        if misfit.code == "labels-shifted"
-        else "save the labels again in the orientation of the image"
-    )
-    return [warning(misfit.code, where, message, f"Look at both in napari; if they do not match, {step}.")]
-
-
-def find_misfit(image: LazyArray, labels: LazyArray, scheme: LabelScheme) -> Misfit | None:
-    """The best alternative to the labels as they lie, or None where they fit, or where nothing can be said."""
+    """A warning with the best alternative to the labels as they lie; none where they fit, or nothing can be said."""
     shape = tuple(image.shape)
     factors = tuple(max(1, -(-length // _CELLS)) for length in shape)
     if min(n // f for n, f in zip(shape, factors, strict=True)) < _MIN_CELLS:
-        return None
+        return []
     cells = np.concatenate([_block_means(slab, factors) for _, slab in slabs(image, multiple_of=factors[0])])
     mask, annotated = _coarse_labels(labels, scheme, factors)
-    if annotated.mean() < 0.5 or not 0.001 < mask[annotated].mean() < 0.99:
-        return None
     low, high = np.percentile(cells, (1, 99.8))
-    if not low < high:
-        return None
+    if annotated.mean() < 0.5 or not 0.001 < mask[annotated].mean() < 0.99 or not low < high:
+        return []
     # Between 0 and 1, so that no square overflows; a correlation does not depend on the scale.
     cells = ((np.clip(cells, low, high) - low) / (high - low)).astype(np.float32)
     as_is = _agreement(cells[annotated], mask[annotated])
-    best = max((_best_shift(cells, mask, annotated, factors), *_turned(cells, mask, shape)), key=lambda m: m[2])
-    code, how, agreement = best
+    alternatives = (_best_shift(cells, mask, annotated, factors), *_turned(cells, mask, shape))
+    code, how, agreement = max(alternatives, key=lambda alternative: alternative[2])
     if agreement < max(_MIN_AGREEMENT, as_is + _MIN_GAIN) or 1 - agreement > _MAX_REMAINING * (1 - as_is):
-        return None
-    return Misfit(code, how, agreement, as_is)
+        return []
+    message = f"The labels would fit the image much better {how} (agreement {agreement:.2f} instead of {as_is:.2f})."
+    step = (
+        "check that they are of the same sample and crop"
+        if code == "labels-shifted"
+        else "save the labels again in the orientation of the image"
+    )
+    return [warning(code, where, message, f"Look at both in napari; if they do not match, {step}.")]
 
 
 def _coarse_labels(labels: LazyArray, scheme: LabelScheme, factors: tuple[int, ...]) -> tuple[Cells, NDArray[np.bool_]]:
@@ -271,11 +242,10 @@ def _coarse_labels(labels: LazyArray, scheme: LabelScheme, factors: tuple[int, .
 
 def _block_means(slab: NDArray[Any], factors: tuple[int, ...]) -> Cells:
     """Means over blocks, one axis at a time (last first: it shrinks the most); rests at the far ends fall away."""
-    cells: Cells = slab.astype(np.float32)
+    kept = tuple(slice(length // factor * factor) for length, factor in zip(slab.shape, factors, strict=True))
+    cells: Cells = slab[kept].astype(np.float32)
     for axis in (2, 1, 0):
-        number = cells.shape[axis] // factors[axis]
-        kept = cells.take(range(number * factors[axis]), axis) if cells.shape[axis] % factors[axis] else cells
-        blocks = kept.reshape(*kept.shape[:axis], number, factors[axis], *kept.shape[axis + 1 :])
+        blocks = cells.reshape(*cells.shape[:axis], -1, factors[axis], *cells.shape[axis + 1 :])
         cells = blocks.mean(axis=axis + 1, dtype=np.float32)
     return cells
 
