@@ -10,11 +10,13 @@ Two names match by the first of these rules that fits, each asked of all files b
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections import defaultdict
-from collections.abc import Callable, Hashable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -75,27 +77,36 @@ def pair_files(images: Path, labels: Path) -> Pairing:
     Raises :class:`DataError` where a folder is missing or holds no volumes; files that do not pair up are among the
     problems.
     """
-    image_files, label_files = _list(images), _list(labels)
-    image_files, label_files = _tell_apart(Path(images), Path(labels), image_files, label_files)
-    if _is_one(images, image_files) and _is_one(labels, label_files):
-        return _pair_by_hand(image_files[0], label_files[0])
+    images, labels = Path(images), Path(labels)
+    image_files, label_files = _tell_apart(images, labels, _list(images), _list(labels))
+    # whether the user chose a single file, not a folder that happens to hold one
+    one_image, one_labels = [file.path for file in image_files] == [images], [f.path for f in label_files] == [labels]
     if not label_files:
         return Pairing((), (_same_folder(images),))
-    matched, ambiguous, lone_images, lone_labels = _match(image_files, label_files)
-    problems = [_ambiguous_problem(these, those) for these, those in ambiguous]
-    problems += [_same_file(image) for image, labels_file, _ in matched if _is_same(image.path, labels_file.path)]
-    matched = [found for found in matched if not _is_same(found[0].path, found[1].path)]
-    severity: Severity = "warning" if matched else "error"
+    if one_image and one_labels:
+        groups: _Groups = [("chosen by hand", image_files, label_files)]
+    else:
+        groups = _match(image_files, label_files)
+    partners: dict[_File, tuple[_File, str]] = {}
+    problems = []
+    for rule, these, those in groups:
+        if len(these) > 1 or len(those) > 1:
+            problems.append(_ambiguous(these, those))
+        elif _is_same(these[0].path, those[0].path):
+            problems.append(_same_file(these[0]))
+        else:
+            partners[these[0]] = those[0], rule
+    severity: Severity = "warning" if partners else "error"
+    lone_images, lone_labels = _without(image_files, groups, 1), _without(label_files, groups, 2)
     # Where one file of many was picked, the others are of no interest.
-    if not _is_one(labels, label_files):
+    if not one_labels:
         problems += _unmatched("image", lone_images, severity)
-    if not _is_one(images, image_files):
+    if not one_image:
         problems += _unmatched("labels", lone_labels, severity)
-    if not matched and not problems:
+    if not partners and not problems:
         problems = _unmatched("image", lone_images, "error")
-    order = {file.path: index for index, file in enumerate(image_files)}
-    matched.sort(key=lambda found: order[found[0].path])
-    return Pairing(_name_pairs(matched), tuple(problems))
+    matched = [(image, *partners[image]) for image in image_files if image in partners]
+    return Pairing(tuple(_name_pairs(matched)), tuple(problems))
 
 
 def open_pair(pair: Pair, config: DataConfig) -> tuple[Volume, Volume]:
@@ -111,17 +122,11 @@ def open_pair_labels(pair: Pair, config: DataConfig) -> Volume:
     return open_labels(pair.labels, axes=config.axes, voxel_size=config.voxel_size)
 
 
-def _list(folder: Path) -> list[_File]:
-    root = Path(folder)
+def _list(root: Path) -> list[_File]:
     found = find_volumes(root)
     if found == [root]:
         return [_File(root, PurePosixPath(stem_of(root)))]
     return [_File(path, PurePosixPath(path.relative_to(root).parent.as_posix()) / stem_of(path)) for path in found]
-
-
-def _is_one(chosen: Path, files: list[_File]) -> bool:
-    """Whether the user chose a single file, not a folder that happens to hold one."""
-    return len(files) == 1 and files[0].path == Path(chosen)
 
 
 def _tell_apart(
@@ -134,11 +139,10 @@ def _tell_apart(
     if _is_same(images, labels) or in_images == in_labels:
         label_files = [file for file in label_files if _LABEL_AFFIX.search(file.stem)]
         in_labels = {real[file] for file in label_files}
-        return [file for file in image_files if real[file] not in in_labels], label_files
-    if in_labels < in_images:
-        return [file for file in image_files if real[file] not in in_labels], label_files
-    if in_images < in_labels:
-        return image_files, [file for file in label_files if real[file] not in in_images]
+    if in_labels <= in_images:
+        image_files = [file for file in image_files if real[file] not in in_labels]
+    elif in_images < in_labels:
+        label_files = [file for file in label_files if real[file] not in in_images]
     return image_files, label_files
 
 
@@ -152,110 +156,75 @@ def _is_same(one: Path, other: Path) -> bool:
         return False
 
 
-_Matches = list[tuple[_File, _File, str]]
-_Groups = list[tuple[list[_File], list[_File]]]
-
-
-def _match(images: list[_File], labels: list[_File]) -> tuple[_Matches, _Groups, list[_File], list[_File]]:
-    """Apply the rules in turn; returns the pairs, the ambiguous groups, and what is left on either side."""
-    matched: _Matches = []
-    ambiguous: _Groups = []
-    for rule, of_image, of_labels in _NAME_RULES:
-        ambiguous += _apply(rule, of_image, of_labels, images, labels, matched)
-        images, labels = _without(images, matched, ambiguous, 0), _without(labels, matched, ambiguous, 1)
-    if not matched and not ambiguous and images and labels:
-        for number_rule in (_by_all_numbers, _by_varying_numbers):
-            keys = number_rule(images, labels)
-            number_ambiguous = _apply("the same number", keys.get, keys.get, images, labels, matched)
-            if number_ambiguous and not matched:
-                continue
-            ambiguous += number_ambiguous
-            images, labels = _without(images, matched, ambiguous, 0), _without(labels, matched, ambiguous, 1)
-            if matched:
-                break
-    return matched, ambiguous, images, labels
-
-
 _Key = Callable[[_File], Hashable | None]
+_Groups = list[tuple[str, list[_File], list[_File]]]
+"""A rule, with images and labels files that are alike by it: each a pair, unless there are several of one side."""
 
 
-def _apply(
-    rule: str, of_image: _Key, of_labels: _Key, images: list[_File], labels: list[_File], matched: _Matches
-) -> _Groups:
-    """Add to ``matched`` what has one image and one labels file of the same key; return what has more."""
-    groups: defaultdict[Hashable, tuple[list[_File], list[_File]]] = defaultdict(lambda: ([], []))
-    for side, (files, key_of) in enumerate(((images, of_image), (labels, of_labels))):
-        for file in files:
-            key = key_of(file)
-            if key is not None:
-                groups[key][side].append(file)
-    ambiguous: _Groups = []
-    for these, those in groups.values():
-        if len(these) == 1 and len(those) == 1:
-            matched.append((these[0], those[0], rule))
-        elif these and those:
-            ambiguous.append((these, those))
-    return ambiguous
-
-
-def _without(files: list[_File], matched: _Matches, ambiguous: _Groups, side: int) -> list[_File]:
-    used = {(image if side == 0 else labels).path for image, labels, _ in matched}
-    used |= {file.path for group in ambiguous for file in group[side]}
-    return [file for file in files if file.path not in used]
-
-
-def _relative(file: _File) -> Hashable:
-    return file.relative
-
-
-def _stem(file: _File) -> Hashable:
-    return file.stem.casefold()
-
-
-def _bare(*affixes: re.Pattern[str]) -> _Key:
+def _bare(*affixes: re.Pattern[str], in_folder: bool = False) -> _Key:
     """The name without words of these kinds; a name that is nothing but such a word stays."""
 
     def key(file: _File) -> Hashable:
         stem = file.stem
         for affix in affixes:
             stem = affix.sub("", stem) or stem
-        return stem.casefold()
+        return (file.relative.parent if in_folder else None, stem.casefold())
 
     return key
 
 
-def _in_folder(key: _Key) -> _Key:
-    return lambda file: (file.relative.parent, key(file))
-
-
-_BARE_IMAGE, _BARE_LABELS = _bare(_IMAGE_AFFIX), _bare(_LABEL_AFFIX)
-_BAREST_LABELS = _bare(_LABEL_AFFIX, _IMAGE_AFFIX)
 _WORDS_RULE = "the same name but for words such as mask or image"
 _NAME_RULES: tuple[tuple[str, _Key, _Key], ...] = (
-    ("the same name", _relative, _relative),
-    ("the same name", _stem, _stem),
-    (_WORDS_RULE, _in_folder(_stem), _in_folder(_BARE_LABELS)),
-    (_WORDS_RULE, _stem, _BARE_LABELS),
-    (_WORDS_RULE, _in_folder(_BARE_IMAGE), _in_folder(_BAREST_LABELS)),
-    (_WORDS_RULE, _BARE_IMAGE, _BAREST_LABELS),
+    ("the same name", attrgetter("relative"), attrgetter("relative")),
+    ("the same name", _bare(), _bare()),
+    (_WORDS_RULE, _bare(in_folder=True), _bare(_LABEL_AFFIX, in_folder=True)),
+    (_WORDS_RULE, _bare(), _bare(_LABEL_AFFIX)),
+    (_WORDS_RULE, _bare(_IMAGE_AFFIX, in_folder=True), _bare(_LABEL_AFFIX, _IMAGE_AFFIX, in_folder=True)),
+    (_WORDS_RULE, _bare(_IMAGE_AFFIX), _bare(_LABEL_AFFIX, _IMAGE_AFFIX)),
 )
+
+
+def _match(images: list[_File], labels: list[_File]) -> _Groups:
+    """Apply the rules in turn, each to what is left by those before it."""
+    groups: _Groups = []
+    for rule, of_image, of_labels in _NAME_RULES:
+        rest = _without(images, groups, 1), _without(labels, groups, 2)
+        groups += _alike(rule, rest[0], rest[1], of_image, of_labels)
+    if groups:
+        return groups
+    numbers = {file: own for file in (*images, *labels) if (own := _numbers(file))}
+    for keys in (numbers, _varying_numbers(images, labels)):
+        found = _alike("the same number", images, labels, keys.get, keys.get)
+        if any(len(these) == len(those) == 1 for _, these, those in found):
+            return found
+    return []
+
+
+def _alike(rule: str, images: list[_File], labels: list[_File], of_image: _Key, of_labels: _Key) -> _Groups:
+    groups: defaultdict[Hashable, tuple[list[_File], list[_File]]] = defaultdict(lambda: ([], []))
+    for side, (files, key_of) in enumerate(((images, of_image), (labels, of_labels))):
+        for file in files:
+            if (key := key_of(file)) is not None:
+                groups[key][side].append(file)
+    return [(rule, these, those) for these, those in groups.values() if these and those]
+
+
+def _without(files: list[_File], groups: _Groups, side: Literal[1, 2]) -> list[_File]:
+    used = {file for group in groups for file in group[side]}
+    return [file for file in files if file not in used]
 
 
 def _numbers(file: _File) -> tuple[int, ...]:
     return tuple(int(digits) for digits in re.findall(r"\d+", file.stem))
 
 
-def _by_all_numbers(images: list[_File], labels: list[_File]) -> dict[_File, Hashable]:
-    return {file: numbers for file in (*images, *labels) if (numbers := _numbers(file))}
-
-
-def _by_varying_numbers(images: list[_File], labels: list[_File]) -> dict[_File, Hashable]:
+def _varying_numbers(images: list[_File], labels: list[_File]) -> dict[_File, tuple[int, ...]]:
     """The numbers that differ from file to file, such as the 7 of ``exp2023_007``.
 
     Numbers that all files of a side share may be left out on one side only: if both sides have their own, they
     may well name two experiments.
     """
-    keys: dict[_File, Hashable] = {}
+    keys: dict[_File, tuple[int, ...]] = {}
     dropped = 0
     for files in (images, labels):
         rows = [_numbers(file) for file in files]
@@ -267,27 +236,16 @@ def _by_varying_numbers(images: list[_File], labels: list[_File]) -> dict[_File,
     return keys if dropped < 2 else {}
 
 
-def _name_pairs(matched: _Matches) -> tuple[Pair, ...]:
+def _name_pairs(matched: list[tuple[_File, _File, str]]) -> Iterator[Pair]:
     """Name each pair by its image: by the stem where that is unique, else with its subfolders."""
-    stems = [image.stem.casefold() for image, _, _ in matched]
+    stems = Counter(image.stem.casefold() for image, _, _ in matched)
     taken: set[str] = set()
-    pairs = []
     for image, labels, rule in matched:
-        unique = stems.count(image.stem.casefold()) == 1
-        base = image.stem if unique else "_".join(image.relative.parts)
-        name, count = base, 1
-        while name.casefold() in taken:
-            count += 1
-            name = f"{base}_{count}"
+        base = image.stem if stems[image.stem.casefold()] == 1 else "_".join(image.relative.parts)
+        names = itertools.chain([base], (f"{base}_{number}" for number in itertools.count(2)))
+        name = next(name for name in names if name.casefold() not in taken)
         taken.add(name.casefold())
-        pairs.append(Pair(name, image.path, labels.path, rule))
-    return tuple(pairs)
-
-
-def _pair_by_hand(image: _File, labels: _File) -> Pairing:
-    if not _is_same(image.path, labels.path):
-        return Pairing((Pair(image.stem, image.path, labels.path, "chosen by hand"),), ())
-    return Pairing((), (_same_file(image),))
+        yield Pair(name, image.path, labels.path, rule)
 
 
 def _same_file(image: _File) -> Problem:
@@ -304,7 +262,7 @@ def _same_folder(folder: Path) -> Problem:
     return Problem("ambiguous-pair", Path(folder).name, message, remedy)
 
 
-def _ambiguous_problem(images: list[_File], labels: list[_File]) -> Problem:
+def _ambiguous(images: list[_File], labels: list[_File]) -> Problem:
     if len(labels) > 1:
         where, many, message = images[0], labels, "Several files could be its labels: "
     else:
@@ -315,13 +273,9 @@ def _ambiguous_problem(images: list[_File], labels: list[_File]) -> Problem:
 
 
 def _unmatched(kind: Literal["image", "labels"], files: list[_File], severity: Severity) -> list[Problem]:
-    problems = []
-    for file in files:
-        if kind == "image":
-            message = "There are no labels whose name fits this image."
-            remedy = f"Name its labels {file.stem}.tif or {file.stem}_mask.tif; until then the image is left out."
-        else:
-            message = "There is no image whose name fits these labels."
-            remedy = "Give image and labels the same name; until then the labels are left out."
-        problems.append(Problem(f"unmatched-{kind}", file.path.name, message, remedy, severity))
-    return problems
+    message = "There are no labels whose name fits this image."
+    remedy = "Name its labels {0}.tif or {0}_mask.tif; until then the image is left out."
+    if kind == "labels":
+        message = "There is no image whose name fits these labels."
+        remedy = "Give image and labels the same name; until then the labels are left out."
+    return [Problem(f"unmatched-{kind}", file.path.name, message, remedy.format(file.stem), severity) for file in files]
