@@ -7,11 +7,11 @@ the few planes, rows and columns around each new voxel: what is read, and the me
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array, csr_array
 
 from napari_celltrain.io.axes import zyx
 from napari_celltrain.io.volume import SLAB_VOXELS, LazyArray, three_slices, voxels_in
@@ -64,14 +64,6 @@ def _nearest(length: int, old: int) -> NDArray[np.intp]:
     return ((2 * np.arange(length, dtype=np.intp) + 1) * old) // (2 * length)
 
 
-@dataclass(frozen=True, slots=True)
-class _Taps:
-    """New voxel ``j`` is the sum of old voxels ``index[j]`` times ``weight[j]``; both are (new length, taps)."""
-
-    index: NDArray[np.intp]
-    weight: NDArray[np.float64]
-
-
 class Resampled:
     """``source`` (Z, Y, X) seen with ``shape`` voxels over the same space; see :func:`resampled`."""
 
@@ -82,43 +74,37 @@ class Resampled:
         exact = source.dtype.kind == "b" or np.can_cast(source.dtype, np.float32, "safe")
         self.dtype: np.dtype[Any] = np.dtype(np.float32 if exact else np.float64)
         self._source = source
-        self._taps = [_taps(new, int(old)) for new, old in zip(shape, source.shape, strict=True)]
+        self._weights = [_weights(new, int(old)) for new, old in zip(shape, source.shape, strict=True)]
 
     def __getitem__(self, key: slice | tuple[slice, ...]) -> NDArray[Any]:
-        wanted = [np.arange(length)[part] for length, part in zip(self.shape, three_slices(key), strict=True)]
-        result = np.empty(tuple(len(axis) for axis in wanted), self.dtype)
+        z, y, x = (weights[part] for weights, part in zip(self._weights, three_slices(key), strict=True))
+        result = np.empty((z.shape[0], y.shape[0], x.shape[0]), self.dtype)
         if not result.size:
             return result
-        rows, columns = (_local(self._taps[axis], wanted[axis]) for axis in (1, 2))
-        for group in self._groups(wanted):
-            self._fill(result[group], wanted[0][group], rows, columns)
+        # some planes at a time, such that the old ones below them are not too many
+        at_once = max(1, SLAB_VOXELS // max(1, voxels_in(self._source.shape[1:])))
+        start = 0
+        for end in range(1, len(result) + 1):
+            if end == len(result) or np.ptp(z[start : end + 1].indices) + 1 > at_once:
+                result[start:end] = self._weighted(z[start:end], y, x)
+                start = end
         return result
 
-    def _groups(self, wanted: list[NDArray[np.intp]]) -> list[slice]:
-        """Some of the wanted planes at a time, such that the old ones below them are not too many."""
-        at_once = max(1, SLAB_VOXELS // max(1, voxels_in(self._source.shape[1:])))
-        index = self._taps[0].index
-        groups, start = [], 0
-        for end in range(1, len(wanted[0]) + 1):
-            planes = index[wanted[0][start : end + 1]]
-            if end == len(wanted[0]) or planes.max() - planes.min() + 1 > at_once:
-                groups.append(slice(start, end))
-                start = end
-        return groups
-
-    def _fill(
-        self, out: NDArray[Any], planes: NDArray[np.intp], rows: tuple[slice, _Taps], columns: tuple[slice, _Taps]
-    ) -> None:
-        """Set ``out`` to the wanted planes."""
-        span, local = _local(self._taps[0], planes)
-        block = np.asarray(self._source[span, rows[0], columns[0]]).astype(self.dtype, copy=False)
-        for axis, taps in enumerate((local, rows[1], columns[1])):
-            block = _weigh(block, taps, axis)
-        out[:] = block
+    def _weighted(self, *weights: csr_array) -> NDArray[Any]:
+        needed = tuple(slice(int(each.indices.min()), int(each.indices.max()) + 1) for each in weights)
+        block = np.asarray(self._source[needed]).astype(self.dtype, copy=False)
+        for axis, (each, span) in enumerate(zip(weights, needed, strict=True)):
+            if each.nnz == each.shape[0] and np.array_equal(each.indices, np.arange(span.start, span.stop)):
+                continue  # this axis stays as it is
+            lines = np.moveaxis(block, axis, 0)
+            sums = each[:, span].astype(self.dtype) @ lines.reshape(len(lines), -1)
+            block = np.moveaxis(sums.reshape(-1, *lines.shape[1:]), 0, axis)
+        return block
 
 
-def _taps(new: int, old: int) -> _Taps:
-    """The weights of linear interpolation, each old voxel being blurred by a Gaussian first where ``new < old``."""
+def _weights(new: int, old: int) -> csr_array:
+    """The weight of each old voxel in each new one, (new, old): linear interpolation, the old voxels being blurred by a
+    Gaussian first where ``new < old``."""
     position = (np.arange(new) + 0.5) * old / new - 0.5
     below = np.floor(position).astype(np.intp)
     part = position - below
@@ -129,26 +115,8 @@ def _taps(new: int, old: int) -> _Taps:
     weight = np.zeros((new, 2 * reach + 2))
     weight[:, :-1] += (1 - part)[:, None] * kernel
     weight[:, 1:] += part[:, None] * kernel
-    index = below[:, None] + np.arange(-reach, reach + 2)
-    return _Taps(np.clip(index, 0, old - 1), weight)  # the outermost voxel goes on beyond the border
-
-
-def _local(taps: _Taps, wanted: NDArray[np.intp]) -> tuple[slice, _Taps]:
-    """The old voxels that ``wanted`` need, and the taps count from the first of these."""
-    index = taps.index[wanted]
-    first = int(index.min())
-    return slice(first, int(index.max()) + 1), _Taps(index - first, taps.weight[wanted])
-
-
-def _weigh(block: NDArray[Any], taps: _Taps, axis: int) -> NDArray[Any]:
-    """The weighted sums along ``axis``."""
-    length = taps.index.shape[0]
-    if length == block.shape[axis] and taps.index.shape[1] == 2 and not taps.weight[:, 1].any():
-        return block  # this axis stays as it is
-    across = tuple(length if axis == other else 1 for other in range(3))
-    shape = tuple(length if axis == other else block.shape[other] for other in range(3))
-    total = np.zeros(shape, block.dtype)
-    for tap in range(taps.index.shape[1]):
-        weight = taps.weight[:, tap].astype(block.dtype).reshape(across)
-        total += block.take(taps.index[:, tap], axis=axis) * weight
-    return total
+    # the outermost voxel goes on beyond the border
+    index = np.clip(below[:, None] + np.arange(-reach, reach + 2), 0, old - 1)
+    used = weight > 0
+    rows = np.broadcast_to(np.arange(new)[:, None], index.shape)
+    return coo_array((weight[used], (rows[used], index[used])), shape=(new, old)).tocsr()
