@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from skimage.measure import regionprops
 
 from label_pairs import random_pair
-from napari_celltrain.data.measure import measure_objects, measuring
+from napari_celltrain.data.measure import Columns, measuring
+from napari_celltrain.values.events import finish
 
 SIZE = (2.0, 0.5, 0.5)
+
+
+def measure_objects(*arguments: Any) -> Columns:
+    return finish(measuring(*arguments))
 
 
 def ellipsoid(radii: tuple[float, float, float], spacing: tuple[float, float, float]) -> np.ndarray:

@@ -8,7 +8,7 @@ and augmenting a patch need not know of depth and boundary.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,7 +116,15 @@ def to_target(labels_ZYX: NDArray[Any], scheme: LabelScheme) -> NDArray[np.uint8
     labels = whole_numbers(labels_ZYX)
     ignored = None if scheme.ignore_value is None else np.asarray(labels == scheme.ignore_value)
     if scheme.kind == "classes":
-        target = _class_indices(labels, ignored, scheme.class_values)
+        values = np.array(scheme.class_values, dtype=np.int64)
+        index = np.minimum(np.searchsorted(values, labels.ravel()), len(values) - 1).astype(np.uint8)
+        target = index.reshape(labels.shape)
+        unknown = values[target] != labels
+        if ignored is not None:
+            unknown &= ~ignored
+        if unknown.any():
+            found, known = int(labels[unknown].flat[0]), ", ".join(map(str, scheme.class_values))
+            raise DataError(f"The labels hold the value {found}, which is none of the classes {known}.")
     else:
         target = np.greater(labels, 0).view(np.uint8)
     if ignored is not None:
@@ -149,22 +157,6 @@ def object_labels(labels_ZYX: NDArray[Any], scheme: LabelScheme) -> NDArray[Any]
     if scheme.ignore_value is not None:
         dropped |= labels == scheme.ignore_value
     return np.where(dropped, labels.dtype.type(0), labels) if dropped.any() else labels
-
-
-def _class_indices(
-    labels: NDArray[Any], ignored: NDArray[np.bool_] | None, class_values: tuple[int, ...]
-) -> NDArray[np.uint8]:
-    values = np.array(class_values, dtype=np.int64)
-    index = np.minimum(np.searchsorted(values, labels.ravel()), len(values) - 1).astype(np.uint8)
-    target = index.reshape(labels.shape)
-    unknown = values[target] != labels
-    if ignored is not None:
-        unknown &= ~ignored
-    if unknown.any():
-        found = int(labels[unknown].flat[0])
-        known = ", ".join(map(str, class_values))
-        raise DataError(f"The labels hold the value {found}, which is none of the classes {known}.")
-    return target
 
 
 def renumber(labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
@@ -200,9 +192,13 @@ def encode_objects(labels_ZYX: NDArray[Any], scheme: LabelScheme, spacing: Spaci
     with the background adds nothing to the foreground. The end of the array is no border.
     """
     target = to_target(labels_ZYX, scheme)
-    objects = object_labels(labels_ZYX, scheme)
+    _, numbered = renumber(object_labels(labels_ZYX, scheme))
     reach = max(2 * min(spacing), max(spacing))
-    for part, mask, others in _objects(objects, zyx(math.ceil(reach / size) for size in spacing)):
+    margins = zyx(math.ceil(reach / size) for size in spacing)
+    for number, box in enumerate(ndimage.find_objects(numbered), start=1):
+        part, _ = with_margins(box, margins, numbered.shape)
+        mask = numbered[part] == number
+        others = (numbered[part] != 0) & ~mask
         code = 1 + np.rint(_depth(mask, spacing)[mask] * (DEPTHS - 1)).astype(np.uint8)
         if others.any():
             meets = ndimage.distance_transform_edt(~others, sampling=spacing)[mask] < 1.01 * reach
@@ -248,15 +244,6 @@ class ObjectTarget:
             return self._whole[region]
         outer, inner = with_margins(region, self._context, self.shape)
         return encode_objects(np.asarray(self._labels[outer]), self._scheme, self._spacing)[inner]
-
-
-def _objects(objects: NDArray[Any], margins: ZYX) -> Iterator[tuple[Region, NDArray[np.bool_], NDArray[np.bool_]]]:
-    """Every object's box, wider by the margins where there is room; in it, the object and all others."""
-    _, numbered = renumber(objects)
-    for number, box in enumerate(ndimage.find_objects(numbered), start=1):
-        part, _ = with_margins(box, margins, objects.shape)
-        inside = numbered[part]
-        yield part, inside == number, (inside != number) & (inside != 0)
 
 
 def _depth(mask: NDArray[np.bool_], spacing: Spacing) -> NDArray[np.float32]:

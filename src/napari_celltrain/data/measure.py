@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from napari_celltrain.data.objects import ObjectTable, find_objects, refuse_other_shape
 from napari_celltrain.io.volume import LazyArray
 from napari_celltrain.values.config import Spacing
-from napari_celltrain.values.events import finish
 
 Columns = dict[str, NDArray[Any]]
 Images = LazyArray | Sequence[LazyArray]
@@ -28,24 +27,16 @@ _SHAPE = (*_LENGTHS, *_RATIOS, "surface_area", "sphericity")
 _INTENSITIES = ("mean", "min", "max", "std", "sum")
 
 
-def measure_objects(
-    labels_ZYX: LazyArray, image_ZYX: Images | None = None, voxel_size: Spacing | None = None
-) -> Columns:
-    """One row for each object, as columns of equal length; the first is ``label`` (int64, ascending).
-
-    Several images (a list) are several channels. Lengths are in µm where ``voxel_size`` is given, else in voxels, and
-    the names of the columns say which. What cannot be measured, such as the elongation of a single voxel, is NaN.
-    Label values of 0 and below are background. Raises ``ValueError`` where image and labels differ in shape.
-    """
-    return finish(measuring(labels_ZYX, image_ZYX, voxel_size))
-
-
 def measuring(
     labels_ZYX: LazyArray, image_ZYX: Images | None = None, voxel_size: Spacing | None = None
 ) -> Generator[tuple[int, int], None, Columns]:
-    """As :func:`measure_objects`, as a generator of (objects done, all objects) that returns the columns.
+    """One row for each object, as columns of equal length; the first is ``label`` (int64, ascending).
 
-    Only the bounding box of one object is read at a time, so lazy arrays may be larger than memory.
+    Yields (objects done, all objects) and returns the columns. Several images (a list) are several channels. Lengths
+    are in µm where ``voxel_size`` is given, else in voxels, and the names of the columns say which. What cannot be
+    measured, such as the elongation of a single voxel, is NaN. Label values of 0 and below are background. Only the
+    bounding box of one object is read at a time, so lazy arrays may be larger than memory. Raises ``ValueError`` where
+    image and labels differ in shape.
     """
     several = isinstance(image_ZYX, list | tuple)
     channels: list[Any] = list(image_ZYX) if several else [] if image_ZYX is None else [image_ZYX]  # type: ignore[arg-type]  # mypy does not follow
@@ -60,7 +51,10 @@ def measuring(
         mask = np.asarray(labels_ZYX[box]) == table.labels[index]
         shapes[index] = _measure_shape(mask, voxel_size or (1.0, 1.0, 1.0))
         for number, channel in enumerate(channels):
-            intensities[index, number] = _measure_intensities(np.asarray(channel[box])[mask])
+            values = np.asarray(channel[box])[mask]
+            # as in regionprops, the standard deviation is that of the voxels (divided by their number)
+            mean, std, total = (measure(values, dtype=np.float64) for measure in (np.mean, np.std, np.sum))
+            intensities[index, number] = mean, values.min(), values.max(), std, total
     yield len(table), len(table)
     columns = _positions(table, tuple(labels_ZYX.shape), voxel_size)
     unit = "um" if voxel_size else "voxels"
@@ -89,12 +83,6 @@ def _positions(table: ObjectTable, shape: tuple[int, ...], voxel_size: Spacing |
     return columns
 
 
-def _measure_intensities(values: NDArray[Any]) -> list[float]:
-    """As in ``regionprops``: the standard deviation is that of the voxels (divided by their number)."""
-    mean, std, total = (measure(values, dtype=np.float64) for measure in (np.mean, np.std, np.sum))
-    return [mean, values.min(), values.max(), std, total]
-
-
 def _measure_shape(mask: NDArray[np.bool_], spacing: Spacing) -> tuple[float, ...]:
     """The values of ``_SHAPE``; ``mask`` fills its array from side to side. Lengths are in the units of the spacing.
 
@@ -102,34 +90,18 @@ def _measure_shape(mask: NDArray[np.bool_], spacing: Spacing) -> tuple[float, ..
     the longest to the middle and of the middle to the shortest one. Sphericity is the surface of the ball of the same
     volume by that of the object, at most 1 (Wadell 1935).
     """
-    major, middle, minor = _axes(mask, spacing)
-    area, volume = _surface(mask, spacing)
-    num_voxels = np.count_nonzero(mask)
-    return (
-        (6 * num_voxels * math.prod(spacing) / math.pi) ** (1 / 3),
-        major,
-        middle,
-        minor,
-        _ratio(major, middle),
-        _ratio(middle, minor),
-        num_voxels / mask.size,
-        _solidity(mask),
-        area,
-        _ratio(math.pi ** (1 / 3) * (6 * volume) ** (2 / 3), area),
-    )
-
-
-def _ratio(length: float, other: float) -> float:
-    return length / other if other > 0 else math.nan
-
-
-def _axes(mask: NDArray[np.bool_], spacing: Spacing) -> tuple[float, float, float]:
-    """The semi-axes of a solid ellipsoid are the roots of five times the variances along them."""
     positions = np.stack(np.nonzero(mask)) * np.array(spacing)[:, None]
     variances = np.linalg.eigvalsh(np.cov(positions, bias=True))
     noise = 1e-9 * max(variances[-1], 0.0)  # rounding may leave a flat object some thickness
+    # the semi-axes of a solid ellipsoid are the roots of five times the variances along them
     minor, middle, major = (2 * math.sqrt(5 * value) if value > noise else 0.0 for value in variances)
-    return major, middle, minor
+    area, volume = _surface(mask, spacing)
+    num_voxels = positions.shape[1]
+    ratios = ((major, middle), (middle, minor), (math.pi ** (1 / 3) * (6 * volume) ** (2 / 3), area))
+    elongation, flatness, sphericity = (one / other if other > 0 else math.nan for one, other in ratios)
+    diameter = (6 * num_voxels * math.prod(spacing) / math.pi) ** (1 / 3)
+    lengths = (diameter, major, middle, minor)
+    return (*lengths, elongation, flatness, num_voxels / mask.size, _solidity(mask), area, sphericity)
 
 
 def _solidity(mask: NDArray[np.bool_]) -> float:

@@ -208,7 +208,16 @@ class OverlapCounter:
         predicted_labels, found = renumber(predicted)
         self._true.add(first_plane, true_labels, true)
         self._predicted.add(first_plane, predicted_labels, found)
-        rows, columns, shared = _count_pairs(true, found, len(true_labels), len(predicted_labels))
+        both = (true > 0) & (found > 0)
+        codes = (true[both].astype(np.int64) - 1) * len(predicted_labels) + (found[both] - 1)
+        num_pairs = len(true_labels) * len(predicted_labels)
+        if num_pairs <= _MAX_PAIR_TABLE:
+            counts = np.bincount(codes, minlength=num_pairs)
+            pairs = np.flatnonzero(counts)
+            shared = counts[pairs]
+        else:
+            pairs, shared = np.unique(codes, return_counts=True)
+        rows, columns = np.divmod(pairs, max(1, len(predicted_labels)))
         self._parts.append(np.stack([true_labels[rows], predicted_labels[columns], shared]))
 
     def overlaps(self) -> Overlaps:
@@ -221,19 +230,3 @@ class OverlapCounter:
         np.add.at(shared, position, parts[2])
         true_index, predicted_index = np.divmod(pairs, len(predicted) + 1)
         return Overlaps(true, predicted, true_index, predicted_index, shared)
-
-
-def _count_pairs(
-    true: NDArray[np.int32], predicted: NDArray[np.int32], num_true: int, num_predicted: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Rows, columns (from 0) and voxels of the pairs that share some; objects are numbered from 1."""
-    both = (true > 0) & (predicted > 0)
-    codes = (true[both].astype(np.int64) - 1) * num_predicted + (predicted[both] - 1)
-    if num_true * num_predicted <= _MAX_PAIR_TABLE:
-        counts = np.bincount(codes, minlength=num_true * num_predicted)
-        pairs = np.flatnonzero(counts)
-        shared = counts[pairs]
-    else:
-        pairs, shared = np.unique(codes, return_counts=True)
-    rows, columns = np.divmod(pairs, max(1, num_predicted))
-    return rows, columns, shared.astype(np.int64)
