@@ -27,7 +27,8 @@ LEARNED = ObjectDecoding(
 
 def write_tiny_model(results: Path, name: str = "run", **changes: Any) -> Path:
     """The run folder ``results/name``; ``changes`` replace fields of the card."""
-    fields: dict[str, Any] = {"voxel_size": VOXEL_SIZE, "target": "objects", "objects": LEARNED} | changes
+    fields: dict[str, Any] = {"voxel_size": VOXEL_SIZE, "target": "objects", "objects": LEARNED}
+    fields |= {"window": (16, 32, 32)} | changes
     num_outputs = len(OBJECT_MAPS) if fields["target"] == "objects" else len(fields.get("class_values", ())) or 1
     summary = TrainingSummary(
         run=name,
@@ -41,7 +42,7 @@ def write_tiny_model(results: Path, name: str = "run", **changes: Any) -> Path:
     )
     torch.manual_seed(0)
     spec = NetworkSpec(key="unet", size="small", out_channels=num_outputs)
-    card = ModelCard(network=spec, window=(16, 32, 32), training=summary, **fields)
+    card = ModelCard(network=spec, training=summary, **fields)
     folder = RunFolder.create(results, name, "unet")
     folder.write_config(RunConfig())
     write_model(folder, card, build_network(card.network).state_dict())

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from pydantic_core import ValidationError
 
 from balls import make_pair
 from napari_celltrain.io.volumes import open_volume
@@ -142,6 +143,25 @@ def test_the_description_tells_what_it_is(objects):
     assert maps["postprocessing"][0]["id"] == "sigmoid"
     assert model["config"]["celltrain"]["validation"]["voxel_dice"] == 0.875
     assert model["config"]["celltrain"]["objects"]["method"] == "learned"
+
+
+def test_voxel_sizes_that_do_not_divide_exactly_are_taken(tmp_path):
+    voxel_size = (1.75, 0.8, 0.8)
+    assert 48 * 0.8 / 0.8 != 48  # how the library computes the size of the output
+    run = write_tiny_model(tmp_path, window=(16, 48, 48), voxel_size=voxel_size)
+    list(export(run, "bioimageio", tmp_path / "x.zip", METADATA))
+    scales = [axis["scale"] for axis in description(tmp_path / "x.zip")["inputs"][0]["axes"][2:]]
+    np.testing.assert_allclose(scales, voxel_size, rtol=1e-7)
+
+
+def test_a_description_that_is_refused_as_a_whole_names_no_field(objects, tmp_path, monkeypatch):
+    def refuse(*_):
+        detail = {"type": "value_error", "loc": (), "input": {}, "ctx": {"error": ValueError("axes differ")}}
+        raise ValidationError.from_exception_data("model", [detail])
+
+    monkeypatch.setattr(export_module, "describe_model", refuse)
+    with pytest.raises(ConfigError, match=r"does not take the description as a whole: .*axes differ"):
+        list(export(objects[0], "bioimageio", tmp_path / "x.zip", METADATA))
 
 
 def test_a_network_that_takes_any_size_says_so(classes):

@@ -216,7 +216,8 @@ def describe_model(folder: Path, weights: Path, model: SourceModel, metadata: Me
 
 def _space(model: SourceModel, axis: int) -> dict[str, Any]:
     voxel_size = model.card.voxel_size
-    known = {} if voxel_size is None else {"unit": "micrometer", "scale": voxel_size[axis]}
+    # The library demands size * scale / scale == size. With the digits of float32 it is so: the product is exact.
+    known = {} if voxel_size is None else {"unit": "micrometer", "scale": float(np.float32(voxel_size[axis]))}
     return {"type": "space", "id": "zyx"[axis], **known}
 
 

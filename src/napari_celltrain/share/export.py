@@ -188,8 +188,9 @@ def _write_zip(path: Path, folder: Path, weights: Path, model: SourceModel, meta
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][:3])
+        refused = f"what was given for {where}" if where else "the description as a whole"
         raise ConfigError(
-            f"bioimage.io does not take what was given for {where}: {first['msg']}. Fix it in the options of "
+            f"bioimage.io does not take {refused}: {first['msg']}. Fix it in the options of "
             f"`celltrain export` ({error.error_count()} such problems)."
         ) from error
     try:
