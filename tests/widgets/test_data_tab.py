@@ -376,6 +376,21 @@ def test_a_brush_stroke_is_counted(layered: DataTab, qtbot, viewer: ViewerModel)
     assert layered.report.pairs[0].num_objects == before - 1
 
 
+def test_a_layer_that_changes_is_heard_until_it_is_removed(layered: DataTab, viewer: ViewerModel) -> None:
+    box, layer = layered.form.layers.labels, viewer.layers["cells labels"]
+    heard: list[str] = []
+    box.edited.connect(lambda: heard.append("edited"))
+    layer.scale = (2, 1, 1)
+    layer.name = "called otherwise"
+    layer.data = layer.data.copy()
+    assert len(heard) >= 3
+    viewer.layers.remove(layer)
+    layered.reset_choices()
+    heard.clear()
+    layer.scale = (3, 1, 1)
+    assert heard == []
+
+
 def test_refuses_a_flat_layer_clearly(layered: DataTab, qtbot, viewer: ViewerModel) -> None:
     viewer.add_image(np.zeros((30, 30)), name="flat")
     layered.reset_choices()

@@ -20,10 +20,12 @@ from qtpy.QtWidgets import QApplication, QWidget
 
 from balls import make_pair
 from napari_celltrain.data.resample import labels_back, resampled
+from napari_celltrain.io.volume import ArrayVolume
 from napari_celltrain.nets.normalize import measure
 from napari_celltrain.runs.model import load_model, segment
 from napari_celltrain.values.decoding import ObjectDecoding
 from napari_celltrain.widgets import background
+from napari_celltrain.widgets.background import Job
 from napari_celltrain.widgets.segment import widget as segment_widget
 from napari_celltrain.widgets.segment import work
 from napari_celltrain.widgets.segment.widget import SegmentWidget
@@ -214,6 +216,15 @@ def test_what_is_no_volume_is_refused_in_a_sentence(
     assert reason in widget.run.message.text()
     assert len(viewer.layers) == 1
     assert widget.run.button.isEnabled()
+
+
+def test_objects_are_decoded_after_the_last_batch(model: Path) -> None:
+    image = ArrayVolume("mine", make_pair(0)[0], VOXEL_SIZE)
+    job = Job(lambda job: None, "Segmenting")
+    steps = [(stage, job.progress) for _, _, stage in work.segment_volume(job, model, image, device="cpu")]
+    assert [stage for stage, _ in steps] == [work.LOADING, work.READING, work.PREDICTING, work.DECODING]
+    done, total, shown = steps[-1][1]  # since the last batch began
+    assert (done + 1, shown) == (total, work.PREDICTING)
 
 
 def test_another_voxel_size_is_refused_or_resampled(qtbot, viewer, widget: SegmentWidget, model: Path) -> None:

@@ -98,7 +98,7 @@ class InputRequest:
             remedy = "Give the voxel size of the image, or do not resample it."
             raise DataError(_problem("no-voxel-size", volume, message, remedy))
         if not self.resample:
-            _refuse_other_scale(volume, card)
+            refuse_other_scale(volume, card)
         return volume
 
     def open(self, card: ModelCard) -> OpenedInput:
@@ -111,7 +111,8 @@ class InputRequest:
         return OpenedInput(volume, raw, resampled(raw, size, wanted), wanted)
 
 
-def _refuse_other_scale(volume: Volume, card: ModelCard) -> None:
+def refuse_other_scale(volume: Volume, card: ModelCard) -> None:
+    """Raises :class:`ModelFileError` where the voxels are too unlike those that the model was trained on."""
     size, trained = volume.voxel_size, card.voxel_size
     if (
         size is None

@@ -163,7 +163,7 @@ def _output(model: SourceModel) -> str:
     if card.label_kind == "foreground":
         return text
     method = {
-        "components": "connected pieces of the foreground, each one object",
+        "components": "connected components of the foreground, each one object",
         "watershed": "a watershed of the foreground's distance map, which splits touching objects",
         "learned": "a watershed on the learned distance to the border, which splits touching objects",
     }[card.decoding.method]

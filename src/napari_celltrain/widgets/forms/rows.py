@@ -15,7 +15,9 @@ from qtpy.QtWidgets import (
     QFormLayout,
     QFrame,
     QGroupBox,
+    QHBoxLayout,
     QLabel,
+    QLayout,
     QPushButton,
     QScrollArea,
     QSizePolicy,
@@ -204,6 +206,28 @@ class FieldRows(QWidget):
         self.valueChanged.emit()
 
 
+def column(owner: QWidget, *parts: QWidget | QLayout, spacing: int = 2) -> QVBoxLayout:
+    """Fill ``owner`` with ``parts``, one below the other."""
+    layout = QVBoxLayout(owner)
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setSpacing(spacing)
+    for part in parts:
+        if isinstance(part, QLayout):
+            layout.addLayout(part)
+        else:
+            layout.addWidget(part)
+    return layout
+
+
+def line(*widgets: QWidget) -> QHBoxLayout:
+    """``widgets`` side by side; the rest of the width stays empty."""
+    layout = QHBoxLayout()
+    for widget in widgets:
+        layout.addWidget(widget)
+    layout.addStretch(1)
+    return layout
+
+
 class Fold(QWidget):
     """Folded at first.
 
@@ -220,11 +244,7 @@ class Fold(QWidget):
         self.button = QPushButton()
         self.button.setStyleSheet("text-align: left")
         self.button.clicked.connect(self._toggle)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(2)
-        layout.addWidget(self.button)
-        layout.addWidget(content)
+        column(self, self.button, content)
         content.setVisible(False)
         self._renew()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QSignalBlocker, Signal
-from qtpy.QtWidgets import QButtonGroup, QHBoxLayout, QRadioButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QRadioButton, QWidget
 
 from napari_celltrain.io.volume import ArrayVolume
 from napari_celltrain.values.config import Spacing
@@ -18,15 +19,12 @@ from napari_celltrain.values.errors import DataError
 from napari_celltrain.values.text import sizes
 from napari_celltrain.widgets.forms.inputs import ComboBox
 from napari_celltrain.widgets.forms.path_edit import PathEdit
-from napari_celltrain.widgets.forms.rows import FieldRows, Fold
+from napari_celltrain.widgets.forms.rows import FieldRows, Fold, column, line
 from napari_celltrain.widgets.layers import full_resolution, is_plugin_layer, voxel_size_of
 from napari_celltrain.widgets.segment.parts import Message
 from napari_celltrain.widgets.theme import tooltip
 
 Source = Literal["layer", "files"]
-
-_FILE_FIELDS = ("data.channel", "data.voxel_size", "data.axes")
-_EVENTS = ("data", "scale", "units", "name")
 
 
 class InputPanel(QWidget):
@@ -37,7 +35,6 @@ class InputPanel(QWidget):
 
     def __init__(self, viewer: Any, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._watched: Any = None
         self._trained_channel: int | None = None
         self.layer_button = QRadioButton("A layer")
         self.files_button = QRadioButton("Files")
@@ -47,9 +44,14 @@ class InputPanel(QWidget):
         self.message = Message()
         self.images = PathEdit("either", history="segment.images", placeholder="File or folder, or drop it here")
         self.output = PathEdit("folder", history="segment.output", placeholder="Folder, or drop it here")
-        self.file_fields = FieldRows(_FILE_FIELDS)
+        self.file_fields = FieldRows(("data.channel", "data.voxel_size", "data.axes"))
         self._lay_out()
-        self._connect()
+        self.layer_button.toggled.connect(self._switch)
+        self.layer.valueChanged.connect(self._choose_layer)
+        self.layer.edited.connect(self._touch)
+        self.channel.currentIndexChanged.connect(self._touch)
+        for editor in (self.images, self.output, self.file_fields):
+            editor.valueChanged.connect(self._change_files)
         self.layer_button.setChecked(True)
         self._choose_layer()
 
@@ -99,50 +101,32 @@ class InputPanel(QWidget):
     def reset_choices(self, *_: Any) -> None:
         self.layer.reset_choices()
 
-    def release(self) -> None:
-        """Disconnect from the layer, which outlives this panel."""
-        self._watch(None)
-
     def _choose_layer(self) -> None:
-        self._watch(self.layer.value())
-        self._fill_channels()
-        self._touch()
-
-    def _watch(self, layer: Any) -> None:
-        before, self._watched = self._watched, layer
-        for name in _EVENTS:
-            if before is not None:
-                getattr(before.events, name).disconnect(self._touch)
-            if layer is not None:
-                getattr(layer.events, name).connect(self._touch)
-
-    def _touch(self, *_: Any) -> None:
-        self._describe()
-        self.valueChanged.emit()
-
-    def _fill_channels(self) -> None:
-        try:
+        """Offer the channels of the layer."""
+        stack = None
+        with suppress(DataError):
             stack = stack_of(self.layer.value()) if self.layer.value() is not None else None
-        except DataError:
-            stack = None
         with QSignalBlocker(self.channel):
             self.channel.clear()
             if stack is not None:
                 self.channel.addItems([f"{stack.name} {index}" for index in range(stack.num)])
                 self.set_channel(self._trained_channel)
         self._layer_rows.form.setRowVisible(self.channel, stack is not None)
+        self._touch()
 
-    def _describe(self) -> None:
+    def _touch(self, *_: Any) -> None:
+        """Describe the volume, or say why it cannot be segmented."""
         if self.layer.value() is None:
             self.message.say("Open an image in the viewer, or choose files.")
-            return
-        try:
-            volume = self.volume()
-        except DataError as error:
-            self.message.say(str(error), error=True)
-            return
-        size = f"{sizes(volume.voxel_size)} µm" if volume.voxel_size else "unknown size"
-        self.message.say(f"{sizes(volume.shape)} voxels of {size}")
+        else:
+            try:
+                volume = self.volume()
+            except DataError as error:
+                self.message.say(str(error), error=True)
+            else:
+                size = f"{sizes(volume.voxel_size)} µm" if volume.voxel_size else "unknown size"
+                self.message.say(f"{sizes(volume.shape)} voxels of {size}")
+        self.valueChanged.emit()
 
     def _switch(self, *_: Any) -> None:
         self._layer_rows.setVisible(self.source == "layer")
@@ -157,12 +141,6 @@ class InputPanel(QWidget):
         self.valueChanged.emit()
 
     def _lay_out(self) -> None:
-        group = QButtonGroup(self)
-        buttons = QHBoxLayout()
-        for button in (self.layer_button, self.files_button):
-            group.addButton(button)
-            buttons.addWidget(button)
-        buttons.addStretch(1)
         self._layer_rows, self._file_rows = FieldRows(), FieldRows()
         self._layer_rows.add_control("Layer", self.layer)
         self._layer_rows.add_control("Channel", self.channel)
@@ -171,38 +149,29 @@ class InputPanel(QWidget):
         self._file_rows.add_control("Images", self.images, images_help)
         self._file_rows.add_control("Results", self.output, "Folder for the labels, one file for each volume.")
         self._file_rows.add_widget(Fold("More about the files", self.file_fields))
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(2)
-        layout.addLayout(buttons)
-        layout.addWidget(self._layer_rows)
-        layout.addWidget(self._file_rows)
-
-    def _connect(self) -> None:
-        self.layer_button.toggled.connect(self._switch)
-        self.layer.valueChanged.connect(self._choose_layer)
-        self.channel.currentIndexChanged.connect(self._touch)
-        for editor in (self.images, self.output, self.file_fields):
-            editor.valueChanged.connect(self._change_files)
-
-
-Kind = Literal["image", "labels"]
+        column(self, line(self.layer_button, self.files_button), self._layer_rows, self._file_rows)
 
 
 class LayerBox(ComboBox):
     """Edits a layer of the viewer, or None; the layers that the plugin shows while training are not offered."""
 
     valueChanged = Signal()
+    edited = Signal()
+    """Array, scale, units or name of the chosen layer have changed; with labels, each stroke of the brush."""
 
-    def __init__(self, viewer: Any, kind: Kind, name: str, help_text: str, *, optional: bool = False) -> None:
+    def __init__(
+        self, viewer: Any, kind: Literal["image", "labels"], name: str, help_text: str, *, optional: bool = False
+    ) -> None:
         super().__init__()
         self._viewer = viewer
         self._kind = kind
         self._none = [None] if optional else []
         self._layers: list[Any] = []
+        self._watched: list[Any] = []  # events of the layer
         self.setAccessibleName(name)
         self.setToolTip(tooltip(help_text))
         self.currentIndexChanged.connect(self.valueChanged)
+        self.valueChanged.connect(self._watch)
         self.reset_choices()
 
     def value(self) -> Any:
@@ -230,6 +199,19 @@ class LayerBox(ComboBox):
             self.setValue(before)
         if self.value() is not before:
             self.valueChanged.emit()
+
+    def _watch(self) -> None:
+        for event in self._watched:
+            event.disconnect(self._note_edit)
+        layer = self.value()
+        names = ("data", "scale", "units", "name", *(["paint"] if self._kind == "labels" else []))
+        self._watched = [getattr(layer.events, name) for name in names] if layer is not None else []
+        for event in self._watched:
+            event.connect(self._note_edit)
+
+    def _note_edit(self, *_: Any) -> None:
+        with suppress(RuntimeError):  # a layer outlives this box, of which Qt may have deleted its part already
+            self.edited.emit()
 
 
 _CHANNEL_NAMES = ("c", "channel", "channels", "ch")

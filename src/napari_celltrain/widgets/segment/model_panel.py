@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from qtpy.QtCore import QSignalBlocker, Qt, Signal
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtWidgets import QWidget
 
 from napari_celltrain.nets.models import MODELS
 from napari_celltrain.runs.model import ModelCard, read_card
@@ -20,6 +20,7 @@ from napari_celltrain.values.text import count, scores, sizes
 from napari_celltrain.widgets.background import Background
 from napari_celltrain.widgets.forms.inputs import ComboBox
 from napari_celltrain.widgets.forms.path_edit import PathEdit, recent_paths, remember_path
+from napari_celltrain.widgets.forms.rows import column
 from napari_celltrain.widgets.preferences import last_run, preferences
 from napari_celltrain.widgets.segment.parts import Facts, Message
 from napari_celltrain.widgets.theme import tooltip
@@ -57,11 +58,7 @@ class ModelPanel(QWidget):
         self.facts = Facts()
         self._reader = Background("Reading the model", self)
         self._finder = Background("Looking for models", self)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(2)
-        for widget in (self.recent, self.path, self.message, self.facts):
-            layout.addWidget(widget)
+        column(self, self.recent, self.path, self.message, self.facts)
         self.recent.activated.connect(self._take_recent)
         self.path.valueChanged.connect(self.read)
         self._reader.answered.connect(self._take_card)

@@ -12,15 +12,14 @@ import numpy as np
 from napari.utils.notifications import show_error, show_info
 from numpy.typing import NDArray
 from qtpy.QtCore import QSignalBlocker
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QPushButton, QWidget
 
 from napari_celltrain.data.differences import Difference, WrongObject
-from napari_celltrain.io.volume import ArrayVolume
 from napari_celltrain.values.config import LabelKind, Spacing
 from napari_celltrain.values.errors import CellTrainError, DataError
 from napari_celltrain.values.text import count
 from napari_celltrain.widgets.forms.inputs import ComboBox
-from napari_celltrain.widgets.forms.rows import FieldRows
+from napari_celltrain.widgets.forms.rows import FieldRows, column, line
 from napari_celltrain.widgets.layers import full_resolution, show_layer, undisturbed
 from napari_celltrain.widgets.run.shown import error_looks
 from napari_celltrain.widgets.segment.input_panel import LayerBox, Place, place_of, stack_of, volume_of
@@ -50,15 +49,7 @@ class ObjectPanel(QWidget):
         for text, box in boxes.items():
             self.rows.add_control(text, box)
             box.valueChanged.connect(self._renew)
-        self.column = QVBoxLayout(self)
-        self.column.setContentsMargins(0, 0, 0, 0)
-        self.column.setSpacing(4)
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.save_button)
-        buttons.addStretch(1)
-        for widget in (self.rows, run, table):
-            self.column.addWidget(widget)
-        self.column.addLayout(buttons)
+        self.column = column(self, self.rows, run, table, line(self.save_button), spacing=4)
         run.started.connect(self._run)
         table.picked.connect(self._jump)
         self.save_button.clicked.connect(self.save)
@@ -145,7 +136,11 @@ class MeasurePanel(ObjectPanel):
         return f"The table of {count(len(self._centres), 'object')} is in {path}."
 
     def _start(self) -> None:
-        labels, images = volume_of(self.labels.value()), _channels(self.image.value())
+        labels, image = volume_of(self.labels.value()), self.image.value()
+        images = []
+        if image is not None:
+            stack = stack_of(image)
+            images = [volume_of(image, index) for index in range(stack.num if stack else 1)]
         self._show({})
         self.run.start(lambda job: measure(labels, images), self._take, "Measuring")
 
@@ -165,14 +160,6 @@ class MeasurePanel(ObjectPanel):
 
     def _locate(self, row: int) -> tuple[int, int, Sequence[float]]:
         return 0, int(self.columns["label"][row]), tuple(self._centres[row])
-
-
-def _channels(layer: Any) -> list[ArrayVolume]:
-    """Every channel of an image layer."""
-    if layer is None:
-        return []
-    stack = stack_of(layer)
-    return [volume_of(layer, index) for index in range(stack.num if stack else 1)]
 
 
 # --- scores --------------------------------------------------------------------------------------------------

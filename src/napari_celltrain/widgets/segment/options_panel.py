@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qtpy.QtCore import QSignalBlocker, Signal
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLabel, QPushButton, QWidget
 
 from napari_celltrain.runs.model import ModelCard
 from napari_celltrain.values.config import Spacing
@@ -13,7 +13,7 @@ from napari_celltrain.values.decoding import METHODS, ObjectDecoding, first_deco
 from napari_celltrain.values.text import sizes
 from napari_celltrain.widgets.costs import DeviceEditor, shared_finder
 from napari_celltrain.widgets.forms.editors import Choice, ChoiceEditor, SwitchEditor
-from napari_celltrain.widgets.forms.rows import FieldRows, editor_for
+from napari_celltrain.widgets.forms.rows import FieldRows, column, editor_for, line
 from napari_celltrain.widgets.theme import tooltip
 
 SAME_SIZE = 1.01
@@ -171,11 +171,7 @@ class OptionsPanel(QWidget):
         self.numbers = {name: rows.add(name) for name in _FIELDS}
         self.numbers["seed_level"].layout().insertWidget(1, self.seed_unit)
         self._buttons = QWidget()
-        buttons = QHBoxLayout(self._buttons)
-        buttons.setContentsMargins(0, 0, 0, 0)
-        buttons.addWidget(self.reset_button)
-        buttons.addWidget(self.apply_button)
-        buttons.addStretch(1)
+        column(self._buttons, line(self.reset_button, self.apply_button))
         self.reset_button.setToolTip(tooltip("Back to the values that were best on the validation volumes"))
         self.apply_button.setToolTip(tooltip("Recompute objects from the stored probability maps"))
         self.resample.setToolTip("Show the network the image at the voxel size that it was trained on.")
@@ -186,9 +182,7 @@ class OptionsPanel(QWidget):
         self.resample_text.setProperty("invalid-msg", True)  # napari's name for its theme's paler text
         rows.add_control("Device", self.device, "Where to compute.")
         rows.add_widget(self.probabilities)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(rows)
+        column(self, rows)
 
     def _connect(self) -> None:
         self.rows.valueChanged.connect(self._change)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from qtpy.QtCore import QEvent, Qt, Signal
@@ -18,7 +19,6 @@ from qtpy.QtWidgets import (
     QProgressBar,
     QPushButton,
     QSizePolicy,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -26,6 +26,7 @@ from napari_celltrain.values.config import DataConfig
 from napari_celltrain.values.errors import CellTrainError
 from napari_celltrain.values.text import duration
 from napari_celltrain.widgets.background import Background, Job
+from napari_celltrain.widgets.forms.rows import column
 from napari_celltrain.widgets.previews import PairOpener
 from napari_celltrain.widgets.run.progress import Activity
 from napari_celltrain.widgets.segment.work import Written
@@ -111,7 +112,7 @@ class RunRow(QWidget):
         super().__init__(parent)
         self._text, self._help = text, help_text
         self._activity: Activity | None = None
-        self._then: Callable[[Any], None] | None = None
+        self._then: Callable[[Any], None] = lambda result: None
         self._since = ("", 0.0)  # a stage of the work, and when it began
         self._is_possible = True
         self._work = Background(activity, self)
@@ -127,16 +128,12 @@ class RunRow(QWidget):
         head = QHBoxLayout()
         head.addWidget(self.button, 0, Qt.AlignmentFlag.AlignVCenter)
         head.addWidget(self.bar, 1)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(2)
-        layout.addLayout(head)
-        layout.addWidget(self.message)
+        column(self, head, self.message)
         self.button.clicked.connect(self.press)
         self._work.progressed.connect(self._show_progress)
         self._work.noted.connect(self.noted)
-        self._work.answered.connect(self._answer)
-        self._work.failed.connect(self._fail)
+        self._work.answered.connect(lambda result: self._then(result))
+        self._work.failed.connect(partial(self.message.say, error=True))
         self._work.ended.connect(self._end)
         self._renew()
 
@@ -179,7 +176,7 @@ class RunRow(QWidget):
         try:
             yield
         except CellTrainError as error:
-            self._fail(str(error))
+            self.message.say(str(error), error=True)
 
     def _show_progress(self, done: int, total: int, text: str) -> None:
         """``total`` is 0 where it is not known how much there is to do; without a ``text`` the last one stays."""
@@ -188,8 +185,9 @@ class RunRow(QWidget):
         text = text or self._since[0]
         if self._since[0] != text:
             self._since = (text, time.monotonic())
-        left = self._left(done, total)
-        shown = f"{text} …" if not left else f"{text}, {left} left"
+        shown, past = f"{text} …", time.monotonic() - self._since[1]
+        if total and _MIN_SHARE <= done / total < 1 and past > _MIN_SECONDS:
+            shown = f"{text}, {duration(past * (total - done) / done)} left"
         room = max(60, self.bar.width() - _BAR_MARGINS)
         elided = self.bar.fontMetrics().elidedText(shown, Qt.TextElideMode.ElideMiddle, room)
         self.bar.setToolTip(tooltip(shown))
@@ -198,21 +196,8 @@ class RunRow(QWidget):
         self.bar.setValue(min(done, total))
         self._activity.show(done, total, text)
 
-    def _left(self, done: int, total: int) -> str:
-        past = time.monotonic() - self._since[1]
-        if not total or not _MIN_SHARE <= done / total < 1 or past <= _MIN_SECONDS:
-            return ""
-        return duration(past * (total - done) / done)
-
-    def _answer(self, result: Any) -> None:
-        if self._then is not None:
-            self._then(result)
-
-    def _fail(self, message: str) -> None:
-        self.message.say(message, error=True)
-
     def _end(self) -> None:
-        self._then = None
+        self._then = lambda result: None  # hold no layer any more
         if self._activity is not None:
             self._activity.close()
             self._activity = None
@@ -223,7 +208,7 @@ class RunRow(QWidget):
 
     def _renew(self) -> None:
         self.button.setText("Cancel" if self.is_running else self._text)
-        self.button.setToolTip(tooltip("Stop, and keep nothing" if self.is_running else self._help))
+        self.button.setToolTip(tooltip("Stop; unfinished work is discarded" if self.is_running else self._help))
         self.button.setEnabled(self.is_running or self._is_possible)
 
 

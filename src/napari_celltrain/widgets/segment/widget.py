@@ -12,14 +12,14 @@ from napari.utils.notifications import show_warning
 from numpy.typing import NDArray
 from qtpy.QtCore import QEvent, QSize, Qt, QTimer
 from qtpy.QtGui import QKeySequence, QShortcut, QShowEvent
-from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow, QWidget
 
 from napari_celltrain.predict.process import PredictRequest
 from napari_celltrain.values.config import DataConfig
 from napari_celltrain.values.errors import DataError
 from napari_celltrain.values.text import count
 from napari_celltrain.widgets.forms.focus import FocusRing
-from napari_celltrain.widgets.forms.rows import Fold, TabPage
+from napari_celltrain.widgets.forms.rows import Fold, TabPage, column
 from napari_celltrain.widgets.layers import add_layer, full_resolution, undisturbed
 from napari_celltrain.widgets.preferences import preferences
 from napari_celltrain.widgets.segment.input_panel import InputPanel, Place
@@ -126,10 +126,11 @@ class SegmentWidget(QWidget):
         )
         channel = given["channel"] if given["channel"] is not None else self.model.card and self.model.card.channel
         self.files.begin(DataConfig(**(given | {"channel": channel})))
-        self.run.start(partial(segment_files, request=request), partial(self._show_written, output), "Starting")
 
-    def _show_written(self, output: Path, num_written: int) -> None:
-        self.run.message.say(f"{count(num_written, 'volume')} segmented, in {output}.")
+        def show(num_written: int) -> None:
+            self.run.message.say(f"{count(num_written, 'volume')} segmented, in {output}.")
+
+        self.run.start(partial(segment_files, request=request), show, "Starting")
 
     def _note(self, noted: Written | str) -> None:
         if isinstance(noted, Written):
@@ -201,10 +202,6 @@ class SegmentWidget(QWidget):
     def _renew_apply(self) -> None:
         self.options.apply_button.setEnabled(not self.run.is_running and self._maps() is not None)
 
-    def _unfold(self) -> None:
-        if self.options_fold.is_open:
-            self.options.look_for_devices()
-
     # --- building ------------------------------------------------------------------------------------------------
 
     def _lay_out(self) -> None:
@@ -215,9 +212,7 @@ class SegmentWidget(QWidget):
         for part in (*parts, self.scores_fold, self.measure_fold):
             self.scroll_area.column.addWidget(part)
         self.scroll_area.end()
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.scroll_area)
+        column(self, self.scroll_area)
 
     def _connect(self) -> None:
         self.model.cardChanged.connect(self._take_card)
@@ -225,7 +220,7 @@ class SegmentWidget(QWidget):
         self.input.sourceChanged.connect(self._forget_outcome)
         self.options.valueChanged.connect(self._renew_apply)
         self.options.applyRequested.connect(self.apply)
-        self.options_fold.toggled.connect(self._unfold)
+        self.options_fold.toggled.connect(self.options.look_for_devices)
         for fold in (self.options_fold, self.scores_fold, self.measure_fold):
             fold.toggled.connect(self.scroll_area.updateGeometry)
         self.run.started.connect(self.start)
@@ -267,7 +262,6 @@ class SegmentWidget(QWidget):
 
     def _leave(self) -> None:
         if self.parent() is None:  # not docked again elsewhere
-            self.input.release()
             self.deleteLater()
 
 
@@ -302,7 +296,7 @@ def show_result(viewer: Any, key: str, name: str, labels_ZYX: NDArray[Any], plac
     with undisturbed(viewer):
         if layer is None or layer.ndim != shaped.ndim:
             layer = add_layer(viewer, "labels", shaped, name=name, metadata={RESULT: key}, opacity=0.6, **place.options)
-            layer.events.paint.connect(_note_edit)
+            layer.events.paint.connect(lambda event: event.source.metadata.update({_EDITED: True}))
             return layer
         layer.data = shaped
         layer.features = {}  # measured on the labels before
@@ -310,7 +304,3 @@ def show_result(viewer: Any, key: str, name: str, labels_ZYX: NDArray[Any], plac
             setattr(layer, option, value)
         layer.visible = True
     return layer
-
-
-def _note_edit(event: Any) -> None:
-    event.source.metadata[_EDITED] = True

@@ -7,6 +7,7 @@ again when the user turns an option.
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,11 @@ import psutil
 from numpy.typing import NDArray
 
 from napari_celltrain.data.differences import mark_wrong
+from napari_celltrain.io.axes import zyx
 from napari_celltrain.io.volume import ArrayVolume, LazyArray
 from napari_celltrain.predict.process import PredictRequest, segment_in_process
 from napari_celltrain.runs.model import ModelCard
-from napari_celltrain.values.config import LabelKind, Spacing
+from napari_celltrain.values.config import ZYX, LabelKind, Spacing
 from napari_celltrain.values.decoding import ObjectDecoding
 from napari_celltrain.values.errors import CellTrainError, DataError
 from napari_celltrain.values.events import Failed, Prepared, Saved, Warned
@@ -30,7 +32,6 @@ from napari_celltrain.widgets.run.sources import spare_cores
 
 if TYPE_CHECKING:
     from napari_celltrain.evaluate.evaluation import VolumeScores
-    from napari_celltrain.runs.model import Segmentation
 
 LOADING = "Loading the model"
 READING = "Reading the image"
@@ -86,17 +87,14 @@ def segment_volume(
     importlib.import_module("pandas")  # napari's first labels need it, and the window should not wait for it
     from napari_celltrain.engine.device import resolve_device, set_threads
     from napari_celltrain.nets.normalize import measure
-    from napari_celltrain.predict.files import MAX_SCALE_RATIO
+    from napari_celltrain.predict.files import refuse_other_scale
     from napari_celltrain.runs.model import load_model, segment
 
     set_threads(spare_cores())
     loaded = load_model(model, resolve_device(device))
     card, size = loaded.card, image.voxel_size
-    if not resample and size and card.voxel_size and _largest_ratio(size, card.voxel_size) > MAX_SCALE_RATIO:
-        raise DataError(
-            f"{image.name}: its voxels are too unlike those of {sizes(card.voxel_size)} µm that the model was trained "
-            "on. Choose “Resample to the model's voxel size” under Options; or fix the layer's scale if it is wrong."
-        )
+    if not resample:
+        refuse_other_scale(image, card)
     yield 0, 0, READING
     array = image.read()
     seen: LazyArray = array
@@ -106,55 +104,43 @@ def segment_volume(
 
         seen, size = resampled(array, size, card.voxel_size), card.voxel_size
     yield 0, 0, PREDICTING
-    batches = _batch_counter(job, _num_batches(tuple(seen.shape), card))
-    found = segment(
-        loaded, seen, statistics, voxel_size=size, threshold=threshold, decoding=decoding, cancelled=batches
-    )
-    kept = None if found.maps is None else Maps(card, found.maps, size, array.shape)
-    return _result(found, card, kept, array.shape)
+    before_batch = _batch_counter(job, zyx(seen.shape), card)
+    if card.label_kind == "objects":
+        maps = loaded.predictor.maps(seen, statistics, cancelled=before_batch)
+        yield 0, 0, DECODING
+        return decode_again(job, Maps(card, maps, size, array.shape), threshold, decoding)
+    found = segment(loaded, seen, statistics, threshold=threshold, cancelled=before_batch)
+    share = np.count_nonzero(found.classes) / max(1, found.classes.size)
+    return Result(_on_grid(found.labels, array.shape), None, f"{share:.1%} of the voxels are foreground.")
 
 
-def decode_again(job: Job, kept: Maps, threshold: float, decoding: ObjectDecoding | None) -> Result:
+def decode_again(job: Job, kept: Maps, threshold: float | None, decoding: ObjectDecoding | None) -> Result:
     """Recompute objects from the stored probability maps; the network does not run."""
     from napari_celltrain.runs.model import to_objects
 
     found = to_objects(kept.card, kept.maps, voxel_size=kept.voxel_size, threshold=threshold, decoding=decoding)
-    return _result(found, kept.card, kept, kept.shape)
+    summary = f"{count(int(found.labels.max(initial=0)), 'object')} found."
+    return Result(_on_grid(found.labels, kept.shape), kept, summary)
 
 
-def _result(found: Segmentation, card: ModelCard, kept: Maps | None, shape: tuple[int, ...]) -> Result:
-    if card.label_kind == "objects":
-        summary = f"{count(int(found.labels.max(initial=0)), 'object')} found."
-    else:
-        summary = f"{np.count_nonzero(found.classes) / max(1, found.classes.size):.1%} of the voxels are foreground."
-    labels = found.labels
-    if labels.shape != shape:
-        from napari_celltrain.data.resample import labels_back
+def _on_grid(labels: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    if labels.shape == shape:
+        return labels
+    from napari_celltrain.data.resample import labels_back
 
-        labels = labels_back(labels, (shape[0], shape[1], shape[2]))
-    return Result(labels, kept, summary)
+    return labels_back(labels, zyx(shape))
 
 
-def _largest_ratio(one: Spacing, other: Spacing) -> float:
-    """How far two voxel sizes are apart along the axis where they differ most."""
-    return max(max(a / b, b / a) for a, b in zip(one, other, strict=True))
-
-
-def _num_batches(shape: tuple[int, ...], card: ModelCard) -> int:
+def _batch_counter(job: Job, shape: ZYX, card: ModelCard) -> Callable[[], bool]:
+    """Called before every batch of windows: reports progress, and leaves where the job is given up."""
     from napari_celltrain.engine.windows import window_starts
 
     rows, *plane = (len(window_starts(length, size)) for length, size in zip(shape, card.window, strict=True))
-    return rows * -(-plane[0] * plane[1] // card.batch_size)
-
-
-def _batch_counter(job: Job, total: int) -> Callable[[], bool]:
-    """Called before every batch of windows: reports progress, and leaves where the job is given up."""
-    done = 0
+    total = rows * -(-plane[0] * plane[1] // card.batch_size)
+    done = itertools.count()
 
     def before_batch() -> bool:
-        nonlocal done
-        job.tell(done, total, PREDICTING if done + 1 < total else DECODING)  # objects follow the last batch
-        done += 1
+        job.tell(next(done), total, PREDICTING)
         return False
 
     return before_batch

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 from qtpy.QtCore import QObject, QSignalBlocker, Signal
-from qtpy.QtWidgets import QAbstractSpinBox, QButtonGroup, QHBoxLayout, QRadioButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QAbstractSpinBox, QRadioButton, QWidget
 
 from napari_celltrain.io.volumes import VolumeCache
 from napari_celltrain.runs.config_file import problems_of, setting_problems
@@ -17,8 +17,8 @@ from napari_celltrain.values.errors import DataError, Problem
 from napari_celltrain.values.fields import all_fields
 from napari_celltrain.widgets.forms.inputs import ComboBox
 from napari_celltrain.widgets.forms.path_edit import Kind, PathEdit
-from napari_celltrain.widgets.forms.rows import FieldRows, Fold, help_text
-from napari_celltrain.widgets.layers import LayerData, full_resolution, take_layers
+from napari_celltrain.widgets.forms.rows import FieldRows, Fold, column, help_text, line
+from napari_celltrain.widgets.layers import LayerData, take_layers
 from napari_celltrain.widgets.preferences import preferences
 from napari_celltrain.widgets.segment.input_panel import LayerBox
 from napari_celltrain.widgets.theme import tooltip
@@ -31,14 +31,13 @@ class LayerChooser(QObject):
 
     def __init__(self, viewer: Any, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        self._watched: list[Any] = []
         self._taken: tuple[tuple[Any, ...], LayerData] | None = None
         self._num_changes = 0
         self.image = LayerBox(viewer, "image", "Image layer", "A layer of three axes; its scale is the voxel size")
         self.labels = LayerBox(viewer, "labels", "Labels layer", "The labels of the image")
         for box in (self.image, self.labels):
-            box.valueChanged.connect(self._choose)
-        self._choose()
+            box.valueChanged.connect(self._touch)
+            box.edited.connect(self._touch)
 
     def reset_choices(self, *_: Any) -> None:
         """The layers of the viewer have changed; what is chosen stays chosen while it is there."""
@@ -50,30 +49,15 @@ class LayerChooser(QObject):
 
         Raises :class:`DataError`.
         """
-        layers = ((id(layer), id(full_resolution(layer)), layer.name) for layer in self._watched)
-        key = (config.voxel_size, config.axes, config.channel, self._num_changes, *layers)
+        key = (config.voxel_size, config.axes, config.channel, self._num_changes)
         if self._taken is None or self._taken[0] != key:
             self._taken = None  # hold no array any more where the next line refuses
             self._taken = (key, take_layers(self.image.value(), self.labels.value(), config))
         return self._taken[1]
 
-    def _choose(self) -> None:
-        for event in _events_of(self._watched):
-            event.disconnect(self._touch)
-        self._watched = [layer for layer in (self.image.value(), self.labels.value()) if layer is not None]
-        for event in _events_of(self._watched):
-            event.connect(self._touch)
-        self.valueChanged.emit()
-
-    def _touch(self, *_: Any) -> None:
+    def _touch(self) -> None:
         self._num_changes += 1
         self.valueChanged.emit()
-
-
-def _events_of(layers: list[Any]) -> list[Any]:
-    """What the array and the voxel size of a layer follow from, and each stroke of the brush."""
-    names = ("data", "scale", "units", "paint")
-    return [getattr(layer.events, name) for layer in layers for name in names if hasattr(layer.events, name)]
 
 
 Source = Literal["folders", "layers"]
@@ -117,13 +101,10 @@ class DataForm(QWidget):
         self.more_rows.editors["data.memory_budget_gb"].propose(round(memory / 1e9, 1))
         self.more = Fold("More settings", self.more_rows)
 
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.rows)
-        layout.addWidget(self.more)
+        column(self, self.rows, self.more)
         self._show_rows()
         for source in (self.rows, self.more_rows, self.layers):
-            source.valueChanged.connect(self._tell)
+            source.valueChanged.connect(self.valueChanged)
 
     def value(self) -> DataConfig:
         return self._build()[0]
@@ -225,14 +206,8 @@ class DataForm(QWidget):
         self.layers_button = QRadioButton("Open layers")
         self.folders_button.setToolTip(tooltip("Train on the volumes of a folder"))
         self.layers_button.setToolTip(tooltip("Train on an image layer and a labels layer of this viewer"))
-        self._sources = QButtonGroup(self)
         holder = QWidget()
-        line = QHBoxLayout(holder)
-        line.setContentsMargins(2, 2, 2, 2)
-        for button in (self.folders_button, self.layers_button):
-            self._sources.addButton(button)
-            line.addWidget(button)
-        line.addStretch(1)
+        column(holder, line(self.folders_button, self.layers_button)).setContentsMargins(2, 2, 2, 2)
         self.folders_button.setChecked(True)
         self.rows.add_control("Train on", holder)
         self.layers_button.toggled.connect(self._switch)
@@ -245,7 +220,7 @@ class DataForm(QWidget):
 
     def _switch(self, *_: Any) -> None:
         self._show_rows()
-        self._tell()
+        self.valueChanged.emit()
 
     def _show_rows(self) -> None:
         layers, own = self.source() == "layers", self._has_own_validation()
@@ -256,6 +231,3 @@ class DataForm(QWidget):
         self.rows.form.setRowVisible(editors["data.validation_fraction"], not own)
         for box in (self.layers.image, self.layers.labels):
             self.rows.form.setRowVisible(box, layers)
-
-    def _tell(self) -> None:
-        self.valueChanged.emit()

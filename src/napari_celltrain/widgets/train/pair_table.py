@@ -101,7 +101,7 @@ _HELP = (
     "State: ✓ fine, ! warning, ✗ error. What is wrong stands in the tooltip and below the table.",
     "Name of the image. Double-click or press Enter to open image and labels as layers.",
     "What the pair is used for: training (train), or held out for validation (valid.).",
-    "Number of labelled objects; where labels are not objects, of connected pieces of foreground.",
+    "Number of labelled objects; where labels are not objects, of connected components of the foreground.",
     "Number of voxels along z, y and x.",
     "Size of a voxel along z, y and x in micrometres.",
 )
