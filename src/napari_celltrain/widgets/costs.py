@@ -9,10 +9,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from qtpy.QtCore import QCoreApplication, QObject, Signal
-from qtpy.QtWidgets import QWidget
 
 from napari_celltrain.nets.geometry import bytes_per_voxel, network_divisor
 from napari_celltrain.values.config import ZYX, AugmentationConfig, Spacing, TrainingConfig
@@ -20,8 +20,6 @@ from napari_celltrain.values.text import count
 from napari_celltrain.widgets.background import Background
 from napari_celltrain.widgets.forms.editors import Choice, ChoiceEditor
 from napari_celltrain.widgets.train.advice import DataFacts, suggestion
-
-# --- what follows from the settings and the data --------------------------------------------------------
 
 _BASE_BYTES = 0.7e9  # the process with torch and MONAI
 _BYTES_PER_PARAMETER = 20  # weights, gradient, the optimizer's two moments, running average; float32
@@ -262,42 +260,35 @@ def _facts_of(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
                 yield facts
 
 
-_shared: CostFinder | None = None
-
-
+@cache
 def shared_finder() -> CostFinder:
     """One for all windows of this program: what it has found stays true when the widget is opened again."""
-    global _shared
-    if _shared is None:
-        _shared = CostFinder()
-    return _shared
-
-
-_LOOKING = "Looking for devices …"
+    return CostFinder()
 
 
 class DeviceEditor(ChoiceEditor):
-    """Edits ``training.device``."""
+    """Edits ``training.device``. Names the devices that ``finder`` has found, and leaves out those that it has not."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        self._devices: Devices | None = None
-        super().__init__(_choices(None), parent)
+    def __init__(self, finder: CostFinder) -> None:
+        self._finder = finder
+        self._named = finder.devices
+        super().__init__(_choices(self._named))
+        finder.found.connect(self._renew)
 
-    def set_devices(self, devices: Devices) -> None:
-        """Name the devices that were found, and leave out those that were not."""
-        if devices != self._devices:
-            self._devices = devices
-            self.set_choices(_choices(devices))
+    def _renew(self) -> None:
+        if self._finder.devices != self._named:
+            self._named = self._finder.devices
+            self.set_choices(_choices(self._named))
 
     def _choice_of(self, value: str) -> Choice:
-        missing = "" if self._devices is None else "Not found on this computer."
-        return Choice(value, value, missing)
+        return Choice(value, value, "" if self._named is None else "Not found on this computer.")
 
 
 def _choices(devices: Devices | None) -> list[Choice]:
     if devices is None:
         kind, name = ("mps", "Apple GPU (MPS)") if sys.platform == "darwin" else ("cuda", "GPU (CUDA)")
-        return [Choice("auto", "automatic", _LOOKING), Choice("cpu", "processor (CPU)"), Choice(kind, name, _LOOKING)]
+        looking = "Looking for devices …"
+        return [Choice("auto", "automatic", looking), Choice("cpu", "processor (CPU)"), Choice(kind, name, looking)]
     memory = f"{gigabytes(devices.free)} of memory free"
     processor = f"{count(devices.threads, 'core')}, {memory}."
     gpus = [f"{gpu.name}, {gigabytes(gpu.free)} of {gigabytes(gpu.total)} free." for gpu in devices.gpus]

@@ -36,7 +36,7 @@ from napari_celltrain.widgets.run.progress import RunLog, RunProgress
 from napari_celltrain.widgets.run.shown import PredictionLayers, PredictionRow
 from napari_celltrain.widgets.segment.input_panel import LayerBox, place_of, volume_of
 from napari_celltrain.widgets.segment.parts import RunRow
-from napari_celltrain.widgets.segment.work import LOADING, Result, segment_volume
+from napari_celltrain.widgets.segment.work import LOADING, Result, SegmentOptions, segment_volume
 from napari_celltrain.widgets.theme import plain_label, tooltip
 
 if TYPE_CHECKING:
@@ -326,7 +326,9 @@ class SegmentRow(QWidget):
                 name = f"{layer.name} segmentation"
                 add_layer(self._viewer, "labels", place.shaped(result.labels), name=name, **place.options)
 
-            self.run.start(partial(segment_volume, model=self._model, image=volume), show, LOADING)
+            self.run.start(
+                partial(segment_volume, model=self._model, image=volume, options=SegmentOptions()), show, LOADING
+            )
 
 
 def _button(text: str, tip: str) -> QPushButton:

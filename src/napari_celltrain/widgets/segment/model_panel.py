@@ -29,9 +29,7 @@ MAX_MODELS = 20
 HISTORY = "segment.model"
 _MAX_LOOKED_AT = 200
 """Runs of one results folder: on a network disk each costs a moment."""
-_RESULTS_HISTORY = "data.results"
 _INVITATION = "Choose a model: a recent one, or the folder of a run."
-_FILTER = "Models (*.yaml *.safetensors *.zip);;All files (*)"
 
 
 class ModelPanel(QWidget):
@@ -48,7 +46,7 @@ class ModelPanel(QWidget):
         self.path = PathEdit(
             "either",
             caption="Choose a run or a model",
-            file_filter=_FILTER,
+            file_filter="Models (*.yaml *.safetensors *.zip);;All files (*)",
             history=HISTORY,
             placeholder="Run or model",
         )
@@ -85,7 +83,7 @@ class ModelPanel(QWidget):
     def look(self) -> None:
         """Find the recent models again."""
         latest = last_run()
-        results = [preferences().results_folder, *recent_paths(_RESULTS_HISTORY), *([latest.parent] if latest else [])]
+        results = [preferences().results_folder, *recent_paths("data.results"), *([latest.parent] if latest else [])]
         used = recent_paths(HISTORY)
         self._finder.start(lambda job: find_models(dict.fromkeys(results), used))
 
@@ -187,7 +185,12 @@ def _changed(path: Path) -> datetime:
 
 def facts_of(card: ModelCard) -> list[tuple[str, str, str]]:
     """Headings and texts, for people."""
-    training = card.training
+    training, decoding = card.training, card.decoding
+    objects = f"{METHODS[decoding.method][0]}, threshold {card.threshold:.3g}"
+    if decoding.method != "components":
+        objects += f", seeds {decoding.seed_distance_um:.3g} µm apart"
+    if decoding.min_size_um3 > 0:
+        objects += f", from {decoding.min_size_um3:.3g} µm³"
     gives = "numbered objects" + (", separated by learned borders" if card.target == "objects" else "")
     if card.label_kind == "classes":
         gives = f"{len(card.class_values)} classes, of the values {', '.join(map(str, card.class_values))}"
@@ -200,14 +203,6 @@ def facts_of(card: ModelCard) -> list[tuple[str, str, str]]:
         "Scores": f"{_score_of(card)} on {count(training.num_validation, 'validation volume')}",
         "Voxel size": f"{sizes(card.voxel_size)} µm (z, y, x)" if card.voxel_size else "unknown",
         "Channel": "" if card.channel is None else f"{card.channel} (count from 0)",
-        "Objects": _decoding(card) if card.label_kind == "objects" else "",
+        "Objects": objects if card.label_kind == "objects" else "",
     }
     return [(heading, text, "") for heading, text in facts.items() if text]
-
-
-def _decoding(card: ModelCard) -> str:
-    decoding = card.decoding
-    text = f"{METHODS[decoding.method][0]}, threshold {card.threshold:.3g}"
-    if decoding.method != "components":
-        text += f", seeds {decoding.seed_distance_um:.3g} µm apart"
-    return text + (f", from {decoding.min_size_um3:.3g} µm³" if decoding.min_size_um3 > 0 else "")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import QLabel, QPushButton, QWidget
 
@@ -14,24 +12,13 @@ from napari_celltrain.values.text import sizes
 from napari_celltrain.widgets.costs import DeviceEditor, shared_finder
 from napari_celltrain.widgets.forms.editors import Choice, ChoiceEditor, SwitchEditor
 from napari_celltrain.widgets.forms.rows import FieldRows, column, editor_for, line
+from napari_celltrain.widgets.segment.work import SegmentOptions
 from napari_celltrain.widgets.theme import tooltip
 
 SAME_SIZE = 1.01
 """Voxel sizes that differ by less than this factor are the same, but for how they were rounded."""
-_THRESHOLD_HELP = "Probability from which a voxel is foreground. A lower one finds more cells, and more false objects."
 _FIELDS = ("smoothing_um", "seed_distance_um", "seed_level", "min_size_um3")
 """The numbers of :class:`ObjectDecoding` that are shown; the others stay as tuned."""
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentOptions:
-    threshold: float
-    decoding: ObjectDecoding | None
-    """None where labels are not objects."""
-    resample: bool
-    device: str
-    probabilities: bool
-    """Write them beside the labels; for files only."""
 
 
 class OptionsPanel(QWidget):
@@ -51,10 +38,14 @@ class OptionsPanel(QWidget):
         self.reset_button = QPushButton("As tuned")
         self.apply_button = QPushButton("Apply")
         self.resample = SwitchEditor("Resample to the model's voxel size")
-        self.device = DeviceEditor()
+        self.device = DeviceEditor(shared_finder())
         self.probabilities = SwitchEditor("Also write the probabilities")
         self._lay_out()
-        self._connect()
+        self.rows.valueChanged.connect(self._change)
+        for editor in (self.threshold, self.resample, self.device, self.probabilities):
+            editor.valueChanged.connect(self._report)
+        self.reset_button.clicked.connect(self.reset)
+        self.apply_button.clicked.connect(self.applyRequested)
         self.setCard(None)
         self.set_image(None, files=False)
 
@@ -129,7 +120,6 @@ class OptionsPanel(QWidget):
         finder = shared_finder()
         if finder.devices is None and not finder.is_looking:
             finder.look()
-        self._name_devices()
 
     def _show(self, decoding: ObjectDecoding) -> None:
         self._decoding = decoding
@@ -159,14 +149,12 @@ class OptionsPanel(QWidget):
         self.reset_button.setEnabled(not self.is_as_tuned)
         self.valueChanged.emit()
 
-    def _name_devices(self) -> None:
-        devices = shared_finder().devices
-        if devices is not None:
-            self.device.set_devices(devices)
-
     def _lay_out(self) -> None:
         rows = self.rows
-        rows.add_control("Threshold", self.threshold, _THRESHOLD_HELP)
+        threshold_help = (
+            "Probability from which a voxel is foreground. A lower one finds more cells, and more false objects."
+        )
+        rows.add_control("Threshold", self.threshold, threshold_help)
         rows.add("method", self.method)
         self.numbers = {name: rows.add(name) for name in _FIELDS}
         self.numbers["seed_level"].layout().insertWidget(1, self.seed_unit)
@@ -183,11 +171,3 @@ class OptionsPanel(QWidget):
         rows.add_control("Device", self.device, "Where to compute.")
         rows.add_widget(self.probabilities)
         column(self, rows)
-
-    def _connect(self) -> None:
-        self.rows.valueChanged.connect(self._change)
-        for editor in (self.threshold, self.resample, self.device, self.probabilities):
-            editor.valueChanged.connect(self._report)
-        self.reset_button.clicked.connect(self.reset)
-        self.apply_button.clicked.connect(self.applyRequested)
-        shared_finder().found.connect(self._name_devices)

@@ -91,20 +91,10 @@ class SegmentWidget(QWidget):
             maps, options = self._maps(), self.options.value()
             if maps is None:
                 raise DataError(f"{self.input.volume().name}: was changed since it was segmented. Segment it again.")
-            work = partial(decode_again, kept=maps, threshold=options.threshold, decoding=options.decoding)
-            self.run.start(work, self._result_handler(), DECODING)
+            self.run.start(partial(decode_again, kept=maps, options=options), self._result_handler(), DECODING)
 
     def _segment_layer(self, model: Path) -> None:
-        options = self.options.value()
-        work = partial(
-            segment_volume,
-            model=model,
-            image=self.input.volume(),
-            threshold=options.threshold,
-            decoding=options.decoding,
-            resample=options.resample,
-            device=options.device,
-        )
+        work = partial(segment_volume, model=model, image=self.input.volume(), options=self.options.value())
         show = self._result_handler()
         self._kept = None
         self.run.start(work, show, LOADING)
@@ -156,25 +146,23 @@ class SegmentWidget(QWidget):
 
     def _result_handler(self) -> Callable[[Result], None]:
         """Shows a result of the layer chosen now, which may be removed meanwhile. Raises ``DataError``."""
-        layer, model = self.input.layer.value(), self.model.name
-        key, name = f"{layer.unique_id} {model}", f"{layer.name} – {model}"
-        show = partial(show_result, self.viewer, key, name, place=self.input.place())
+        image, model = self.input.layer.value(), self.model.name
+        key, name, place = f"{image.unique_id} {model}", f"{image.name} – {model}", self.input.place()
+        maps_key = self._key
         try:
-            array: Callable[[], Any] = weakref.ref(full_resolution(layer))
+            array: Callable[[], Any] = weakref.ref(full_resolution(image))
         except TypeError:  # an array of a kind that cannot be recognized without keeping it alive
             array = lambda: None  # noqa: E731
-        return partial(self._show_result, show, array, self._key)
 
-    def _show_result(
-        self, show: Callable[..., Any], array: Callable[[], Any], key: tuple[object, ...], result: Result
-    ) -> None:
-        maps = result.maps
-        if maps is not None and array() is not None and maps.fit_in_memory():
-            self._kept = maps, array, key
-        layer = show(labels_ZYX=result.labels)
-        self.run.message.say(result.summary)
-        self.scores.propose(layer)
-        self.measure.propose(layer, self.input.layer.value())
+        def show(result: Result) -> None:
+            if result.maps is not None and array() is not None and result.maps.fit_in_memory():
+                self._kept = result.maps, array, maps_key
+            layer = show_result(self.viewer, key, name, result.labels, place)
+            self.run.message.say(result.summary)
+            self.scores.propose(layer)
+            self.measure.propose(layer, self.input.layer.value())
+
+        return show
 
     # --- how the parts depend on each other ----------------------------------------------------------------------
 

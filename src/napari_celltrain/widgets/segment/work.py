@@ -72,15 +72,21 @@ class Result:
     """What was found, for people."""
 
 
+@dataclass(frozen=True, slots=True)
+class SegmentOptions:
+    threshold: float | None = None
+    """None for that of the model."""
+    decoding: ObjectDecoding | None = None
+    """None for that of the model, and where labels are not objects."""
+    resample: bool = False
+    """To the voxel size of the model."""
+    device: str = "auto"
+    probabilities: bool = False
+    """Write them beside the labels; for files only."""
+
+
 def segment_volume(
-    job: Job,
-    model: Path,
-    image: ArrayVolume,
-    *,
-    threshold: float | None = None,
-    decoding: ObjectDecoding | None = None,
-    resample: bool = False,
-    device: str = "auto",
+    job: Job, model: Path, image: ArrayVolume, options: SegmentOptions
 ) -> Generator[Progress, None, Result]:
     """The labels of ``image``. Raises :class:`CellTrainError`."""
     yield 0, 0, LOADING
@@ -91,15 +97,15 @@ def segment_volume(
     from napari_celltrain.runs.model import load_model, segment
 
     set_threads(spare_cores())
-    loaded = load_model(model, resolve_device(device))
+    loaded = load_model(model, resolve_device(options.device))
     card, size = loaded.card, image.voxel_size
-    if not resample:
+    if not options.resample:
         refuse_other_scale(image, card)
     yield 0, 0, READING
     array = image.read()
     seen: LazyArray = array
     statistics = measure(array, card.normalization, name=image.name)
-    if resample and size and card.voxel_size:
+    if options.resample and size and card.voxel_size:
         from napari_celltrain.data.resample import resampled
 
         seen, size = resampled(array, size, card.voxel_size), card.voxel_size
@@ -108,17 +114,19 @@ def segment_volume(
     if card.label_kind == "objects":
         maps = loaded.predictor.maps(seen, statistics, cancelled=before_batch)
         yield 0, 0, DECODING
-        return decode_again(job, Maps(card, maps, size, array.shape), threshold, decoding)
-    found = segment(loaded, seen, statistics, threshold=threshold, cancelled=before_batch)
+        return decode_again(job, Maps(card, maps, size, array.shape), options)
+    found = segment(loaded, seen, statistics, threshold=options.threshold, cancelled=before_batch)
     share = np.count_nonzero(found.classes) / max(1, found.classes.size)
     return Result(_on_grid(found.labels, array.shape), None, f"{share:.1%} of the voxels are foreground.")
 
 
-def decode_again(job: Job, kept: Maps, threshold: float | None, decoding: ObjectDecoding | None) -> Result:
+def decode_again(job: Job, kept: Maps, options: SegmentOptions) -> Result:
     """Recompute objects from the stored probability maps; the network does not run."""
     from napari_celltrain.runs.model import to_objects
 
-    found = to_objects(kept.card, kept.maps, voxel_size=kept.voxel_size, threshold=threshold, decoding=decoding)
+    found = to_objects(
+        kept.card, kept.maps, voxel_size=kept.voxel_size, threshold=options.threshold, decoding=options.decoding
+    )
     summary = f"{count(int(found.labels.max(initial=0)), 'object')} found."
     return Result(_on_grid(found.labels, kept.shape), kept, summary)
 

@@ -39,7 +39,7 @@ class TrainingTab(TabPage):
         self.parameters_text = self.network_rows.add_text()
         self.learning_rows = FieldRows(_paths(_LEARNING))
         self.computer_rows = FieldRows()
-        self.device: DeviceEditor = self.computer_rows.add("training.device", DeviceEditor())
+        self.device: DeviceEditor = self.computer_rows.add("training.device", DeviceEditor(self._finder))
         self.computer_rows.add("training.seed")
         others = [name for name in TrainingConfig.model_fields if name not in {*_NETWORK, *_LEARNING, *_COMPUTER}]
         self.advanced_rows = FieldRows(_paths(others))
@@ -128,8 +128,6 @@ class TrainingTab(TabPage):
 
     def _renew(self) -> None:
         devices, training = self._finder.devices, self.value()
-        if devices is not None:
-            self.device.set_devices(devices)
         network = self._finder.facts(*self._network(training))
         text = "Counting its parameters …" if self._finder.is_looking else ""
         if network.num_parameters is not None:
