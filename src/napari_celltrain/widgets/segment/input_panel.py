@@ -165,7 +165,7 @@ class LayerBox(ComboBox):
         super().__init__()
         self._viewer = viewer
         self._kind = kind
-        self._none = [None] if optional else []
+        self.is_optional = optional
         self._layers: list[Any] = []
         self._watched: list[Any] = []  # events of the layer
         self.setAccessibleName(name)
@@ -193,7 +193,7 @@ class LayerBox(ComboBox):
         """The layers of the viewer have changed; what is chosen stays chosen while it is there."""
         before = self.value()
         with QSignalBlocker(self):
-            self._layers = [*self._none, *self.choices()]
+            self._layers = [*([None] if self.is_optional else []), *self.choices()]
             self.clear()
             self.addItems(["-----" if layer is None else layer.name for layer in self._layers])
             self.setValue(before)

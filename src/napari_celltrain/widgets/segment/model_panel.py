@@ -191,14 +191,14 @@ def facts_of(card: ModelCard) -> list[tuple[str, str, str]]:
         objects += f", seeds {decoding.seed_distance_um:.3g} µm apart"
     if decoding.min_size_um3 > 0:
         objects += f", from {decoding.min_size_um3:.3g} µm³"
-    gives = "numbered objects" + (", separated by learned borders" if card.target == "objects" else "")
-    if card.label_kind == "classes":
-        gives = f"{len(card.class_values)} classes, of the values {', '.join(map(str, card.class_values))}"
-    elif card.label_kind == "foreground":
-        gives = "foreground and background"
+    gives = {
+        "objects": "numbered objects" + (", separated by learned borders" if card.target == "objects" else ""),
+        "classes": f"{len(card.class_values)} classes, of the values {', '.join(map(str, card.class_values))}",
+        "foreground": "foreground and background",
+    }
     facts = {
         "Network": f"{MODELS[card.network.key].label}, {card.network.size}",
-        "Gives": gives,
+        "Gives": gives[card.label_kind],
         "Trained on": f"{count(training.num_training, 'volume')}, best at epoch {training.epoch}",
         "Scores": f"{_score_of(card)} on {count(training.num_validation, 'validation volume')}",
         "Voxel size": f"{sizes(card.voxel_size)} µm (z, y, x)" if card.voxel_size else "unknown",

@@ -100,7 +100,7 @@ class ObjectPanel(QWidget):
             jump_to(self._viewer, layer, label, centre_zyx)
 
     def _renew(self) -> None:
-        self.run.set_possible(self._boxes[0].value() is not None)
+        self.run.set_possible(all(box.is_optional or box.value() is not None for box in self._boxes))
 
 
 class MeasurePanel(ObjectPanel):
@@ -265,19 +265,15 @@ class ScoresPanel(ObjectPanel):
                     self.filter.addItem(f"{num:,} {name}", kind)
         self.filter.setVisible(scores is not None and scores.objects is not None)
         self.save_button.setVisible(scores is not None)
-        self._show_layer()
+        self._filter()
 
     def _filter(self) -> None:
+        """Show the errors of the chosen kind, in the table and as a layer coloured by kind."""
         kind = self.filter.currentData()
         wrong = () if self.scores is None else self.scores.wrong
         self.table.show_rows(np.array([n for n, found in enumerate(wrong) if kind in (None, found.kind)], np.int64))
-        self._show_layer()
-
-    def _show_layer(self) -> None:
-        """The objects in the table, coloured by what is wrong with them."""
         if self._marks is None or self._place is None or self.scores is None:
             return
-        kind = self.filter.currentData()
         shaped = self._place.shaped(self._marks)
         with undisturbed(self._viewer):
             options = self._place.options | error_looks()
@@ -288,9 +284,6 @@ class ScoresPanel(ObjectPanel):
         assert self.scores is not None
         found = self.scores.wrong[row]
         return 0 if found.side == "labels" else 1, found.label, found.centre_zyx
-
-    def _renew(self) -> None:
-        self.run.set_possible(self.truth.value() is not None and self.prediction.value() is not None)
 
 
 def score_rows(scores: VolumeScores) -> list[tuple[str, str, str]]:
@@ -308,18 +301,18 @@ def score_rows(scores: VolumeScores) -> list[tuple[str, str, str]]:
     return texts
 
 
-def wrong_columns(wrong: Sequence[WrongObject], voxel_size: Spacing | None) -> Columns:
+def wrong_columns(wrong: Sequence[WrongObject], voxel_size: Spacing | None) -> dict[str, list[Any]]:
     """One row for each wrong object."""
     if not wrong:
         return {}
     volume = 1.0 if voxel_size is None else float(np.prod(voxel_size))
     return {
-        "error": np.array([KINDS[found.kind] for found in wrong]),
-        "in": np.array([found.side for found in wrong]),
-        "label": np.array([found.label for found in wrong]),
-        "voxels" if voxel_size is None else "µm³": np.array([found.num_voxels * volume for found in wrong]),
-        "best IoU": np.array([found.best_iou for found in wrong]),
-        "meets": np.array([", ".join(map(str, found.partners[:4])) or _UNKNOWN for found in wrong]),
+        "error": [KINDS[found.kind] for found in wrong],
+        "in": [found.side for found in wrong],
+        "label": [found.label for found in wrong],
+        "voxels" if voxel_size is None else "µm³": [found.num_voxels * volume for found in wrong],
+        "best IoU": [found.best_iou for found in wrong],
+        "meets": [", ".join(map(str, found.partners[:4])) or _UNKNOWN for found in wrong],
     }
 
 
@@ -337,10 +330,8 @@ def jump_to(viewer: Any, layer: Any, label: int, position_zyx: Sequence[float]) 
     world = layer.data_to_world(position)
     first = viewer.dims.ndim - layer.ndim
     viewer.dims.set_point(range(first, viewer.dims.ndim), [float(value) for value in world])
-    displayed = [float(viewer.dims.point[axis]) for axis in viewer.dims.displayed]
-    for n, axis in enumerate(viewer.dims.displayed):
-        if axis >= first:  # the camera goes to the object itself, the sliders to the nearest step
-            displayed[n] = float(world[axis - first])
+    # the camera goes to the object itself, the sliders to the nearest step
+    displayed = [float(world[n - first] if n >= first else viewer.dims.point[n]) for n in viewer.dims.displayed]
     camera = viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera  # napari 0.9, and before
     camera.center = tuple([0.0] * (3 - len(displayed)) + displayed)
     layer.visible = True

@@ -32,9 +32,8 @@ from napari_celltrain.widgets.run.progress import Activity
 from napari_celltrain.widgets.segment.work import Written
 from napari_celltrain.widgets.theme import plain_label, theme_color, tooltip
 
-_MIN_SHARE = 0.05
-"""No time left is estimated before this share of the work is done."""
-_MIN_SECONDS = 2.0
+_MIN_SHARE, _MIN_SECONDS = 0.05, 2.0
+"""Of the work and of time, to be over before the time left is estimated."""
 _BAR_MARGINS = 12
 _MAX_FILES_SHOWN = 6
 

@@ -81,7 +81,10 @@ class SegmentWidget(QWidget):
             return
         with self.run.errors_shown():
             if self.input.source == "layer":
-                self._segment_layer(model)
+                work = partial(segment_volume, model=model, image=self.input.volume(), options=self.options.value())
+                show = self._result_handler()
+                self._kept = None
+                self.run.start(work, show, LOADING)
             else:
                 self._segment_files(model)
 
@@ -92,12 +95,6 @@ class SegmentWidget(QWidget):
             if maps is None:
                 raise DataError(f"{self.input.volume().name}: was changed since it was segmented. Segment it again.")
             self.run.start(partial(decode_again, kept=maps, options=options), self._result_handler(), DECODING)
-
-    def _segment_layer(self, model: Path) -> None:
-        work = partial(segment_volume, model=model, image=self.input.volume(), options=self.options.value())
-        show = self._result_handler()
-        self._kept = None
-        self.run.start(work, show, LOADING)
 
     def _segment_files(self, model: Path) -> None:
         images, output = self.input.files()
