@@ -24,8 +24,6 @@ from napari_celltrain.widgets.layers import full_resolution, is_plugin_layer, vo
 from napari_celltrain.widgets.segment.parts import Message
 from napari_celltrain.widgets.theme import tooltip
 
-Source = Literal["layer", "files"]
-
 
 class InputPanel(QWidget):
     """Edits the source, and for each source which of its volumes."""
@@ -35,6 +33,8 @@ class InputPanel(QWidget):
 
     def __init__(self, viewer: Any, parent: QWidget | None = None) -> None:
         super().__init__(parent)
+        self.voxel_size: Spacing | None = None
+        """Of the layer; None where it is not known."""
         self._trained_channel: int | None = None
         self.layer_button = QRadioButton("A layer")
         self.files_button = QRadioButton("Files")
@@ -56,7 +56,7 @@ class InputPanel(QWidget):
         self._choose_layer()
 
     @property
-    def source(self) -> Source:
+    def source(self) -> Literal["layer", "files"]:
         return "layer" if self.layer_button.isChecked() else "files"
 
     @property
@@ -73,13 +73,6 @@ class InputPanel(QWidget):
     def place(self) -> Place:
         """Where the result belongs. Raises :class:`DataError`."""
         return place_of(self.layer.value(), self.index)
-
-    def voxel_size(self) -> Spacing | None:
-        """Of the layer; None where it is not known."""
-        try:
-            return self.volume().voxel_size
-        except DataError:
-            return None
 
     def files(self) -> tuple[Path, Path]:
         """The images to segment, and the folder for the results. Raises :class:`DataError` and marks the field."""
@@ -116,16 +109,17 @@ class InputPanel(QWidget):
 
     def _touch(self, *_: Any) -> None:
         """Describe the volume, or say why it cannot be segmented."""
-        if self.layer.value() is None:
-            self.message.say("Open an image in the viewer, or choose files.")
+        self.voxel_size = None
+        try:
+            volume = self.volume()
+        except DataError as error:
+            is_missing = self.layer.value() is None
+            text = "Open an image in the viewer, or choose files." if is_missing else str(error)
+            self.message.say(text, error=not is_missing)
         else:
-            try:
-                volume = self.volume()
-            except DataError as error:
-                self.message.say(str(error), error=True)
-            else:
-                size = f"{sizes(volume.voxel_size)} µm" if volume.voxel_size else "unknown size"
-                self.message.say(f"{sizes(volume.shape)} voxels of {size}")
+            self.voxel_size = volume.voxel_size
+            size = f"{sizes(volume.voxel_size)} µm" if volume.voxel_size else "unknown size"
+            self.message.say(f"{sizes(volume.shape)} voxels of {size}")
         self.valueChanged.emit()
 
     def _switch(self, *_: Any) -> None:

@@ -90,10 +90,9 @@ class ModelPanel(QWidget):
     def read(self) -> None:
         """Read the model again: it may have been trained on since."""
         path = self.value()
-        self._set_card(None)
         self._select(path)
         self.path.set_problem(None)
-        self.message.say("Reading …" if path else _INVITATION)
+        self._set_card(None, "Reading …" if path else _INVITATION)
         if path is None:
             self._reader.cancel()
         else:
@@ -102,21 +101,18 @@ class ModelPanel(QWidget):
     def _take_card(self, card: ModelCard) -> None:
         path = self.value()
         assert path is not None
-        self.message.say("")
         remember_path(HISTORY, path)
-        self._set_card(card)
+        self._set_card(card, "")
 
     def _show_problem(self, message: str) -> None:
         self.path.set_problem(message)
-        self.message.say(message, error=True)
-        self.cardChanged.emit()
+        self._set_card(None, message, error=True)
 
-    def _set_card(self, card: ModelCard | None) -> None:
-        changed = card is not self.card
+    def _set_card(self, card: ModelCard | None, message: str, *, error: bool = False) -> None:
         self.card = card
+        self.message.say(message, error=error)
         self.facts.set_rows(facts_of(card) if card is not None else [])
-        if changed:
-            self.cardChanged.emit()
+        self.cardChanged.emit()
 
     def _show_recent(self, models: list[RecentModel]) -> None:
         with QSignalBlocker(self.recent):

@@ -178,7 +178,7 @@ class SegmentWidget(QWidget):
 
     def _renew(self) -> None:
         of_layer = self.input.source == "layer"
-        self.options.set_image(self.input.voxel_size() if of_layer else None, files=not of_layer)
+        self.options.set_image(self.input.voxel_size if of_layer else None, files=not of_layer)
         self.options_fold.setVisible(self.model.card is not None)
         has_input = not of_layer or self.input.layer.value() is not None
         self.run.set_possible(self.model.card is not None and has_input)
