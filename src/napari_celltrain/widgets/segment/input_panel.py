@@ -70,10 +70,6 @@ class InputPanel(QWidget):
             raise DataError("No image layer is open. Open an image in the viewer, then choose its layer.")
         return volume_of(self.layer.value(), self.index)
 
-    def place(self) -> Place:
-        """Where the result belongs. Raises :class:`DataError`."""
-        return place_of(self.layer.value(), self.index)
-
     def files(self) -> tuple[Path, Path]:
         """The images to segment, and the folder for the results. Raises :class:`DataError` and marks the field."""
         images, output = self.images.value(), self.output.value()
@@ -90,9 +86,6 @@ class InputPanel(QWidget):
         self._trained_channel = channel
         if channel is not None and channel < self.channel.count():
             self.channel.setCurrentIndex(channel)
-
-    def reset_choices(self, *_: Any) -> None:
-        self.layer.reset_choices()
 
     def _choose_layer(self) -> None:
         """Offer the channels of the layer."""

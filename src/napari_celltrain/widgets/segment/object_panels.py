@@ -59,7 +59,6 @@ class ObjectPanel(QWidget):
         """The layers of the viewer have changed."""
         for box in self._boxes:
             box.reset_choices()
-        self._renew()
 
     def save(self) -> None:
         """Ask where to, and write what is shown."""

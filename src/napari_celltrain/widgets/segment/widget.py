@@ -22,7 +22,7 @@ from napari_celltrain.widgets.forms.focus import FocusRing
 from napari_celltrain.widgets.forms.rows import Fold, TabPage, column
 from napari_celltrain.widgets.layers import add_layer, full_resolution, undisturbed
 from napari_celltrain.widgets.preferences import preferences
-from napari_celltrain.widgets.segment.input_panel import InputPanel, Place
+from napari_celltrain.widgets.segment.input_panel import InputPanel, Place, place_of
 from napari_celltrain.widgets.segment.model_panel import ModelPanel
 from napari_celltrain.widgets.segment.object_panels import MeasurePanel, ScoresPanel
 from napari_celltrain.widgets.segment.options_panel import OptionsPanel
@@ -68,12 +68,8 @@ class SegmentWidget(QWidget):
 
     def reset_choices(self, *_: object) -> None:
         """The layers of the viewer have changed (napari connects this by its name)."""
-        for panel in (self.input, self.scores, self.measure):
-            panel.reset_choices()
-
-    def setModel(self, path: Path) -> None:
-        """Choose the model of a run folder, as the training widget does at the end of a run."""
-        self.model.setValue(path)
+        for part in (self.input.layer, self.scores, self.measure):
+            part.reset_choices()
 
     def start(self) -> None:
         model = self.model.value()
@@ -144,7 +140,7 @@ class SegmentWidget(QWidget):
     def _result_handler(self) -> Callable[[Result], None]:
         """Shows a result of the layer chosen now, which may be removed meanwhile. Raises ``DataError``."""
         image, model = self.input.layer.value(), self.model.name
-        key, name, place = f"{image.unique_id} {model}", f"{image.name} – {model}", self.input.place()
+        key, name, place = f"{image.unique_id} {model}", f"{image.name} – {model}", place_of(image, self.input.index)
         maps_key = self._key
         try:
             array: Callable[[], Any] = weakref.ref(full_resolution(image))
