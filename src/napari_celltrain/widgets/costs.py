@@ -21,9 +21,6 @@ from napari_celltrain.widgets.background import Background
 from napari_celltrain.widgets.forms.editors import Choice, ChoiceEditor
 from napari_celltrain.widgets.train.advice import DataFacts, suggestion
 
-_BASE_BYTES = 0.7e9  # the process with torch and MONAI
-_BYTES_PER_PARAMETER = 20  # weights, gradient, the optimizer's two moments, running average; float32
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -58,15 +55,10 @@ def plan(facts: DataFacts, augmentation: AugmentationConfig, training: TrainingC
         patch = tuple(max(shape[axis] for shape in facts.training) for axis in range(3))
     divisor = network_divisor(training.model, facts.voxel_size)
     padded = (-(-size // step) * step for size, step in zip(patch, divisor, strict=True))
-    return Plan(
-        facts.num_training,
-        augmentation.samples_per_volume if augmentation.patches else 1,
-        training.batch_size,
-        training.epochs,
-        training.validation_interval,
-        training.batch_size * math.prod(padded),
-        sum(_num_windows(shape, patch) for shape in facts.validation),
-    )
+    samples = augmentation.samples_per_volume if augmentation.patches else 1
+    batch, voxels = training.batch_size, training.batch_size * math.prod(padded)
+    windows = sum(_num_windows(shape, patch) for shape in facts.validation)
+    return Plan(facts.num_training, samples, batch, training.epochs, training.validation_interval, voxels, windows)
 
 
 def _num_windows(shape: ZYX, window: tuple[int, ...]) -> int:
@@ -78,8 +70,8 @@ def _num_windows(shape: ZYX, window: tuple[int, ...]) -> int:
 
 def network_bytes(training: TrainingConfig, plan: Plan, num_parameters: int) -> float:
     """Memory of a training step in float32."""
-    kept = bytes_per_voxel(training.model, training.model_size) * plan.batch_voxels
-    return kept + num_parameters * _BYTES_PER_PARAMETER
+    # 20 bytes a parameter: weights, gradient, the optimizer's two moments, running average
+    return bytes_per_voxel(training.model, training.model_size) * plan.batch_voxels + 20 * num_parameters
 
 
 def total_seconds(plan: Plan, seconds_per_step: float) -> float:
@@ -105,7 +97,7 @@ def memory_words(network: float, data: int, free: int | None, *, on_gpu: bool) -
     if on_gpu:
         text = f"Memory: very roughly {gigabytes(network)} on the GPU"
     else:
-        network += _BASE_BYTES
+        network += 0.7e9  # the process with torch and MONAI
         text = f"Memory: very roughly {gigabytes(network)}, and {gigabytes(data)} for all volumes if they fit"
     if free is None:
         return f"{text}."
@@ -194,8 +186,7 @@ class CostFinder(QObject):
         self._work = Background("Looking for devices", self)
         self._work.noted.connect(self._take)
         self._work.ended.connect(self._end)
-        application = QCoreApplication.instance()
-        if application is not None:
+        if (application := QCoreApplication.instance()) is not None:
             application.aboutToQuit.connect(self.stop)
 
     def facts(self, *network: str) -> NetworkFacts:
@@ -231,8 +222,7 @@ class CostFinder(QObject):
 
     def _take(self, facts: dict[str, Any]) -> None:
         if "gpus" in facts:
-            gpus = tuple(Gpu(**gpu) for gpu in facts["gpus"])
-            self.devices = Devices(gpus, facts["mps"], facts["threads"], facts["free"])
+            self.devices = Devices(**facts | {"gpus": tuple(Gpu(**gpu) for gpu in facts["gpus"])})
         else:
             for name, value in facts.items():
                 setattr(self.facts(*(self._asked or ())), name, value)

@@ -10,7 +10,7 @@ from napari_celltrain.values.config import Spacing
 from napari_celltrain.values.decoding import METHODS, ObjectDecoding, first_decoding
 from napari_celltrain.values.text import sizes
 from napari_celltrain.widgets.costs import DeviceEditor, shared_finder
-from napari_celltrain.widgets.forms.editors import Choice, ChoiceEditor, SwitchEditor
+from napari_celltrain.widgets.forms.editors import Choice, ChoiceEditor, SwitchEditor, help_label
 from napari_celltrain.widgets.forms.rows import FieldRows, column, editor_for, line
 from napari_celltrain.widgets.segment.work import SegmentOptions
 from napari_celltrain.widgets.theme import tooltip
@@ -166,8 +166,8 @@ class OptionsPanel(QWidget):
         self.probabilities.setToolTip("Beside the labels of each volume, write a file with its probability maps.")
         rows.add_widget(self._buttons)
         rows.add_widget(self.resample)
-        self.resample_text = rows.add_text()
-        self.resample_text.setProperty("invalid-msg", True)  # napari's name for its theme's paler text
+        self.resample_text = help_label()
+        rows.add_widget(self.resample_text)
         rows.add_control("Device", self.device, "Where to compute.")
         rows.add_widget(self.probabilities)
         column(self, rows)
