@@ -404,12 +404,13 @@ def test_demo_goes_the_whole_way(monkeypatch, tmp_path):
 
 
 class TestAsAProgram:
-    def test_help_is_quick_and_loads_no_torch(self):
+    @pytest.mark.parametrize(("argument", "more"), [("--help", ("scipy", "rich.progress")), ("list", ())])
+    def test_help_is_quick_and_loads_no_torch(self, argument, more):
         code = (
-            "import sys; sys.argv = ['celltrain', 'list']\n"
+            f"import sys; sys.argv = ['celltrain', {argument!r}]\n"
             "from napari_celltrain.cli import main\n"
             "try: main()\n"
-            "finally: print({'torch', 'monai', 'napari', 'matplotlib'} & set(sys.modules))"
+            f"finally: print({{'torch', 'monai', 'napari', 'matplotlib', *{more}}} & set(sys.modules))"
         )
         start = time.perf_counter()
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

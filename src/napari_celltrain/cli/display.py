@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from napari_celltrain.cli.terminal import console, is_main_process, report_at_once, text, write_line
@@ -25,6 +24,9 @@ from napari_celltrain.values.events import (
     to_json,
 )
 from napari_celltrain.values.text import describe, duration, printable, scores
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 # Few enough that drawing takes no noticeable time from training.
 _REFRESHES_PER_SECOND = 4
@@ -75,6 +77,10 @@ class LiveDisplay(Display):
     """Two bars, the latest numbers, and above them what is worth keeping; drawn at its own pace."""
 
     def __init__(self, console: Console) -> None:
+        # the help of the command line needs neither
+        from rich.live import Live
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
         self._console = console
         self._bars = Progress(
             TextColumn("{task.description:<11}", markup=False),
