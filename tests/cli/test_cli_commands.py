@@ -256,6 +256,18 @@ def test_errors_name_the_options_that_help(where, settings, said):
     assert explain(DataError(problem, problem, heading="Two:")).startswith("Two:\n  - ")
 
 
+def test_only_options_of_the_command_are_named(monkeypatch):
+    def refuse(*_: object, **__: object) -> Iterator[tuple[int, int, str]]:
+        settings = ("data.axes", "data.label_kind", "data.normalization")
+        raise DataError(Problem("code", "a.tif", "is wrong.", "Give the right one.", settings=settings))
+
+    stand_in(monkeypatch, "napari_celltrain.evaluate", "evaluation", evaluate=refuse)
+    with pytest.raises(DataError, match=r"one \(--label-kind, --set data\.normalization=…\)\.$"):
+        invoke("evaluate", "a", "b")
+    with pytest.raises(RunFolderError, match="There is no run folder"):
+        invoke("resume", "nowhere")
+
+
 def test_predict_passes_everything_on(monkeypatch, tmp_path):
     seen: list[object] = []
 

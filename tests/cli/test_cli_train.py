@@ -216,8 +216,8 @@ def test_all_wrong_options_are_told_at_once(session, celltrain):
         "training.batch_size (--batch-size): must be a whole number",
         "Did you mean 'unet'?",
         "data.x: there is no such setting",
-        "data.images (--images): no images are given. Give their path.",
-        "data.labels (--labels): no labels are given. Give their path.",
+        "data.images (--images): No folder of images is given. Give one, or a single file.",
+        "data.labels (--labels): No folder of labels is given. Give one, or a single file.",
     ):
         assert part in err
     assert "Traceback" not in err

@@ -54,20 +54,17 @@ class StopSignals:
         if now:
             self.exit_code = ended
         if is_main_process():  # the others get it from the first
-            self._request(self.folder, now)
-
-    def _request(self, folder: RunFolder, now: bool) -> None:
-        try:
-            folder.request_stop(now)
-        except RunFolderError as error:
-            self._display.notice(str(error))
-            return
-        self._display.notice(
-            "Stopping after the current batch, with a validation. Ctrl-C again ends at once, without it."
-            if now
-            else "Stopping after the next validation, so that the latest model is kept if it is better "
-            "(Ctrl-C again: end after this batch)."
-        )
+            notice = (
+                "Stopping after the current batch, with a validation. Ctrl-C again ends at once, without it."
+                if now
+                else "Stopping after the next validation, so that the latest model is kept if it is better "
+                "(Ctrl-C again: end after this batch)."
+            )
+            try:
+                self.folder.request_stop(now)
+            except RunFolderError as error:
+                notice = str(error)
+            self._display.notice(notice)
 
 
 def follow(

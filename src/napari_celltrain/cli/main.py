@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from napari_celltrain import __version__
 from napari_celltrain.cli.evaluate import evaluate, measure
-from napari_celltrain.cli.options import explain
 from napari_celltrain.cli.prepare import check, config, list_choices
 from napari_celltrain.cli.terminal import MEANINGS, ExitCode, UnexpectedError, exit_code_of, report, write_report
 from napari_celltrain.cli.train import demo, resume, stop, train, watch
@@ -28,13 +26,12 @@ app = typer.Typer(
     epilog="Exit codes: " + "; ".join(f"{code.value} {meaning}" for code, meaning in MEANINGS.items()) + ".",
 )
 
-_PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+for _panel, _commands in {
     "Training": (train, resume, demo),
     "Runs": (watch, stop, predict, export),
     "Results": (evaluate, measure),
     "Before training": (check, config),
-}
-for _panel, _commands in _PANELS.items():
+}.items():
     for _command in _commands:
         app.command(rich_help_panel=_panel)(_command)
 app.command("list", rich_help_panel="Before training")(list_choices)
@@ -64,7 +61,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
     except CellTrainError as error:
-        report("Error", explain(error))
+        report("Error", str(error))
         sys.exit(exit_code_of(error))
     except UnexpectedError as crash:
         report("Error", str(crash))

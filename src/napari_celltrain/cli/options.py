@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from rich.markup import escape
 
-from napari_celltrain.runs.config_file import absolute_paths, load_config, override, parse_config
+from napari_celltrain.runs.config_file import absolute_paths, load_config, override, parse_config, setting_problems
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import CellTrainError, ConfigError, Problem
 from napari_celltrain.values.fields import all_fields, facts_of
@@ -123,20 +123,31 @@ def with_options(
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         def command(**arguments: Any) -> None:
+            # the options that were used, by their fields, taken out of the arguments
             for name, group in groups.items():
-                arguments[name] = _given(group, arguments)
+                given = {option.path: arguments.pop(option.name) for option in group}
+                arguments[name] = {path: value for path, value in given.items() if value is not None}
             if "overrides" in hints:
-                given = _given(options, arguments).items()
-                own = [f"{path}={str(value).lower() if isinstance(value, bool) else value}" for path, value in given]
-                arguments["overrides"] = own + (arguments.pop("settings") or [])
-            function(**arguments)
+                given = {option.path: arguments.pop(option.name) for option in options}
+                own = [
+                    f"{path}={str(value).lower() if isinstance(value, bool) else value}"
+                    for path, value in given.items()
+                    if value is not None
+                ]
+                arguments["overrides"] = own + (arguments.pop("set") or [])
+            try:
+                function(**arguments)
+            except CellTrainError as error:
+                error.args = (explain(error, flags),)  # here it is known which options this command has
+                raise
 
         hints = get_type_hints(function, include_extras=True)
         own = [p for p in inspect.signature(function).parameters.values() if p.name not in ("overrides", *groups)]
         parameters = [p.replace(annotation=hints[p.name], kind=p.KEYWORD_ONLY) for p in own]
         parameters += [option.parameter() for option in (*options, *(o for group in groups.values() for o in group))]
         if "overrides" in hints:
-            parameters.append(_keyword("settings", _Settings))
+            parameters.append(_keyword("set", _Settings))
+        flags = {f"--{p.name.replace('_', '-')}" for p in parameters}
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it there
         command.__annotations__ = {p.name: p.annotation for p in parameters}
         command.__name__, command.__doc__ = function.__name__, function.__doc__
@@ -161,12 +172,6 @@ def _keyword(name: str, annotation: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _given(options: Sequence[FieldOption], arguments: dict[str, Any]) -> dict[str, Any]:
-    """The options that were used, by their fields, taken out of ``arguments``."""
-    values = {option.path: arguments.pop(option.name) for option in options}
-    return {path: value for path, value in values.items() if value is not None}
-
-
 def read_settings(source: Path | None, overrides: Overrides) -> RunConfig:
     """The configuration of a file (``-`` is standard input, a run folder its own), changed by the options.
 
@@ -182,53 +187,26 @@ def read_settings(source: Path | None, overrides: Overrides) -> RunConfig:
         base = parse_config(content, "standard input")
     else:
         base = load_config(source / "config.yaml" if source.is_dir() else source)
-    return absolute_paths(override(base, overrides, _unusable))
+    return absolute_paths(override(base, overrides, setting_problems))
 
 
-def _unusable(content: dict[str, Any]) -> list[Problem]:
-    """What each field allows by itself and training still cannot start with."""
-    from napari_celltrain.nets.losses import LOSSES
-    from napari_celltrain.nets.models import MODELS
-
-    problems = []
-    for name in ("images", "labels"):
-        if isinstance(content["data"], dict) and not content["data"].get(name):
-            problems.append(Problem("missing", f"data.{name}", f"no {name} are given.", "Give their path."))
-    for field, registry in (("model", MODELS), ("loss", LOSSES)):
-        try:
-            if isinstance(content["training"], dict):
-                registry[str(content["training"].get(field))]
-        except ConfigError as error:
-            problems.append(Problem("unknown-choice", f"training.{field}", str(error)))
-    return problems
+def explain(error: CellTrainError, flags: Collection[str] | None = None) -> str:
+    """The sentences of an error with the options that help, such as ``(--channel)``: those among ``flags`` alone."""
+    return str(CellTrainError(*(worded(problem, flags) for problem in error.problems), heading=error.heading))
 
 
-def refused(error: ValidationError, options: Sequence[FieldOption]) -> ConfigError:
-    """In words of the options, of which ``error`` was made."""
-    flags = {option.path: option.flag for option in options}
-    problems = [Problem("bad-option", flags[str(found["loc"][0])], f"{found['msg']}.") for found in error.errors()]
-    return ConfigError(*problems, heading="Some options cannot be used:")
+def worded(problem: Problem, flags: Collection[str] | None = None) -> Problem:
+    """With the options that help (of a command that has ``flags`` only); a field has its own beside its name."""
 
+    def known(flag: str) -> bool:
+        return flags is None or flag.split()[0] in flags
 
-def remedy_of(problem: Problem) -> str:
-    """With the options that help, such as ``(--channel)``."""
-    flags = ", ".join(map(_flag, problem.settings))
-    return f"{problem.remedy.removesuffix('.')} ({flags})." if flags and problem.remedy else problem.remedy
-
-
-def worded(problem: Problem) -> Problem:
-    """With the options that help; a problem of a field itself has its option beside it."""
     flag = _FLAGS.get(problem.where)
-    if flag is not None:
+    if flag is not None and known(flag):
         return replace(problem, where=f"{problem.where} ({flag})")
-    return replace(problem, remedy=remedy_of(problem))
-
-
-def _flag(setting: str) -> str:
-    """Settings that are no fields of the configuration are called as their options."""
-    return _FLAGS.get(setting) or (f"--set {setting}=…" if "." in setting else f"--{setting}")
-
-
-def explain(error: CellTrainError) -> str:
-    """The sentences of an error with the options that help."""
-    return str(CellTrainError(*map(worded, error.problems), heading=error.heading))
+    # settings that are no fields of the configuration are called as their options
+    named = (_FLAGS.get(name) or (f"--set {name}=…" if "." in name else f"--{name}") for name in problem.settings)
+    helpful = ", ".join(filter(known, named))
+    if not helpful or not problem.remedy:
+        return problem
+    return replace(problem, remedy=f"{problem.remedy.removesuffix('.')} ({helpful}).")

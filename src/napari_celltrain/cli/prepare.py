@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json as json_module
 import re
 import shlex
 from collections.abc import Sequence
-from enum import StrEnum
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -24,8 +23,8 @@ from napari_celltrain.cli.options import (
     Overrides,
     argument,
     option,
-    remedy_of,
     with_options,
+    worded,
 )
 from napari_celltrain.cli.terminal import ExitCode, console, report, say, show_progress, text, write_line
 from napari_celltrain.registry import Registry
@@ -59,9 +58,14 @@ def check(
     settings = absolute_paths(override(RunConfig(), [*overrides, *paths]))
     steps = check_data(settings.data, patch_size=settings.augmentation.patch_size)
     found = show_progress(steps, "Reading the volumes … {0} of {1}, {2}")
-    problems = [*all_problems(found), *_labels_missing_too(images, labels)]
+    problems = all_problems(found)
+    if not images.exists() and not labels.exists():
+        # pairing reports the first folder that it does not find; the second one would be the next surprise
+        remedy = "Choose another folder, or connect the drive it is on."
+        problems.append(Problem("no-volumes", str(labels.absolute()), "The folder does not exist.", remedy))
     if json:
-        write_line(_json(found, problems))
+        content = {"pairs": list(map(asdict, found.pairs)), "problems": list(map(asdict, problems))}
+        write_line(json_module.dumps(content, default=str))
     else:
         _print(found, problems)
     if problems:
@@ -73,21 +77,6 @@ def all_problems(found: DataReport) -> list[Problem]:
     return list(dict.fromkeys([*found.problems, *(problem for pair in found.pairs for problem in pair.problems)]))
 
 
-def _labels_missing_too(images: Path, labels: Path) -> list[Problem]:
-    """Pairing tells of the first folder that it does not find; nobody wants to hear of the second one next time."""
-    if images.exists() or labels.exists():
-        return []
-    remedy = "Choose another folder, or connect the drive it is on."
-    return [Problem("no-volumes", str(labels.absolute()), "The folder does not exist.", remedy)]
-
-
-def _json(found: DataReport, problems: list[Problem]) -> str:
-    content = {
-        name: list(map(dataclasses.asdict, items)) for name, items in (("pairs", found.pairs), ("problems", problems))
-    }
-    return json_module.dumps(content, default=str)
-
-
 def _print(found: DataReport, problems: list[Problem]) -> None:
     output = console()
     if found.pairs:
@@ -95,7 +84,7 @@ def _print(found: DataReport, problems: list[Problem]) -> None:
     for problem in problems:
         error = problem.severity == "error"
         line = text("✗ " if error else "! ", "bold red" if error else "bold yellow")
-        line += text(f"{problem.where}: ", "bold") + text(problem.message) + text(f" {remedy_of(problem)}", "cyan")
+        line += text(f"{problem.where}: ", "bold") + text(problem.message) + text(f" {worded(problem).remedy}", "cyan")
         output.print(line, soft_wrap=True)
     pairs, them = count(len(found.pairs), "pair"), "it" if len(found.pairs) == 1 else "them"
     if not problems:
@@ -145,21 +134,20 @@ def _cells(pair: PairReport) -> dict[str, str]:
     }
 
 
-_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d{1,3}):(?P<minutes>[0-5]\d):[0-5]\d")
-
-_TEMPLATE = Path(__file__).with_name("slurm_template.sh")
-
-
 def slurm_script(config: Path, nodes: int, gpus: int, time: str, partition: str | None = None) -> str:
     """``time`` as SLURM writes it: ``HH:MM:SS`` or ``D-HH:MM:SS``. Raises ``ConfigError`` for any other."""
-    minutes = _minutes(time)
+    match = re.fullmatch(r"(?:(?P<days>\d+)-)?(?P<hours>\d{1,3}):(?P<minutes>[0-5]\d):[0-5]\d", time)
+    if match is None:
+        raise ConfigError(f"--time: {time!r} must be HH:MM:SS or D-HH:MM:SS, such as 04:00:00.")
+    minutes = int(match["days"] or 0) * 1440 + int(match["hours"]) * 60 + int(match["minutes"])
     if partition is not None and not re.fullmatch(r"[\w.,-]+", partition):
         raise ConfigError(f"--partition: {partition!r} is not the name of a partition.")
     # For loading, the last validation and writing its predictions.
     reserve = min(15, max(2, minutes // 10))
     if minutes <= reserve:
         raise ConfigError(f"--time: {time} is too short; give at least 5 minutes, such as 00:05:00.")
-    return _TEMPLATE.read_text(encoding="utf-8").format(
+    template = Path(__file__).with_name("slurm_template.sh").read_text(encoding="utf-8")
+    return template.format(
         nodes=nodes,
         gpus=gpus,
         cpus=4 * gpus,
@@ -168,13 +156,6 @@ def slurm_script(config: Path, nodes: int, gpus: int, time: str, partition: str 
         config=shlex.quote(str(config)),
         max_minutes=minutes - reserve,
     )
-
-
-def _minutes(time: str) -> int:
-    match = _TIME.fullmatch(time)
-    if match is None:
-        raise ConfigError(f"--time: {time!r} must be HH:MM:SS or D-HH:MM:SS, such as 04:00:00.")
-    return int(match["days"] or 0) * 1440 + int(match["hours"]) * 60 + int(match["minutes"])
 
 
 _SLURM = "Job script for SLURM"
@@ -216,24 +197,18 @@ def config(
     say(f"Written to {output}")
 
 
-class Kind(StrEnum):
-    MODELS = "models"
-    LOSSES = "losses"
-    AUGMENTATIONS = "augmentations"
-
-
-_MODULES = {Kind.MODELS: "models", Kind.LOSSES: "losses", Kind.AUGMENTATIONS: "augment"}
-
-
 def list_choices(
-    kind: Annotated[Kind | None, argument(help="What to list; everything, where left out.")] = None,
+    kind: Annotated[
+        Literal["models", "losses", "augmentations"] | None, argument(help="What to list; everything, where left out.")
+    ] = None,
 ) -> None:
     """List the models, losses or augmentations that can be chosen, those of other packages included."""
     from rich import box
     from rich.table import Table
 
-    for each in [kind] if kind is not None else list(Kind):
-        registry: Registry[Any] = getattr(import_module(f"napari_celltrain.nets.{_MODULES[each]}"), each.upper())
+    modules = {"models": "models", "losses": "losses", "augmentations": "augment"}
+    for each in [kind] if kind is not None else modules:
+        registry: Registry[Any] = getattr(import_module(f"napari_celltrain.nets.{modules[each]}"), each.upper())
         table = Table(title=each.capitalize(), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
         table.add_column("Key", style="bold cyan", no_wrap=True)
         table.add_column("Name", no_wrap=True)

@@ -72,6 +72,7 @@ def train(
     _say_next(finished, folder, display)
 
 
+@with_options()
 def resume(
     run: Run,
     epochs: Annotated[int | None, option(metavar="N", min=1, help="Train up to this epoch instead.")] = None,
@@ -119,6 +120,7 @@ def stop(
     say(f"{folder.name} will stop after {when}.")
 
 
+@with_options()
 def demo(
     real: Annotated[
         bool,

@@ -23,7 +23,6 @@ from napari_celltrain.cli.options import (
     Overrides,
     argument,
     option,
-    refused,
     with_options,
 )
 from napari_celltrain.cli.terminal import is_main_process, say
@@ -31,6 +30,7 @@ from napari_celltrain.runs.config_file import override
 from napari_celltrain.share.metadata import Metadata, parse_citation, parse_person
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.decoding import ObjectDecoding
+from napari_celltrain.values.errors import ConfigError, Problem
 from napari_celltrain.values.events import Event, Saved
 
 _OBJECTS = "Objects (by default as tuned when the model was trained)"
@@ -131,13 +131,18 @@ def predict(
 
     Volumes may be larger than the memory. Interrupted, the same command goes on where it stopped.
     """
+    from napari_celltrain.predict import volumes
+
     display = make_display(json)
     with refusals_shown(display):
         settings = override(RunConfig(), overrides)
-        share = None if blocks is None else _share(blocks)
+        share = None
+        if blocks is not None:
+            found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", blocks)
+            if found is None:
+                raise volumes.no_share(blocks)
+            share = int(found[1]), int(found[2])
         changed = _decoding(model, decoding)
-    from napari_celltrain.predict import volumes
-
     events = volumes.predict(
         model,
         inputs,
@@ -170,15 +175,6 @@ def _noted(events: Generator[Event, None, None], saved: list[Saved]) -> Iterator
             yield event
 
 
-def _share(given: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", given)
-    if found is None:
-        from napari_celltrain.predict.volumes import no_share
-
-        raise no_share(given)
-    return int(found[1]), int(found[2])
-
-
 def _decoding(model: Path, given: dict[str, Any]) -> ObjectDecoding | None:
     """The model's own decoding with the ``given`` values; None where there are none."""
     if not given:
@@ -188,7 +184,9 @@ def _decoding(model: Path, given: dict[str, Any]) -> ObjectDecoding | None:
     try:
         return ObjectDecoding.model_validate(read_card(model).decoding.model_dump() | given)
     except ValidationError as error:
-        raise refused(error, DECODING) from None
+        flags = {option.path: option.flag for option in DECODING}
+        problems = [Problem("bad-option", flags[str(found["loc"][0])], f"{found['msg']}.") for found in error.errors()]
+        raise ConfigError(*problems, heading="Some options cannot be used:") from None
 
 
 @with_options(metadata=METADATA)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,6 @@ from napari_celltrain.values.errors import DataError, Problem, RunFolderError, r
 from napari_celltrain.values.events import finish
 from napari_celltrain.values.text import sizes
 
-T = TypeVar("T")
 Step = tuple[int, int, str]
 """How many are done, how many there are, and the name of the next one or of the work."""
 Sides = tuple[str, str]
@@ -86,7 +85,7 @@ def evaluate(
     Raises :class:`DataError` naming the file, where one cannot be read or has another shape than its partner.
     """
     pairs, problems = _pair_predictions(predictions, labels)
-    return (yield from _evaluate_pairs(_Comparison(pairs, label_kind, ignore_value, (), problems)))
+    return (yield from _evaluate_pairs(pairs, label_kind, ignore_value, (), problems))
 
 
 def evaluate_run(run: Path) -> Generator[Step, None, Evaluation]:
@@ -94,7 +93,38 @@ def evaluate_run(run: Path) -> Generator[Step, None, Evaluation]:
 
     Raises :class:`RunFolderError` where these are not there yet, :class:`DataError` where labels cannot be read.
     """
-    return (yield from _evaluate_pairs(_read_run(RunFolder.open(run))))
+    folder = RunFolder.open(run)
+    config = folder.read_config().data
+    pairs, problems = [], []
+    try:
+        record = json.loads(folder.data_file.read_text(encoding="utf-8"))
+        cases = [case for case in record["pairs"] if case["side"] == "validation"]
+        missing = [case["name"] for case in cases if not (folder.validation / f"{case['name']}.tif").is_file()]
+        if missing or not cases:
+            lacking = f"of {', '.join(missing[:4])}" if missing else "of volumes"
+            raise RunFolderError(
+                f"{folder.path} has no predictions {lacking} in its folder validation: they are written when a run "
+                "ends. Let it end, or continue it with `celltrain resume`."
+            )
+        for case in cases:
+            labels = open_labels(Path(case["labels"]), axes=config.axes, voxel_size=config.voxel_size)
+            prediction = open_labels(folder.validation / f"{case['name']}.tif")
+            region: Region | None = None
+            if case["region_zyx"] is not None:
+                z, y, x = (slice(int(start), int(stop)) for start, stop in case["region_zyx"])
+                region = (z, y, x)
+            pairs.append(_FilePair(str(case["name"]), labels, prediction, region))
+            if case["labels_fingerprint"] not in (None, fingerprint(labels)):
+                message = "The labels have changed since the run was made."
+                remedy = "The scores are of the labels as they are now."
+                problems.append(Problem("labels-changed", labels.where, message, remedy, "warning"))
+        kind, values = record["label_kind"], tuple(record["class_values"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise RunFolderError(
+            f"{folder.data_file} is missing or damaged, so the labels of this run are unknown. Give its predictions "
+            f"and the labels: celltrain evaluate {folder.validation} LABELS."
+        ) from error
+    return (yield from _evaluate_pairs(pairs, kind, config.ignore_value, values, problems))
 
 
 def evaluate_arrays(
@@ -148,31 +178,25 @@ class _FilePair:
         return labels if self.region is None else labels[self.region], self.prediction.lazy_or_whole()
 
 
-@dataclass(frozen=True, slots=True)
-class _Comparison:
-    """The files to compare, and the meaning of their labels."""
-
-    pairs: tuple[_FilePair, ...]
-    label_kind: LabelKind
-    ignore_value: int | None
-    class_values: tuple[int, ...]
-    problems: tuple[Problem, ...]
-
-
-def _evaluate_pairs(files: _Comparison) -> Generator[Step, None, Evaluation]:
+def _evaluate_pairs(
+    pairs: Sequence[_FilePair],
+    label_kind: LabelKind,
+    ignore_value: int | None,
+    class_values: Sequence[int],
+    problems: Iterable[Problem],
+) -> Generator[Step, None, Evaluation]:
     """One volume is in memory at a time, and of it no more than its file makes necessary."""
-    kind, ignored, classes = files.label_kind, files.ignore_value, files.class_values
-    if kind == "classes":
-        classes = _find_classes(((*pair.open(), pair.sides) for pair in files.pairs), ignored, classes)
+    if label_kind == "classes":
+        class_values = _find_classes(((*pair.open(), pair.sides) for pair in pairs), ignore_value, class_values)
     scores = []
-    for index, pair in enumerate(files.pairs):
-        yield index, len(files.pairs), pair.name
-        found = finish(_compare(*pair.open(), pair.sides, kind, ignored, classes))
+    for index, pair in enumerate(pairs):
+        yield index, len(pairs), pair.name
+        found = finish(_compare(*pair.open(), pair.sides, label_kind, ignore_value, class_values))
         voxel_size = pair.labels.voxel_size or pair.prediction.voxel_size
         scores.append(replace(found, name=pair.name, voxel_size=voxel_size))
-    yield len(files.pairs), len(files.pairs), ""
+    yield len(pairs), len(pairs), ""
     pooled = replace(reduce(add, scores), name=POOLED, wrong=(), voxel_size=None)
-    return Evaluation(kind, tuple(scores), pooled, (*files.problems, *_masks(scores, files.pairs)))
+    return Evaluation(label_kind, tuple(scores), pooled, (*problems, *_masks(scores, pairs)))
 
 
 def _masks(scores: Iterable[VolumeScores], pairs: Iterable[_FilePair]) -> list[Problem]:
@@ -205,52 +229,6 @@ def _pair_predictions(predictions: Path, labels: Path) -> tuple[tuple[_FilePair,
     return tuple(_FilePair(name, open_labels(true), open_labels(guess)) for name, true, guess in pairs), problems
 
 
-def _read_run(folder: RunFolder) -> _Comparison:
-    """The predictions that a run has made at its end, and their labels."""
-    config = folder.read_config().data
-    pairs, problems = [], []
-    try:
-        record = json.loads(folder.data_file.read_text(encoding="utf-8"))
-        cases = [case for case in record["pairs"] if case["side"] == "validation"]
-        missing = [case["name"] for case in cases if not (folder.validation / f"{case['name']}.tif").is_file()]
-        if missing or not cases:
-            raise _unfinished(folder, missing)
-        for case in cases:
-            labels = open_labels(Path(case["labels"]), axes=config.axes, voxel_size=config.voxel_size)
-            prediction = open_labels(folder.validation / f"{case['name']}.tif")
-            pairs.append(_FilePair(str(case["name"]), labels, prediction, _region(case["region_zyx"])))
-            problems += _changed(labels, case["labels_fingerprint"])
-        kind, values = record["label_kind"], tuple(record["class_values"])
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise RunFolderError(
-            f"{folder.data_file} is missing or damaged, so the labels of this run are unknown. Give its predictions "
-            f"and the labels: celltrain evaluate {folder.validation} LABELS."
-        ) from error
-    return _Comparison(tuple(pairs), kind, config.ignore_value, values, tuple(problems))
-
-
-def _unfinished(folder: RunFolder, missing: Sequence[str]) -> RunFolderError:
-    lacking = f"of {', '.join(missing[:4])}" if missing else "of volumes"
-    return RunFolderError(
-        f"{folder.path} has no predictions {lacking} in its folder validation: they are written when a run ends. Let "
-        "it end, or continue it with `celltrain resume`."
-    )
-
-
-def _region(spans: Sequence[Sequence[int]] | None) -> Region | None:
-    if spans is None:
-        return None
-    z, y, x = (slice(int(start), int(stop)) for start, stop in spans)
-    return z, y, x
-
-
-def _changed(labels: Volume, recorded: str | None) -> list[Problem]:
-    if recorded is None or fingerprint(labels) == recorded:
-        return []
-    message, remedy = "The labels have changed since the run was made.", "The scores are of the labels as they are now."
-    return [Problem("labels-changed", labels.where, message, remedy, "warning")]
-
-
 # --- comparing arrays -----------------------------------------------------------------------------------------
 
 
@@ -263,7 +241,13 @@ def _compare(
     class_values: Sequence[int],
 ) -> Generator[Step, None, VolumeScores]:
     """Go through both arrays together, once and slab by slab, so that large volumes need little memory."""
-    depth = _same_shape(truth_ZYX, predicted_ZYX, sides)[0]
+    shape, other = tuple(truth_ZYX.shape), tuple(predicted_ZYX.shape)
+    if len(shape) != 3:
+        raise DataError(Problem("not-3d", sides[0], f"has {len(shape)} axes, and a volume has 3 (z, y, x)."))
+    if shape != other:
+        message = f"has {sizes(other)} voxels, but {sides[0]} {sizes(shape)}."
+        remedy = "They can only be compared voxel by voxel; give the prediction of the same volume."
+        raise DataError(Problem("shape-mismatch", sides[1], message, remedy))
     size = len(class_values) or 2
     confusion, counter = np.zeros((size, size), np.int64), OverlapCounter()
     for start, slab in slabs(truth_ZYX):
@@ -278,7 +262,7 @@ def _compare(
             confusion += _confusion(truth > 0, predicted > 0, size)
         if label_kind == "objects":
             counter.add(start, truth, predicted)
-        yield start + len(slab), depth, "Comparing"
+        yield start + len(slab), shape[0], "Comparing"
     voxels = VoxelCounts.of(confusion)
     if label_kind != "objects":
         return VolumeScores("", voxels, None, tuple(class_values[1:]))
@@ -328,17 +312,6 @@ def _confusion(truth: NDArray[Any], predicted: NDArray[Any], count: int) -> NDAr
     """(count, count): voxels by true and predicted class."""
     codes = truth.astype(np.uint16) * np.uint16(count) + predicted.astype(np.uint16)
     return np.bincount(codes.ravel(), minlength=count * count).reshape(count, count)
-
-
-def _same_shape(truth: LazyArray, predicted: LazyArray, sides: Sides) -> tuple[int, ...]:
-    shape, other = tuple(truth.shape), tuple(predicted.shape)
-    if len(shape) != 3:
-        raise DataError(Problem("not-3d", sides[0], f"has {len(shape)} axes, and a volume has 3 (z, y, x)."))
-    if shape != other:
-        message = f"has {sizes(other)} voxels, but {sides[0]} {sizes(shape)}."
-        remedy = "They can only be compared voxel by voxel; give the prediction of the same volume."
-        raise DataError(Problem("shape-mismatch", sides[1], message, remedy))
-    return shape
 
 
 def _whole(slab: NDArray[Any], side: str) -> NDArray[Any]:

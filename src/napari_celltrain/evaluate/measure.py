@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,11 +48,19 @@ def measure_files(
         channels = [] if image_file is None else _open_channels(image_file, axes, voxel_size)
         size = volume.voxel_size or next((channel.voxel_size for channel in channels), None)
         if size is None:
-            problems.append(_unknown_size(volume))
+            message = "The file does not tell the size of a voxel, so its lengths are in voxels."
+            advice = "Give the voxel size."
+            settings = ("data.voxel_size",)
+            problems.append(Problem("no-voxel-size", volume.where, message, advice, "warning", settings))
         columns = yield from _measure(volume, channels, size)
         tables.append((volume.name, columns))
     header = list(dict.fromkeys(title for _, columns in tables for title in columns))
-    write_table(output, ["volume", *header], _rows(tables, header))
+    rows = (
+        [name, *(columns[title][row] if title in columns else None for title in header)]
+        for name, columns in tables
+        for row in range(len(columns["label"]))
+    )
+    write_table(output, ["volume", *header], rows)
     return Measured(len(tables), sum(len(columns["label"]) for _, columns in tables), tuple(problems))
 
 
@@ -89,15 +97,3 @@ def _measure(labels: Volume, channels: list[Volume], size: Spacing | None) -> Ge
         except DataError as error:
             raise DataError(*(replace(found, where=found.where or labels.where) for found in error.problems)) from error
         yield done, total, labels.name
-
-
-def _unknown_size(volume: Volume) -> Problem:
-    message = "The file does not tell the size of a voxel, so its lengths are in voxels."
-    remedy = "Give the voxel size."
-    return Problem("no-voxel-size", volume.where, message, remedy, "warning", ("data.voxel_size",))
-
-
-def _rows(tables: list[tuple[str, Columns]], header: list[str]) -> Iterator[list[object]]:
-    for name, columns in tables:
-        for row in range(len(columns["label"])):
-            yield [name, *(columns[title][row] if title in columns else None for title in header)]

@@ -5,13 +5,12 @@ Only matplotlib's object interface is used: pyplot and its global state belong t
 
 from __future__ import annotations
 
-import dataclasses
 import json
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_celltrain.data.differences import WrongObject
 from napari_celltrain.engine.scores import THRESHOLDS, ObjectScores
 from napari_celltrain.evaluate.evaluation import Evaluation, VolumeScores
 from napari_celltrain.values.errors import DataError
@@ -58,11 +57,12 @@ def scores_json(evaluation: Evaluation) -> str:
         "label_kind": evaluation.label_kind,
         "iou_thresholds": list(THRESHOLDS),
         "volumes": [
-            score_row(volume) | {"wrong_objects": [_wrong(found) for found in volume.wrong]}
+            score_row(volume)
+            | {"wrong_objects": [asdict(found) | {"kind": found.kind.name.lower()} for found in volume.wrong]}
             for volume in evaluation.volumes
         ],
         "pooled": score_row(evaluation.pooled),
-        "problems": [dataclasses.asdict(problem) for problem in evaluation.problems],
+        "problems": [asdict(problem) for problem in evaluation.problems],
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
@@ -81,10 +81,6 @@ def score_row(scores: VolumeScores) -> dict[str, Any]:
     for threshold, counts in zip(THRESHOLDS, objects.counts, strict=True):
         row |= {f"{title}_at_{threshold:.2f}": getattr(counts, name) for title, name in _SCORES_AT_IOU.items()}
     return row
-
-
-def _wrong(found: WrongObject) -> dict[str, Any]:
-    return dataclasses.asdict(found) | {"kind": found.kind.name.lower()}
 
 
 def save_score_plot(evaluation: Evaluation, path: Path) -> None:

@@ -169,23 +169,17 @@ def fingerprint(model: Path, card: ModelCard, volume: Volume, **options: object)
     digest.update(repr((volume.key, volume.shape, volume.voxel_size, sorted(options.items()))).encode())
     is_package = model.is_file() and model.name not in (CARD, WEIGHTS)
     try:
-        with (model if is_package else model_folder(model) / WEIGHTS).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "blake2b").digest())
-        for file_state in _states(volume.path):
-            digest.update(file_state)
+        with (model if is_package else model_folder(model) / WEIGHTS).open("rb") as weights:
+            digest.update(hashlib.file_digest(weights, "blake2b").digest())
+        if volume.path is not None:
+            # size and time of change of the file, or of all files in the folder (the chunks of a Zarr array)
+            found = [Path(root, name) for root, _, names in os.walk(volume.path) for name in names]
+            for file in sorted(found or [volume.path]):
+                status = file.stat()
+                digest.update(f"{file.relative_to(volume.path)} {status.st_size} {status.st_mtime_ns}".encode())
     except OSError as error:
         raise DataError(f"{error.filename or volume.where}: cannot be read ({error.strerror or error}).") from error
     return digest.hexdigest()
-
-
-def _states(path: Path | None) -> Iterator[bytes]:
-    """Size and time of change of a file, or of all files in a folder (the chunks of a Zarr array)."""
-    if path is None:
-        return
-    found = [path] if path.is_file() else [Path(root, name) for root, _, names in os.walk(path) for name in names]
-    for file in sorted(found):
-        status = file.stat()
-        yield f"{file.relative_to(path)} {status.st_size} {status.st_mtime_ns}".encode()
 
 
 @dataclass(frozen=True, slots=True)

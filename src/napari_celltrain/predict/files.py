@@ -161,7 +161,10 @@ def plan_targets(
     ``suffixes`` are those of the files of each volume besides its labels.
     """
     _check_output(output, volumes)
-    targets = [Target(output, volume.name, _format_for(volume, file_format)) for volume in volumes]
+    targets = []
+    for volume in volumes:
+        is_zarr = file_format == "zarr" or (file_format == "auto" and volume.path is not None and volume.path.is_dir())
+        targets.append(Target(output, volume.name, "zarr" if is_zarr else "tiff"))
     taken: dict[str, Volume] = {}
     for volume, target in zip(volumes, targets, strict=True):
         for suffix in ("", *suffixes):
@@ -190,13 +193,6 @@ def _check_output(output: Path, volumes: Sequence[Volume]) -> None:
     if message:
         remedy = "Give another folder for the results."
         raise DataError(Problem("bad-output", str(output), message, remedy, settings=("output",)))
-
-
-def _format_for(volume: Volume, file_format: FileFormat) -> Literal["tiff", "zarr"]:
-    """By default that of the input."""
-    if file_format != "auto":
-        return file_format
-    return "zarr" if volume.path is not None and volume.path.is_dir() else "tiff"
 
 
 def probability_suffixes(card: ModelCard) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,34 +32,26 @@ class PredictRequest:
     def arguments(self) -> list[str]:
         """For the command line."""
         given = ["predict", str(self.model), *map(str, self.inputs), "--output", str(self.output), "--json"]
-        given += ["--device", self.device]
         given += ["--probabilities"] if self.probabilities else []
         given += ["--resample"] if self.resample else []
-        for option, value in self._options():
-            given += [option, value] if value is not None else []
+        values: dict[str, object] = {
+            "--device": self.device,
+            "--threshold": self.threshold,
+            "--axes": self.axes,
+            "--channel": self.channel,
+            "--voxel-size": self.voxel_size,
+        }
+        if self.decoding is not None:
+            values["--method"] = self.decoding.method
+            values["--smoothing"] = self.decoding.smoothing_um
+            values["--seed-distance"] = self.decoding.seed_distance_um
+            values["--seed-level"] = self.decoding.seed_level
+            values["--min-size"] = self.decoding.min_size_um3
+        for option, value in values.items():
+            if value is not None:
+                parts = value if isinstance(value, tuple) else (value,)
+                given += [option, ",".join(f"{part:.9g}" if isinstance(part, float) else str(part) for part in parts)]
         return given
-
-    def _of_objects(self) -> list[tuple[str, str | None]]:
-        decoding = self.decoding
-        if decoding is None:
-            return []
-        return [
-            ("--method", decoding.method),
-            ("--smoothing", f"{decoding.smoothing_um:.9g}"),
-            ("--seed-distance", f"{decoding.seed_distance_um:.9g}"),
-            ("--seed-level", f"{decoding.seed_level:.9g}"),
-            ("--min-size", f"{decoding.min_size_um3:.9g}"),
-        ]
-
-    def _options(self) -> Sequence[tuple[str, str | None]]:
-        size = None if self.voxel_size is None else ",".join(f"{value:.9g}" for value in self.voxel_size)
-        return [
-            ("--threshold", None if self.threshold is None else f"{self.threshold:.9g}"),
-            ("--axes", self.axes),
-            ("--channel", None if self.channel is None else str(self.channel)),
-            ("--voxel-size", size),
-            *self._of_objects(),
-        ]
 
 
 def segment_in_process(request: PredictRequest, cancelled: Callable[[], bool]) -> Iterator[Event]:

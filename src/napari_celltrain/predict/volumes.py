@@ -32,6 +32,7 @@ from napari_celltrain.predict.blocks import (
     store_path,
     stores_for,
 )
+from napari_celltrain.predict.cluster import Task, compute_remotely, connect
 from napari_celltrain.predict.files import (
     FileFormat,
     InputRequest,
@@ -104,7 +105,7 @@ def predict(
         load()  # a damaged model is refused before anything is read
     where = describe(chosen) if dask is None else f"the dask cluster at {dask}"
     yield Logged(message=f"Segmenting {count(len(volumes), 'volume')} on {where}.")
-    with _connected(dask) as client:
+    with contextlib.nullcontext() if dask is None else connect(dask) as client:
         for index, (request, target) in enumerate(zip(requests, targets, strict=True)):
             yield Prepared(stage=f"segmenting {request.path.name}", done=index, total=len(requests))
             opened = request.open(card)
@@ -148,17 +149,6 @@ def _adjusted(card: ModelCard, threshold: float | None, decoding: ObjectDecoding
             )
         changed["objects"] = decoding
     return card.model_copy(update=changed)
-
-
-@contextlib.contextmanager
-def _connected(address: str | None) -> Iterator[Client | None]:
-    if address is None:
-        yield None
-        return
-    from napari_celltrain.predict.cluster import connect
-
-    with connect(address) as client:
-        yield client
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,17 +258,18 @@ class _Prediction:
         progressed = partial(Prepared, stage=f"{what} {self.where}", total=len(numbers))
         yield progressed(done=0)
         if self.client is not None:
-            from napari_celltrain.predict.cluster import Task, compute_remotely
-
             task = Task(self.request, self.model.absolute(), self.card, store.path.absolute(), self.device)
-            done = compute_remotely(self.client, task, stage, numbers)
-        elif stage == "maps":
-            done = _counted(predict_maps(self.load(), self.opened.image, store, numbers))
-        else:
-            num_threads = min(2, os.cpu_count() or 1)  # each takes as much memory as the network
-            done = _counted(decode_objects(self.card, store, numbers, num_threads))
-        for number in done:
-            yield progressed(done=number)
+            for done in compute_remotely(self.client, task, stage, numbers):
+                yield progressed(done=done)
+            return
+        num_threads = min(2, os.cpu_count() or 1)  # each takes as much memory as the network
+        blocks = (
+            predict_maps(self.load(), self.opened.image, store, numbers)
+            if stage == "maps"
+            else decode_objects(self.card, store, numbers, num_threads)
+        )
+        for done, _ in enumerate(blocks, start=1):
+            yield progressed(done=done)
 
     def _finish(self, store: BlockStore) -> Iterator[Event]:
         """Make the result: by one process alone, helped by the cluster where there is one."""
@@ -317,8 +308,3 @@ class _Prediction:
         found = f"{share:.1%} foreground" if num_objects is None else count(num_objects, "object")
         yield Logged(message=f"{self.where}: {found}")
         yield Saved(what="prediction", path=str(self.target.path()), epoch=self.card.training.epoch)
-
-
-def _counted(blocks: Iterator[int]) -> Iterator[int]:
-    """How many are done, whenever one is."""
-    return (done for done, _ in enumerate(blocks, start=1))

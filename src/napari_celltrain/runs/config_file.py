@@ -253,34 +253,41 @@ def _assign_augmentation(section: Any, name: str, field: str, value: Any) -> Non
 # --- settings --------------------------------------------------------------------------------------------
 
 
-def setting_problems(config: RunConfig) -> list[Problem]:
-    """Everything that is wrong with the configuration by itself; ``where`` of each is its field's path."""
+def setting_problems(config: RunConfig | dict[str, Any]) -> list[Problem]:
+    """Everything that is wrong with the configuration by itself; ``where`` of each is its field's path.
+
+    Of content that is not validated, sections that are none are left to validation.
+    """
     # the help of the command line needs none of these, and SciPy takes as long to load as all the rest
     from napari_celltrain.nets.losses import LOSSES
     from napari_celltrain.nets.models import MODELS
 
-    data, training = config.data, config.training
-    problems = []
+    content = config.model_dump() if isinstance(config, RunConfig) else config
+    data, training = content["data"], content["training"]
+    problems: list[Problem] = []
+    if not isinstance(data, dict) or not isinstance(training, dict):
+        return problems
 
     def refuse(code: str, path: str, message: str, remedy: str = "", *also: str) -> None:
         problems.append(Problem(code, path, message, remedy, settings=(path, *also)))
 
     for name in ("images", "labels"):
-        if getattr(data, name) is None:
+        if data.get(name) is None:
             refuse("missing-folder", f"data.{name}", f"No folder of {name} is given.", "Give one, or a single file.")
     for name, registry in (("model", MODELS), ("loss", LOSSES)):
         try:
-            registry[getattr(training, name)]
+            registry[str(training.get(name))]
         except ConfigError as error:
             refuse(f"unknown-{name}", f"training.{name}", str(error))
-    if training.precision == "float16" and training.device == "cpu":
+    if training.get("precision") == "float16" and training.get("device") == "cpu":
         refuse("float16-on-cpu", "training.precision", "float16 is slow and unsafe on a processor.", "Take auto.")
-    if training.target == "objects" and data.label_kind != "objects":
-        message = f"Objects can only be learned from labels that number them, and label_kind is {data.label_kind}."
+    kind, results = data.get("label_kind"), Path(str(data.get("results")))
+    if training.get("target") == "objects" and kind != "objects":
+        message = f"Objects can only be learned from labels that number them, and label_kind is {kind}."
         remedy = "Take the target auto, or label_kind objects."
         refuse("objects-without-objects", "training.target", message, remedy, "data.label_kind")
-    if data.results.is_file():
-        refuse("results-is-file", "data.results", f"{data.results} is a file.", "Choose a folder for the results.")
+    if results.is_file():
+        refuse("results-is-file", "data.results", f"{results} is a file.", "Choose a folder for the results.")
     return problems
 
 
