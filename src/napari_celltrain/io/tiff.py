@@ -254,42 +254,33 @@ def _check_bytes(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, offset
 def _voxel_size(tif: tifffile.TiffFile) -> Spacing | None:
     """(z, y, x) in micrometres, where the file says all three."""
     if tif.is_ome:
-        return _ome_voxel_size(tif)
+        pixels = _ome_pixels(tif)
+        # OME: where the unit is left out, it is the micrometre.
+        factors = [micrometres_per(pixels.get(f"PhysicalSize{letter}Unit", "µm")) for letter in "ZYX"]
+        try:
+            return spacing_of([float(pixels.get(f"PhysicalSize{letter}", "nan")) for letter in "ZYX"], factors)
+        except ValueError:
+            return None
     if tif.is_imagej:
         metadata = dict(tif.imagej_metadata or {})
         # ImageJ leaves out a spacing of exactly 1; other writers that claim to be ImageJ leave out what they
         # do not know. tifffile signs as 1.11a.
-        written_by_imagej = str(metadata.get("ImageJ", "")) != "1.11a"
-        return _tag_voxel_size(tif, metadata, default_spacing=1.0 if written_by_imagej else None)
-    if tif.shaped_metadata:
-        return _tag_voxel_size(tif, dict(tif.shaped_metadata[0]), default_spacing=None)
-    # A plain TIFF has tags for x and y only, and they mostly hold dots per inch of a screen.
-    return None
-
-
-def _tag_voxel_size(tif: tifffile.TiffFile, metadata: dict[str, Any], default_spacing: float | None) -> Spacing | None:
-    unit = metadata.get("unit")
-    factors = [micrometres_per(str(metadata.get(key, unit))) for key in ("zunit", "yunit", "unit")]
+        if str(metadata.get("ImageJ", "")) != "1.11a":
+            metadata.setdefault("spacing", 1.0)
+    elif tif.shaped_metadata:
+        metadata = dict(tif.shaped_metadata[0])
+    else:  # a plain TIFF has tags for x and y only, and they mostly hold dots per inch of a screen
+        return None
+    factors = [micrometres_per(str(metadata.get(key, metadata.get("unit")))) for key in ("zunit", "yunit", "unit")]
     tags = tif.pages.first.tags
     per_pixel = []
     for tag in ("YResolution", "XResolution"):
         numerator, denominator = tags[tag].value if tag in tags else (0, 0)
         per_pixel.append(denominator / numerator if numerator else math.nan)
     try:
-        spacing = float(metadata.get("spacing", math.nan if default_spacing is None else default_spacing))
+        return spacing_of([abs(float(metadata.get("spacing", math.nan))), *per_pixel], factors)
     except (TypeError, ValueError):
         return None
-    return spacing_of([abs(spacing), *per_pixel], factors)
-
-
-def _ome_voxel_size(tif: tifffile.TiffFile) -> Spacing | None:
-    pixels = _ome_pixels(tif)
-    try:
-        lengths = [float(pixels.get(f"PhysicalSize{letter}", "nan")) for letter in "ZYX"]
-    except ValueError:
-        return None
-    # OME: where the unit is left out, it is the micrometre.
-    return spacing_of(lengths, [micrometres_per(pixels.get(f"PhysicalSize{letter}Unit", "µm")) for letter in "ZYX"])
 
 
 def _ome_pixels(tif: tifffile.TiffFile) -> dict[str, str]:
@@ -298,7 +289,4 @@ def _ome_pixels(tif: tifffile.TiffFile) -> dict[str, str]:
         root = ET.fromstring(tif.ome_metadata or "")
     except ET.ParseError:
         return {}
-    for element in root.iter():
-        if element.tag.rpartition("}")[2] == "Pixels":
-            return dict(element.attrib)
-    return {}
+    return next((dict(element.attrib) for element in root.iter() if element.tag.rpartition("}")[2] == "Pixels"), {})

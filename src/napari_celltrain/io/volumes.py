@@ -161,7 +161,17 @@ class VolumeCache:
                 self._slots[volume.key] = slot
                 self.used_bytes += volume.nbytes if slot.keeps else 0
         if not slot.keeps:
-            return self._lazy(volume)
+            lazy = volume.lazy()
+            if lazy is not None:
+                return lazy
+            raise unreadable(
+                volume.where,
+                f"The volume takes {in_gb(volume.nbytes)} decoded, which does not fit the memory for volumes "
+                f"({in_gb(self.budget_bytes)}, of which {in_gb(self.used_bytes)} are taken), and a compressed TIFF "
+                "cannot be read piece by piece.",
+                "Save it as OME-Zarr or uncompressed TIFF, or allow more memory for volumes.",
+                "data.memory_budget_gb",
+            )
         with slot.lock:
             if slot.array is None:
                 try:
@@ -180,16 +190,3 @@ class VolumeCache:
                 slot = self._slots.pop(key, None)
                 if slot is not None and slot.keeps:
                     self.used_bytes -= slot.volume.nbytes
-
-    def _lazy(self, volume: Volume) -> LazyArray:
-        lazy = volume.lazy()
-        if lazy is None:
-            raise unreadable(
-                volume.where,
-                f"The volume takes {in_gb(volume.nbytes)} decoded, which does not fit the memory for volumes "
-                f"({in_gb(self.budget_bytes)}, of which {in_gb(self.used_bytes)} are taken), and a compressed TIFF "
-                "cannot be read piece by piece.",
-                "Save it as OME-Zarr or uncompressed TIFF, or allow more memory for volumes.",
-                "data.memory_budget_gb",
-            )
-        return lazy

@@ -201,27 +201,6 @@ def _open_levels(
     import zarr
 
     group = zarr.open_group(str(folder), mode="a", zarr_format=3)
-    group.attrs.put(
-        {
-            "ome": _metadata(levels, voxel_size, kind, name),
-            "_creator": {"name": _CREATOR, "version": __version__},
-        }
-    )
-    return [
-        group[str(number)]  # type: ignore[misc]  # an array by what we wrote
-        if str(number) in group
-        else group.create_array(
-            str(number),
-            shape=level.shape,
-            chunks=zyx(min(size, length) for size, length in zip(CHUNK, level.shape, strict=True)),
-            dtype=dtype,
-            dimension_names=["z", "y", "x"],
-        )
-        for number, level in enumerate(levels)
-    ]
-
-
-def _metadata(levels: list[_Level], voxel_size: Spacing | None, kind: str, name: str) -> dict[str, Any]:
     unit = {} if voxel_size is None else {"unit": "micrometer"}
     finest = voxel_size or (1.0, 1.0, 1.0)
     scales = [[float(size) * factor for size, factor in zip(finest, level.factor, strict=True)] for level in levels]
@@ -234,7 +213,22 @@ def _metadata(levels: list[_Level], voxel_size: Spacing | None, kind: str, name:
             for number, scale in enumerate(scales)
         ],
     }
-    return {"version": "0.5", "multiscales": [image]} | ({"image-label": {}} if kind == "labels" else {})
+    metadata: dict[str, Any] = {"version": "0.5", "multiscales": [image]} | (
+        {"image-label": {}} if kind == "labels" else {}
+    )
+    group.attrs.put({"ome": metadata, "_creator": {"name": _CREATOR, "version": __version__}})
+    return [
+        group[str(number)]  # type: ignore[misc]  # an array by what we wrote
+        if str(number) in group
+        else group.create_array(
+            str(number),
+            shape=level.shape,
+            chunks=zyx(min(size, length) for size, length in zip(CHUNK, level.shape, strict=True)),
+            dtype=dtype,
+            dimension_names=["z", "y", "x"],
+        )
+        for number, level in enumerate(levels)
+    ]
 
 
 def _blocks(shape: ZYX) -> Iterator[Region]:

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Hashable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
@@ -128,15 +128,10 @@ def _full_resolution(group: Path, multiscales: Any) -> tuple[Path, str, Spacing 
     if not folder.is_relative_to(group.resolve()):
         raise unreadable(group.name, f"The metadata lead out of the folder, to {dataset['path']!r}.", _EXPORT)
     described = [axis if isinstance(axis, dict) else {"name": axis} for axis in image.get("axes", [])]
-    axes = "".join(_axis_letter(axis) for axis in described)
+    names = [str(axis.get("name", "")).upper() for axis in described]
+    types = [{"channel": "C", "time": "T"}.get(str(axis.get("type")), "Q") for axis in described]
+    axes = "".join(name if name in tuple("ZYXCT") else kind for name, kind in zip(names, types, strict=True))
     return folder, axes, _voxel_size(described, axes, [dataset, image])
-
-
-def _axis_letter(axis: dict[str, Any]) -> str:
-    name = str(axis.get("name", "")).upper()
-    if name in ("Z", "Y", "X", "C", "T"):
-        return name
-    return {"channel": "C", "time": "T"}.get(str(axis.get("type")), "Q")
 
 
 def _voxel_size(described: list[dict[str, Any]], axes: str, places: list[dict[str, Any]]) -> Spacing | None:
@@ -161,16 +156,14 @@ def _voxel_size(described: list[dict[str, Any]], axes: str, places: list[dict[st
 def _open_array(folder: Path, where: str) -> zarr.Array[Any]:
     import zarr  # slow to import, and many never open one
 
-    if (folder / "zarr.json").is_file():
-        version, metadata = 3, _read_json(folder / "zarr.json")
-    elif (folder / ".zarray").is_file():
-        version, metadata = 2, _read_json(folder / ".zarray")
-    else:
+    version: Literal[2, 3] = 3 if (folder / "zarr.json").is_file() else 2
+    metadata = _read_json(folder / ("zarr.json" if version == 3 else ".zarray"))
+    if not metadata:
         raise unreadable(where, f"The full-resolution array {folder.name!r} is missing.", "Copy or export it again.")
     for codec in _codecs(metadata):
         if codec.removeprefix("numcodecs.") not in _KNOWN_CODECS:
             raise unreadable(where, f"The image is encoded by {codec!r}, which is not a codec for images.", _EXPORT)
-    return zarr.open_array(str(folder), mode="r", zarr_format=3 if version == 3 else 2)
+    return zarr.open_array(str(folder), mode="r", zarr_format=version)
 
 
 def _codecs(metadata: dict[str, Any]) -> Iterator[str]:
