@@ -66,14 +66,6 @@ class PairReport:
         return self.pair.name
 
     @property
-    def image(self) -> Path:
-        return self.pair.image
-
-    @property
-    def labels(self) -> Path:
-        return self.pair.labels
-
-    @property
     def is_usable(self) -> bool:
         return not any(problem.severity == "error" for problem in self.problems)
 
@@ -90,10 +82,6 @@ class DataReport:
     @property
     def errors(self) -> tuple[Problem, ...]:
         return tuple(problem for problem in self.problems if problem.severity == "error")
-
-    @property
-    def warnings(self) -> tuple[Problem, ...]:
-        return tuple(problem for problem in self.problems if problem.severity == "warning")
 
     @property
     def can_be_divided(self) -> bool:
@@ -322,16 +310,18 @@ def _duplicates(reports: Sequence[PairReport]) -> Iterator[Problem]:
     for report in reports:
         same[report.image_fingerprint].append(report)
     for first, *others in (group for mark, group in same.items() if mark is not None and len(group) > 1):
-        message = f"The same image is there again as {', '.join(report.image.name for report in others)}"
+        message = f"The same image is there again as {', '.join(report.pair.image.name for report in others)}"
         if any(report.side != first.side for report in others):
             message += ", in training and in validation: scores would be worthless."
-            yield Problem("duplicate-volume", first.image.name, message, "Remove it from one of the folders.")
+            yield Problem("duplicate-volume", first.pair.image.name, message, "Remove it from one of the folders.")
         else:
-            yield warning("duplicate-volume", first.image.name, f"{message}.", "Remove the copies: they count twice.")
+            yield warning(
+                "duplicate-volume", first.pair.image.name, f"{message}.", "Remove the copies: they count twice."
+            )
 
 
 def _mixed_voxel_sizes(reports: Sequence[PairReport]) -> Iterator[Problem]:
-    known = [(report.image.name, report.voxel_size) for report in reports if report.voxel_size is not None]
+    known = [(report.pair.image.name, report.voxel_size) for report in reports if report.voxel_size is not None]
     voxel_sizes = np.array([size for _, size in known])
     if not known or bool(np.all(voxel_sizes.max(axis=0) <= _MAX_SPACING_RATIO * voxel_sizes.min(axis=0))):
         return

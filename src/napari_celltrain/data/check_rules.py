@@ -210,7 +210,13 @@ def alignment_problems(where: str, image: LazyArray, labels: LazyArray, scheme: 
     if min(n // f for n, f in zip(shape, factors, strict=True)) < _MIN_CELLS:
         return []
     cells = np.concatenate([_block_means(slab, factors) for _, slab in slabs(image, multiple_of=factors[0])])
-    mask, annotated = _coarse_labels(labels, scheme, factors)
+    # the share of foreground in each cell, and which cells are mostly annotated
+    masks, ignored = [], []
+    for _, slab in slabs(labels, multiple_of=factors[0]):
+        target = to_target(slab, scheme)
+        masks.append(_block_means((target > 0) & (target != IGNORE), factors))
+        ignored.append(_block_means(target == IGNORE, factors))
+    mask, annotated = np.concatenate(masks), np.concatenate(ignored) < 0.5
     low, high = np.percentile(cells, (1, 99.8))
     if annotated.mean() < 0.5 or not 0.001 < mask[annotated].mean() < 0.99 or not low < high:
         return []
@@ -228,16 +234,6 @@ def alignment_problems(where: str, image: LazyArray, labels: LazyArray, scheme: 
         else "save the labels again in the orientation of the image"
     )
     return [warning(code, where, message, f"Look at both in napari; if they do not match, {step}.")]
-
-
-def _coarse_labels(labels: LazyArray, scheme: LabelScheme, factors: tuple[int, ...]) -> tuple[Cells, NDArray[np.bool_]]:
-    """The share of foreground in each cell, and which cells are mostly annotated."""
-    masks, ignored = [], []
-    for _, slab in slabs(labels, multiple_of=factors[0]):
-        target = to_target(slab, scheme)
-        masks.append(_block_means((target > 0) & (target != IGNORE), factors))
-        ignored.append(_block_means(target == IGNORE, factors))
-    return np.concatenate(masks), np.concatenate(ignored) < 0.5
 
 
 def _block_means(slab: NDArray[Any], factors: tuple[int, ...]) -> Cells:

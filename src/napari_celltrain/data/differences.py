@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_celltrain.data.labels import IGNORE, whole_numbers
-from napari_celltrain.data.objects import ObjectTable, OverlapCounter, Overlaps, refuse_other_shape, without_ignored
+from napari_celltrain.data.objects import OverlapCounter, Overlaps, refuse_other_shape, without_ignored
 from napari_celltrain.io.axes import zyx
 from napari_celltrain.io.volume import LazyArray, slabs
 from napari_celltrain.values.config import ZYX
@@ -161,14 +161,14 @@ class ObjectComparison:
     def differences(self) -> NDArray[np.uint8]:
         """What is wrong where, as values of :class:`Difference`: what :func:`judge` marks is marked whole; the voxels
         of all other objects as by :func:`compare_voxels`."""
-        of_truth, of_predicted = (
-            _by_label(table, marks)
-            for table, marks in zip((self._overlaps.true, self._overlaps.predicted), judge(self._overlaps), strict=True)
-        )
+        by_label = []
+        for table, marks in zip((self._overlaps.true, self._overlaps.predicted), judge(self._overlaps), strict=True):
+            by_label.append(np.zeros(table.labels.max(initial=0) + 1, np.uint8))
+            by_label[-1][table.labels] = marks
         differences = np.zeros(self._truth_ZYX.shape, np.uint8)
         for plane, true, predicted in zip(differences, self._truth_ZYX, self._predicted_ZYX, strict=True):
             plane[...] = compare_voxels((true > 0).view(np.uint8), (predicted > 0).view(np.uint8))
-            for marks in (of_predicted[predicted], of_truth[true]):
+            for marks in (by_label[1][predicted], by_label[0][true]):
                 np.copyto(plane, marks, where=marks > 0)
         return differences
 
@@ -191,13 +191,6 @@ class ObjectComparison:
         for plane, predicted in zip(numbered, self._predicted_ZYX, strict=True):
             plane[...] = table[predicted]
         return numbered
-
-
-def _by_label(table: ObjectTable, marks: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The marks of the objects of ``table``, to be indexed by label; 0 for others."""
-    by_label = np.zeros(table.labels.max(initial=0) + 1, np.uint8)
-    by_label[table.labels] = marks
-    return by_label
 
 
 def _wrong_of(

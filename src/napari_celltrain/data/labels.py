@@ -143,7 +143,7 @@ class ClassTarget:
         self._labels = labels
         self._scheme = scheme
 
-    def __getitem__(self, region: Any) -> NDArray[np.uint8]:
+    def __getitem__(self, region: Region) -> NDArray[np.uint8]:
         return to_target(np.asarray(self._labels[region]), self._scheme)
 
 
@@ -221,20 +221,15 @@ def readable_target(code: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.where(boundary, np.uint8(2), plain)
 
 
-class ObjectTarget:
+class ObjectTarget(ClassTarget):
     """The packed targets of a labelled volume, by slices: made once for labels in memory, else piece by piece.
 
     ``context`` (voxels along z, y, x) is read around a piece, so that the depth of an object that the piece cuts is
     that of the whole object as far as this reaches.
     """
 
-    ndim = 3
-    dtype = np.dtype(np.uint8)
-
     def __init__(self, labels: LazyArray, scheme: LabelScheme, spacing: Spacing, context: ZYX) -> None:
-        self.shape = labels.shape
-        self._labels = labels
-        self._scheme = scheme
+        super().__init__(labels, scheme)
         self._spacing = spacing
         self._context = context
         self._whole = encode_objects(labels, scheme, spacing) if isinstance(labels, np.ndarray) else None

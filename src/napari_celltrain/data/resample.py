@@ -30,13 +30,8 @@ def resampled(image: LazyArray, from_spacing: Spacing, to_spacing: Spacing) -> L
     for float64). The number of voxels is rounded, so that the true spacing differs from ``to_spacing`` by up to half a
     voxel over the whole length.
     """
-    return Resampled(image, resampled_shape(image.shape, from_spacing, to_spacing))
-
-
-def resampled_shape(shape: tuple[int, ...], from_spacing: Spacing, to_spacing: Spacing) -> ZYX:
-    """How many voxels :func:`resampled` gives along z, y and x: at least one."""
-    spacings = zip(shape, from_spacing, to_spacing, strict=True)
-    return zyx(max(1, round(length * before / after)) for length, before, after in spacings)
+    spacings = zip(image.shape, from_spacing, to_spacing, strict=True)
+    return Resampled(image, zyx(max(1, round(length * before / after)) for length, before, after in spacings))
 
 
 def labels_back(labels: LazyArray, shape: ZYX, planes: slice = slice(None)) -> NDArray[Any]:
@@ -45,7 +40,10 @@ def labels_back(labels: LazyArray, shape: ZYX, planes: slice = slice(None)) -> N
     ``planes`` asks for some z planes of that grid only; only what these need is read of ``labels``. Where the old
     grid is the coarser one, objects smaller than its voxels may fall between them and vanish.
     """
-    z, y, x = (_nearest(length, old) for length, old in zip(shape, labels.shape, strict=True))
+    # the old voxel in which the middle of each new one lies (whole numbers: no rounding can go astray)
+    z, y, x = (
+        ((2 * np.arange(length) + 1) * old) // (2 * length) for length, old in zip(shape, labels.shape, strict=True)
+    )
     rows = z[planes]
     if not len(rows):
         return np.zeros((0, *shape[1:]), labels.dtype)
@@ -57,11 +55,6 @@ def labels_back(labels: LazyArray, shape: ZYX, planes: slice = slice(None)) -> N
 def maps_back(maps: LazyArray, shape: ZYX) -> LazyArray:
     """A map (Z, Y, X) of probabilities or distances of the view, in the grid of ``shape``: interpolated linearly."""
     return Resampled(maps, shape)
-
-
-def _nearest(length: int, old: int) -> NDArray[np.intp]:
-    """The old voxel in which the middle of each new one lies (whole numbers: no rounding can go astray)."""
-    return ((2 * np.arange(length, dtype=np.intp) + 1) * old) // (2 * length)
 
 
 class Resampled:

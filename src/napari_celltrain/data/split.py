@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,10 @@ from napari_celltrain.values.errors import DataError, Problem
 from napari_celltrain.values.text import count, sizes
 
 Side = Literal["train", "validation"]
+SIDES: tuple[Side, Side] = ("train", "validation")
 Span = tuple[int, int]
 """Start and stop along one axis."""
+_Key = TypeVar("_Key", bound=Hashable)
 
 DIVISION_CODES = ("too-small-to-divide", "cannot-be-divided")
 """Codes of the errors: of a single volume, and of several."""
@@ -93,8 +95,8 @@ def split_cases(
         message = "There is no image with labels to train on."
         raise DataError(Problem("no-pairs", "images", message, "Check the folders of the images and labels."))
     if validation_pairs:
-        cases = [Case(pair.name, pair, None, "train") for pair in pairs]
-        cases += [Case(pair.name, pair, None, "validation") for pair in validation_pairs]
+        sides = zip(SIDES, (pairs, validation_pairs), strict=True)
+        cases = [Case(pair.name, pair, None, side) for side, own in sides for pair in own]
         counts = f"{count(len(pairs), 'volume')} for training and {count(len(validation_pairs), 'volume')} for"
         return Split(tuple(cases), f"{counts} validation, from a folder of their own.")
     if len(pairs) == 1:
@@ -130,11 +132,17 @@ def _first_parts(names: Sequence[str]) -> list[str]:
 def _split_groups(pairs: Sequence[Pair], fraction: float, seed: int, fingerprints: Sequence[str | None]) -> Split:
     by_name = _groups_of(pairs)
     links = [[group, ("same image", own)] if own else [group] for group, own in zip(by_name, fingerprints, strict=True)]
-    members: defaultdict[str, list[int]] = defaultdict(list)
-    for index, first in enumerate(_join(links)):
-        members[by_name[first]].append(index)
+    members = {by_name[first]: indices for first, indices in _places(_join(links)).items()}
     if len(members) < 2:
-        raise _undividable(pairs, fingerprints)
+        message = f"All {len(pairs)} volumes hold the same image, so none can be held out to validate with."
+        remedy = "Add a volume of another specimen, or a folder of validation images."
+        if len(set(fingerprints)) > 1 or fingerprints[0] is None:
+            message = (
+                f"The {len(pairs)} volumes cannot be divided, since copies of one image are among those of every "
+                "specimen."
+            )
+            remedy = "Remove the copies, or add a folder of validation images."
+        raise DataError(Problem(DIVISION_CODES[1], "images", message, remedy))
     names = sorted(members)
     random.Random(seed).shuffle(names)
     chosen = {names[i] for i in _choose([len(members[name]) for name in names], fraction * len(pairs))}
@@ -152,16 +160,12 @@ def _split_groups(pairs: Sequence[Pair], fraction: float, seed: int, fingerprint
     return Split(cases, f"{share}: {listed}; {together}.")
 
 
-def _undividable(pairs: Sequence[Pair], fingerprints: Sequence[str | None]) -> DataError:
-    if len(set(fingerprints)) == 1 and fingerprints[0] is not None:
-        message = f"All {len(pairs)} volumes hold the same image, so none can be held out to validate with."
-        remedy = "Add a volume of another specimen, or a folder of validation images."
-    else:
-        message = (
-            f"The {len(pairs)} volumes cannot be divided, since copies of one image are among those of every specimen."
-        )
-        remedy = "Remove the copies, or add a folder of validation images."
-    return DataError(Problem(DIVISION_CODES[1], "images", message, remedy))
+def _places(keys: Iterable[_Key]) -> dict[_Key, list[int]]:
+    """Where each key occurs."""
+    places: defaultdict[_Key, list[int]] = defaultdict(list)
+    for index, key in enumerate(keys):
+        places[key].append(index)
+    return places
 
 
 def _groups_of(pairs: Sequence[Pair]) -> list[str]:
@@ -196,10 +200,7 @@ def _units_in_folders(folders: list[str], stems: list[str]) -> tuple[list[str], 
     names = [part if _SPECIMEN.match(part.casefold()) else "" for part in _first_parts(stems)]
     if len(set(folders)) == len(folders):  # the names of the subfolders may show groups as those of files do
         return group_names([f"{one}_{stem}".replace("/", "_") for one, stem in zip(folders, stems, strict=True)]), names
-    members_of: defaultdict[str, list[int]] = defaultdict(list)
-    for index, folder in enumerate(folders):
-        members_of[folder].append(index)
-    for folder, members in members_of.items():
+    for folder, members in _places(folders).items():
         own_stems = [stems[index] for index in members]
         own = group_names(own_stems)
         if own != own_stems:
@@ -222,13 +223,10 @@ def _join(links: Sequence[Sequence[Hashable]]) -> list[int]:
 
 def _call(joined: list[int], units: list[str], names: list[str]) -> list[str]:
     """Each group by its unit where both are the same, else by its specimen, else by its first unit; all differ."""
-    members: defaultdict[int, list[int]] = defaultdict(list)
-    for index, first in enumerate(joined):
-        members[first].append(index)
     num_in_unit = Counter(units)
     called: dict[int, str] = {}
     taken: set[str] = set()
-    for first, group in members.items():
+    for first, group in _places(joined).items():
         is_unit = {units[index] for index in group} == {units[first]} and num_in_unit[units[first]] == len(group)
         is_specimen = len({names[index].casefold() for index in group}) == 1 and names[first]
         own = names[first] if is_specimen and not is_unit else units[first]
@@ -268,8 +266,19 @@ def _split_volume(
     axes = [axis for axis in sorted(range(3), key=lambda a: -shape[a]) if shape[axis] >= 2 * MIN_BLOCK + GAP]
     for axis in axes:
         blocks = _cut(shape[axis], fraction, None if profiles is None else profiles[axis])
-        if blocks is not None:
-            return _blocks_as_split(pair, shape, axis, *blocks)
+        if blocks is None:
+            continue
+        cases = []
+        for side, span in zip(SIDES, blocks, strict=True):
+            z, y, x = (span if other == axis else (0, length) for other, length in enumerate(shape))
+            cases.append(Case(f"{pair.name}-{side}", pair, (z, y, x), side))
+        training, validation = blocks
+        explanation = (
+            f"There is a single volume, so it is cut along {'zyx'[axis]}: planes {training[0]} to {training[1] - 1} "
+            f"are for training and {validation[0]} to {validation[1] - 1} for validation, with a gap between them. "
+            "A second volume would make the scores more trustworthy."
+        )
+        return Split(tuple(cases), explanation)
     message = (
         f"The only volume is too small to hold out a part of it ({sizes(shape)} voxels; one axis must have "
         f"{2 * MIN_BLOCK + GAP})."
@@ -303,16 +312,3 @@ def _cut(length: int, fraction: float, profile: NDArray[np.int64] | None) -> tup
         if profile is None or (profile[slice(*training)].any() and profile[slice(*validation)].any()):
             return training, validation
     return None
-
-
-def _blocks_as_split(pair: Pair, shape: ZYX, axis: int, training: Span, validation: Span) -> Split:
-    def case(side: Side, span: Span) -> Case:
-        z, y, x = (span if other == axis else (0, length) for other, length in enumerate(shape))
-        return Case(f"{pair.name}-{side}", pair, (z, y, x), side)
-
-    explanation = (
-        f"There is a single volume, so it is cut along {'zyx'[axis]}: planes {training[0]} to {training[1] - 1} are "
-        f"for training and {validation[0]} to {validation[1] - 1} for validation, with a gap between them. "
-        "A second volume would make the scores more trustworthy."
-    )
-    return Split((case("train", training), case("validation", validation)), explanation)

@@ -222,8 +222,8 @@ def describe(row: Row) -> str:
     report = row.report
     lines = [f"{_MARKS[problem.severity]} {problem}" for problem in report.problems]
     lines += [
-        f"Image: {report.image}",
-        f"Labels: {report.labels} (paired by: {report.pair.rule})",
+        f"Image: {report.pair.image}",
+        f"Labels: {report.pair.labels} (paired by: {report.pair.rule})",
         f"Voxels (z, y, x): {' × '.join(map(str, report.shape)) if report.shape else 'unknown'}",
         f"Voxel size (z, y, x): {_size(report.voxel_size, ' × ')}{' µm' if report.voxel_size else ''}",
     ]
