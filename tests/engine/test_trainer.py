@@ -129,7 +129,6 @@ class NoPredictor:
 def make(
     scores: Sequence[Sequence[Score]] = ((of_dice(50),),),
     losses: Iterator[float] | None = None,
-    requests: dict[int, str] | None = None,
     progress: Progress | None = None,
     validation_seconds: float = 0.0,
     **settings: Any,
@@ -147,7 +146,6 @@ def make(
         validator=ScriptedValidator(scores, clock, validation_seconds),
         learner=ScriptedLearner(losses),  # type: ignore[arg-type]
         predictor=NoPredictor(),  # type: ignore[arg-type]
-        checkpointer=Recorded(requests),  # type: ignore[arg-type]
         ranks=Ranks(),
         progress=progress,
         clock=clock,
@@ -161,7 +159,7 @@ def of(kind: type, events: Sequence[Event]) -> list[Any]:
 
 def test_events_come_in_order_and_say_what_was_done() -> None:
     trainer = make([[of_dice(50)], [of_dice(60)]], losses=iter([4.0, 2.0, 1.0, 1.0]))
-    events = list(trainer.run())
+    events = list(trainer.run(Recorded()))
     epoch = ["step_done"] * 2 + ["epoch_done", "validation_progressed", "validated", "saved", "saved"]
     assert [event.event for event in events] == epoch * 2
     assert [(event.epoch, event.step, event.step_in_epoch) for event in of(StepDone, events)] == [
@@ -184,22 +182,23 @@ def test_events_come_in_order_and_say_what_was_done() -> None:
 
 
 def test_validations_come_at_their_interval_and_at_the_end() -> None:
-    events = list(make(epochs=5, validation_interval=2).run())
+    events = list(make(epochs=5, validation_interval=2).run(Recorded()))
     assert [event.epoch for event in of(Validated, events)] == [2, 4, 5]
 
 
 def test_scores_of_volumes_are_pooled() -> None:
     """By counts, not by the mean of the volumes' Dice."""
     scores = [score(1), score(8, 16)]
-    [validated] = of(Validated, list(make([scores], epochs=1).run()))
+    [validated] = of(Validated, list(make([scores], epochs=1).run(Recorded())))
     assert validated.dice == pytest.approx(2 * 9 / (2 * 9 + 16))
     assert [(volume.name, volume.dice) for volume in validated.volumes] == [("v0", 1.0), ("v1", 0.5)]
 
 
 def test_the_best_is_saved_when_it_is_better_and_the_last_always() -> None:
     trainer = make([[of_dice(percent)] for percent in (50, 50, 60, 40)], epochs=4)
-    list(trainer.run())
-    saved = trainer.checkpointer.saved
+    recorded = Recorded()
+    list(trainer.run(recorded))
+    saved = recorded.saved
     assert [epoch for what, epoch in saved if what == "best"] == [1, 3]
     # what is saved is where training goes on: at the next epoch
     assert [epoch for what, epoch in saved if what == "last"] == [2, 3, 4, 5]
@@ -209,8 +208,8 @@ def test_the_best_is_saved_when_it_is_better_and_the_last_always() -> None:
 
 
 def test_stop_reaches_the_next_validation() -> None:
-    trainer = make(epochs=10, validation_interval=3, requests={1: "stop"})
-    events = list(trainer.run())
+    trainer = make(epochs=10, validation_interval=3)
+    events = list(trainer.run(Recorded({1: "stop"})))
     assert trainer.reason == "stopped"
     assert [event.now for event in of(StopRequested, events)] == [False]
     assert [event.epoch for event in of(Validated, events)] == [3]
@@ -218,8 +217,8 @@ def test_stop_reaches_the_next_validation() -> None:
 
 
 def test_stop_now_validates_after_the_batch_in_progress() -> None:
-    trainer = make(epochs=10, validation_interval=3, requests={3: "stop-now"})
-    events = list(trainer.run())
+    trainer = make(epochs=10, validation_interval=3)
+    events = list(trainer.run(Recorded({3: "stop-now"})))
     assert trainer.reason == "stopped-now"
     assert len(of(StepDone, events)) == 3
     assert [event.epoch for event in of(Validated, events)] == [2]
@@ -229,28 +228,28 @@ def test_stop_now_validates_after_the_batch_in_progress() -> None:
 
 
 def test_a_second_more_urgent_request_counts() -> None:
-    trainer = make(epochs=10, validation_interval=9, requests={1: "stop", 4: "stop-now"})
-    events = list(trainer.run())
+    trainer = make(epochs=10, validation_interval=9)
+    events = list(trainer.run(Recorded({1: "stop", 4: "stop-now"})))
     assert [event.now for event in of(StopRequested, events)] == [False, True]
     assert len(of(StepDone, events)) == 4
 
 
 def test_early_stopping_counts_validations_without_a_better_score() -> None:
     trainer = make([[of_dice(percent)] for percent in (50, 60, 50, 50, 50)], epochs=50, early_stopping=2)
-    events = list(trainer.run())
+    events = list(trainer.run(Recorded()))
     assert trainer.reason == "early-stopping"
     assert [event.epoch for event in of(Validated, events)] == [1, 2, 3, 4]
 
 
 def test_plateau_halves_the_rate_after_its_patience() -> None:
     trainer = make(epochs=2 + PLATEAU_PATIENCE, schedule="plateau", learning_rate=0.1)
-    list(trainer.run())
+    list(trainer.run(Recorded()))
     rates = trainer.learner.rates[::2]
     assert rates == pytest.approx([0.1] * (1 + PLATEAU_PATIENCE) + [0.05])
 
 
 def test_broken_steps_are_left_out_of_the_loss() -> None:
-    events = list(make(losses=iter([float("nan"), 2.0, float("inf"), float("nan")])).run())
+    events = list(make(losses=iter([float("nan"), 2.0, float("inf"), float("nan")])).run(Recorded()))
     first, second = of(EpochDone, events)
     assert first.train_loss == 2.0
     assert np.isnan(second.train_loss)
@@ -259,19 +258,19 @@ def test_broken_steps_are_left_out_of_the_loss() -> None:
 def test_steps_that_stay_broken_end_the_run_with_advice() -> None:
     trainer = make(epochs=100, losses=iter([1.0] + [float("nan")] * 99))
     with pytest.raises(DeviceError, match="smaller learning rate"):
-        list(trainer.run())
+        list(trainer.run(Recorded()))
     assert trainer.progress.step == MAX_BROKEN_STEPS
 
 
 def test_a_finite_loss_begins_the_count_of_broken_steps_again() -> None:
     broken = [float("nan")] * (MAX_BROKEN_STEPS - 1)
-    assert len(of(StepDone, list(make(epochs=20, losses=iter([*broken, 1.0, *broken, 1.0])).run()))) == 40
+    assert len(of(StepDone, list(make(epochs=20, losses=iter([*broken, 1.0, *broken, 1.0])).run(Recorded())))) == 40
 
 
 def test_a_time_limit_leaves_time_for_the_validation() -> None:
     trainer = make(epochs=1000, max_minutes=2, validation_interval=1000, validation_seconds=10.0)
     trainer.validation_estimate = 10.0
-    events = list(trainer.run())
+    events = list(trainer.run(Recorded()))
     assert trainer.reason == "max-minutes"
     assert events[-1].event == "saved"
     assert 90 < trainer.elapsed - 10.0 < 120
@@ -281,7 +280,7 @@ def test_a_plan_that_the_clock_contradicts_is_changed() -> None:
     trainer = make(epochs=1000, max_minutes=10, validation_interval=1000)
     trainer.progress.planned_steps = 2000
     events = []
-    for event in trainer.run():
+    for event in trainer.run(Recorded()):
         events.append(event)
         if isinstance(event, Logged):
             break
@@ -291,16 +290,17 @@ def test_a_plan_that_the_clock_contradicts_is_changed() -> None:
 
 
 def test_a_validation_that_takes_longer_than_training_is_warned_of_once() -> None:
-    events = list(make(epochs=3, validation_seconds=1000.0).run())
+    events = list(make(epochs=3, validation_seconds=1000.0).run(Recorded()))
     [warned] = of(Warned, events)
     assert "validation interval of" in warned.message
 
 
 def test_it_goes_on_where_a_checkpoint_was_made() -> None:
-    trainer = make(epochs=4, validation_interval=9, requests={3: "stop-now"})
-    list(trainer.run())
-    _, progress = trainer.checkpointer.last
-    rest = list(make(epochs=4, validation_interval=9, progress=progress).run())
+    trainer = make(epochs=4, validation_interval=9)
+    recorded = Recorded({3: "stop-now"})
+    list(trainer.run(recorded))
+    _, progress = recorded.last
+    rest = list(make(epochs=4, validation_interval=9, progress=progress).run(Recorded()))
     assert [(event.epoch, event.step_in_epoch) for event in of(StepDone, rest)] == [
         (2, 2),
         *((epoch, step) for epoch in (3, 4) for step in (1, 2)),
@@ -309,7 +309,7 @@ def test_it_goes_on_where_a_checkpoint_was_made() -> None:
 
 def test_nothing_happens_where_all_epochs_are_done() -> None:
     trainer = make(epochs=2, progress=Progress(epoch=3, num_patches=4, batch_size=2))
-    assert list(trainer.run()) == []
+    assert list(trainer.run(Recorded())) == []
 
 
 def test_an_epoch_of_another_size_begins_again() -> None:

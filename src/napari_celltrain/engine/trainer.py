@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from napari_celltrain.engine.device import Ranks, memory_errors_explained
 from napari_celltrain.engine.learner import PLATEAU_PATIENCE, Learner, learning_rate_at
-from napari_celltrain.engine.patches import Batch, PatchRequest, PatchSource, plan_batches, prefetched
+from napari_celltrain.engine.patches import Batch, PatchSource, plan_batches, prefetched
 from napari_celltrain.engine.predictor import Predictor
 from napari_celltrain.engine.scores import Score
 from napari_celltrain.engine.validation import Validator
@@ -106,7 +107,7 @@ class Checkpointer(Protocol):
 
 @dataclass(slots=True)
 class Trainer:
-    """Everything one run of training needs. :meth:`run` may be called once."""
+    """Everything one run of training needs but a place for its results. :meth:`run` may be called once."""
 
     config: TrainingConfig
     source: PatchSource
@@ -114,7 +115,6 @@ class Trainer:
     learner: Learner
     predictor: Predictor
     """Of the weights that are validated."""
-    checkpointer: Checkpointer
     ranks: Ranks
     progress: Progress
     """With its epoch's size and its planned steps set."""
@@ -146,13 +146,12 @@ class Trainer:
         """Seconds of all sittings together."""
         return self._earlier_seconds + self.elapsed
 
-    def run(self) -> Iterator[Event]:
+    def run(self, checkpointer: Checkpointer) -> Iterator[Event]:
         """Train until the epochs are done or something ends it earlier; the last thing is always a validation.
 
         Nothing happens where all epochs have been done already.
         """
-        num_threads = 1 if self.learner.device.type == "cpu" else 4
-        with prefetched(self._make_batch, self._requests(), num_threads=num_threads) as batches:
+        with self._batches() as batches:
             step_began = self.clock()
             for batch in batches:
                 yield self._train_step(batch)
@@ -160,15 +159,19 @@ class Trainer:
                 step_began = self.clock()
                 self.progress.epoch_seconds += seconds
                 yield from self._replan(seconds)
-                yield from self._poll()
+                yield from self._poll(checkpointer)
                 epoch_complete = self.progress.step_in_epoch == self.progress.steps_per_epoch
                 ending = self._ending(epoch_complete)
                 if epoch_complete or ending is not None:
                     yield self._epoch_done()
                 due = epoch_complete and self.progress.epoch % self.config.validation_interval == 0
                 if ending is not None or due:
-                    yield from self._validate(epoch_complete)
-                    ending = ending or self._ending_after_validation()
+                    yield from self._validate(checkpointer, epoch_complete)
+                    patience = self.config.early_stopping
+                    if ending is None and self._request is not None:
+                        ending = "stopped"
+                    elif ending is None and patience is not None and self.progress.validations_since_best >= patience:
+                        ending = "early-stopping"
                 elif epoch_complete:
                     self.progress.next_epoch()
                 if ending is not None:
@@ -179,8 +182,8 @@ class Trainer:
 
     # --- one step ---------------------------------------------------------------------------------------
 
-    def _requests(self) -> Iterator[list[PatchRequest]]:
-        return plan_batches(
+    def _batches(self) -> AbstractContextManager[Iterator[Batch]]:
+        requests = plan_batches(
             len(self.source.volumes),
             self.source.samples_per_volume,
             self.config.batch_size,
@@ -189,10 +192,9 @@ class Trainer:
             first_step=self.progress.step_in_epoch,
             last_epoch=self.config.epochs,
         )
-
-    def _make_batch(self, requests: list[PatchRequest]) -> Batch:
         # a process without a share of the last, small batch computes its first patch with weight 0
-        return self.source.batch(self.ranks.share(requests) or requests[:1])
+        shares = (self.ranks.share(batch) or batch[:1] for batch in requests)
+        return prefetched(self.source.batch, shares, num_threads=1 if self.learner.device.type == "cpu" else 4)
 
     def _train_step(self, batch: Batch) -> StepDone:
         progress = self.progress
@@ -203,7 +205,12 @@ class Trainer:
         with memory_errors_explained():
             loss = self.learner.step(batch, rate, num_items)
         seconds = self.clock() - start
-        self._watch_for_broken_steps(loss)
+        self._broken_steps = 0 if math.isfinite(loss) else self._broken_steps + 1
+        if self._broken_steps >= MAX_BROKEN_STEPS:
+            raise DeviceError(
+                f"The loss has not been a finite number for {MAX_BROKEN_STEPS} steps. Take a smaller learning rate, "
+                "or set the precision to float32; the best model so far is saved."
+            )
         progress.step += 1
         progress.step_in_epoch += 1
         if math.isfinite(loss):
@@ -221,14 +228,6 @@ class Trainer:
 
     def _learning_rate(self, step: int) -> float:
         return learning_rate_at(self.config, step, self.progress.planned_steps, self.progress.halvings)
-
-    def _watch_for_broken_steps(self, loss: float) -> None:
-        self._broken_steps = 0 if math.isfinite(loss) else self._broken_steps + 1
-        if self._broken_steps >= MAX_BROKEN_STEPS:
-            raise DeviceError(
-                f"The loss has not been a finite number for {MAX_BROKEN_STEPS} steps. Take a smaller learning rate, "
-                "or set the precision to float32; the best model so far is saved."
-            )
 
     def _replan(self, seconds: float) -> Iterator[Logged]:
         """Under a time limit, look now and then whether the steps that were planned still fit what the clock says.
@@ -252,33 +251,29 @@ class Trainer:
         yield Logged(message=f"The speed has changed; the learning rate is now planned for about {epochs:.1f} epochs.")
 
     def _epoch_done(self) -> EpochDone:
-        progress = self.progress
+        config, progress = self.config, self.progress
+        steps = config.epochs * progress.steps_per_epoch - progress.step
+        validations = -(-(config.epochs - progress.epoch) // config.validation_interval) + 1
+        remaining = steps * progress.compute_seconds / max(1, progress.step) + validations * self.validation_estimate
+        if config.max_minutes is not None:
+            remaining = min(remaining, config.max_minutes * 60 - self.elapsed)
         return EpochDone(
             epoch=progress.epoch,
             step=progress.step,
             train_loss=progress.loss_sum / progress.loss_count if progress.loss_count else math.nan,
             learning_rate=self._learning_rate(max(0, progress.step - 1)),
             seconds=progress.epoch_seconds,
-            remaining_seconds=self._remaining_seconds(),
+            remaining_seconds=max(0.0, remaining),
         )
-
-    def _remaining_seconds(self) -> float:
-        config, progress = self.config, self.progress
-        steps = config.epochs * progress.steps_per_epoch - progress.step
-        validations = -(-(config.epochs - progress.epoch) // config.validation_interval) + 1
-        seconds = steps * progress.compute_seconds / max(1, progress.step) + validations * self.validation_estimate
-        if config.max_minutes is not None:
-            seconds = min(seconds, config.max_minutes * 60 - self.elapsed)
-        return max(0.0, seconds)
 
     # --- ending -----------------------------------------------------------------------------------------
 
-    def _poll(self) -> Iterator[StopRequested]:
+    def _poll(self, checkpointer: Checkpointer) -> Iterator[StopRequested]:
         """Look for requests to stop; each new one becomes one event. The first process decides for all."""
         if self.ranks.world == 1 and self.clock() - self._polled_at < POLL_SECONDS:
             return
         self._polled_at = self.clock()
-        request = self.ranks.broadcast(self.checkpointer.stop_request())
+        request = self.ranks.broadcast(checkpointer.stop_request())
         if request is not None and request != self._request:
             self._request = request
             yield StopRequested(now=request == "stop-now")
@@ -298,17 +293,9 @@ class Trainer:
         """What comes after the last step: a validation, the final predictions, and the choice of their decoding."""
         return 2.1 * self.validation_estimate + self.validator.tuning_seconds(self.predictor.target)
 
-    def _ending_after_validation(self) -> StopReason | None:
-        if self._request is not None:
-            return "stopped"
-        patience = self.config.early_stopping
-        if patience is not None and self.progress.validations_since_best >= patience:
-            return "early-stopping"
-        return None
-
     # --- validation -------------------------------------------------------------------------------------
 
-    def _validate(self, epoch_complete: bool) -> Iterator[Event]:
+    def _validate(self, checkpointer: Checkpointer, epoch_complete: bool) -> Iterator[Event]:
         """Score the evaluated weights, save them if they are the best so far, and save what resuming needs."""
         progress, epoch = self.progress, self.progress.epoch
         start = self.clock()
@@ -319,7 +306,7 @@ class Trainer:
         for index, score, prediction in self.validator.score(self.predictor, own_share):
             scores[index] = score
             if index == 0:
-                preview = self.checkpointer.save_preview(epoch, prediction)
+                preview = checkpointer.save_preview(epoch, prediction)
             yield ValidationProgressed(done=len(scores), total=len(own_share))
         for part in self.ranks.gather(scores):
             scores |= part
@@ -328,12 +315,12 @@ class Trainer:
         yield validated
         yield from self._warn_of_cost(validated.seconds)
         if validated.is_best:
-            yield Saved(what="best", path=self.checkpointer.save_best(self.learner.weights(), epoch), epoch=epoch)
+            yield Saved(what="best", path=checkpointer.save_best(self.learner.weights(), epoch), epoch=epoch)
         if epoch_complete:
             progress.next_epoch()
         progress.validation_seconds += self.clock() - start
         progress.seconds = self.total_seconds
-        yield Saved(what="last", path=self.checkpointer.save_last(self.learner.state(), progress), epoch=epoch)
+        yield Saved(what="last", path=checkpointer.save_last(self.learner.state(), progress), epoch=epoch)
 
     def _judge(self, scores: list[Score], preview: str | None, seconds: float) -> Validated:
         progress = self.progress

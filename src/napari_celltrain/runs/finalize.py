@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.runs.model import Model, Segmentation, card_to_yaml, load_model, segment, to_objects
+from napari_celltrain.runs.model import Model, card_to_yaml, load_model, segment, to_objects
 from napari_celltrain.runs.setup import Setup
 from napari_celltrain.values.decoding import ObjectDecoding
 from napari_celltrain.values.events import Event, Finished, Logged, Prepared, Saved
@@ -22,7 +22,7 @@ from napari_celltrain.values.events import Event, Finished, Logged, Prepared, Sa
 if TYPE_CHECKING:
     from napari_celltrain.engine.scores import Score
     from napari_celltrain.engine.trainer import Trainer
-    from napari_celltrain.engine.validation import Tuned, ValidationVolume, Validator
+    from napari_celltrain.engine.validation import Validator
 
 MAX_KEPT_BYTES = 2**30
 """Maps kept from tuning until they are decoded; those of further volumes are predicted again."""
@@ -31,26 +31,29 @@ Maps = dict[int, NDArray[np.uint8]]
 """By the index of their validation volume."""
 
 
-def finalize(folder: RunFolder, setup: Setup, trainer: Trainer) -> Generator[Event, None, None]:
+def finalize(folder: RunFolder, setup: Setup) -> Generator[Event, None, None]:
     """Write ``validation/`` and the final ``model.yaml``; ends with :class:`Finished`.
 
     The model is read back from its files, so that what is scored is what a user will load.
     """
     start = time.perf_counter()
-    model = load_model(folder.model, setup.learner.device)
+    trainer, is_objects = setup.trainer, setup.preparation.scheme.kind == "objects"
+    model = load_model(folder.model, trainer.learner.device)
     maps: Maps = {}
-    if setup.preparation.scheme.kind == "objects":
-        maps = yield from _predict(model, setup.validator)
-        model = yield from _tune(folder, model, setup.validator, maps)
+    if is_objects:
+        maps = yield from _predict(model, trainer.validator)
+        model = yield from _tune(folder, model, trainer.validator, maps)
     epoch = model.card.training.epoch
     scores: list[Score] = []
-    volumes = setup.validator.volumes
+    volumes = trainer.validator.volumes
     for index, volume in enumerate(volumes):
         yield Prepared(stage="writing the validation volumes", done=index, total=len(volumes))
-        result = _segmentation(model, volume, maps.pop(index, None))
+        if index in maps:
+            result = to_objects(model.card, maps.pop(index), voxel_size=volume.voxel_size)
+        else:
+            result = segment(model, volume.image, volume.statistics, voxel_size=volume.voxel_size)
         folder.write_volume(f"validation/{volume.name}.tif", result.labels, volume.voxel_size)
-        objects = result.labels if setup.preparation.scheme.kind == "objects" else None
-        scores.append(setup.validator.compare(index, result.classes, objects))
+        scores.append(trainer.validator.compare(index, result.classes, result.labels if is_objects else None))
         yield Saved(what="validation", path=f"validation/{volume.name}.tif", epoch=epoch)
     pooled = reduce(add, scores)
     summary = model.card.training.model_copy(
@@ -89,24 +92,14 @@ def _tune(folder: RunFolder, model: Model, validator: Validator, maps: Maps) -> 
         return model
     tuned = card.model_copy(update={"threshold": tuner.best.setting.threshold, "objects": tuner.best.setting.decoding})
     folder.write_text("model/model.yaml", card_to_yaml(tuned))
-    yield Logged(message=_tuned_sentence(tuner.best, tuner.num_tried))
-    return Model(tuned, model.predictor)
-
-
-def _segmentation(model: Model, volume: ValidationVolume, maps: NDArray[np.uint8] | None) -> Segmentation:
-    if maps is None:
-        return segment(model, volume.image, volume.statistics, voxel_size=volume.voxel_size)
-    return to_objects(model.card, maps, voxel_size=volume.voxel_size)
-
-
-def _tuned_sentence(tuned: Tuned, num_tried: int) -> str:
-    setting = tuned.setting
-    smallest = setting.decoding.min_size_um3
+    smallest = tuned.decoding.min_size_um3
     left_out = f", without those below {smallest:.3g} µm³" if smallest else ""
-    return (
-        f"Objects are separated by {_method(setting.decoding)}, in a foreground of at least {setting.threshold:.2g}"
-        f"{left_out}: the best of {num_tried} settings tried on the validation volumes (F1 {tuned.f1:.3f})."
+    yield Logged(
+        message=f"Objects are separated by {_method(tuned.decoding)}, in a foreground of at least "
+        f"{tuned.threshold:.2g}{left_out}: the best of {tuner.num_tried} settings tried on the validation volumes "
+        f"(F1 {tuner.best.f1:.3f})."
     )
+    return Model(tuned, model.predictor)
 
 
 def _method(decoding: ObjectDecoding) -> str:

@@ -10,20 +10,21 @@ import contextlib
 import shutil
 import time
 from collections.abc import Generator, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from napari_celltrain.nets.models import num_parameters
-from napari_celltrain.runs.checkpoint import Checkpoint, FolderCheckpointer, read_last
+from napari_celltrain.runs.checkpoint import FolderCheckpointer, read_last
 from napari_celltrain.runs.config_file import check_settings
 from napari_celltrain.runs.finalize import finalize
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.runs.prepare import Preparation, prepare
 from napari_celltrain.runs.record import Recorder, describe_environment
 from napari_celltrain.runs.setup import Setup, set_up
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import CellTrainError, ConfigError, RunFolderError
 from napari_celltrain.values.events import Event, Failed, Finished, Started, Warned
+from napari_celltrain.values.text import count
 
 if TYPE_CHECKING:
     import torch
@@ -43,10 +44,8 @@ def run(config: RunConfig) -> Iterator[Event]:
     RunFolder.refuse_existing(config.data.results, config.run_name)
     with _processes(config) as (device, ranks):
         pending: list[Event] = []
-        preparation = yield from _collect(prepare(config), pending)
-        setup = yield from _collect(set_up(preparation, device, ranks, started_at), pending)
-        folder = _new_folder(setup)
-        yield from _train(folder, setup, pending)
+        setup = yield from _collect(set_up(config, device, ranks, started_at), pending)
+        yield from _train(_new_folder(setup), setup, pending)
 
 
 def resume(path: Path, *, epochs: int | None = None, max_minutes: float | None = None) -> Iterator[Event]:
@@ -56,17 +55,31 @@ def resume(path: Path, *, epochs: int | None = None, max_minutes: float | None =
     """
     started_at = time.perf_counter()
     folder = RunFolder.open(path)
-    config = _extended(folder.read_config(), epochs, max_minutes)
+    config = folder.read_config()
+    changes = {key: value for key, value in (("epochs", epochs), ("max_minutes", max_minutes)) if value is not None}
+    training = type(config.training).model_validate(config.training.model_dump() | changes)
     checkpoint = read_last(folder)
-    _refuse_if_over(folder, config, checkpoint)
-    config = check_settings(config)
+    done = checkpoint.progress.epoch - 1
+    if done >= training.epochs and any(isinstance(event, Finished) for event in folder.read_events()):
+        raise RunFolderError(
+            f"The run {folder.name} has done {count(done, 'epoch')} already. To train it further, give "
+            f"more: celltrain resume {folder.path} --epochs {2 * done}"
+        )
+    config = check_settings(config.model_copy(update={"training": training}))
     with _processes(config) as (device, ranks):
         pending: list[Event] = []
-        preparation = yield from _collect(prepare(config), pending)
         setup = yield from _collect(
-            set_up(preparation, device, ranks, started_at, checkpoint, new_end=epochs is not None), pending
+            set_up(config, device, ranks, started_at, checkpoint, new_end=epochs is not None), pending
         )
-        yield from _collect(_changed_data(folder, preparation), pending)
+        with contextlib.suppress(OSError):
+            if folder.data_file.read_text(encoding="utf-8") != setup.preparation.record:
+                pending.append(
+                    Warned(
+                        message="The images, labels or their division have changed since this run began; it goes on "
+                        "with the new ones. Scores before and after cannot be compared."
+                    )
+                )
+                yield pending[-1]
         yield from _train(folder if ranks.is_first else None, setup, pending, is_resumed=True)
 
 
@@ -102,12 +115,13 @@ def _new_folder(setup: Setup) -> RunFolder | None:
     """The run's new folder, in the first process; the others wait until it is there, or learn why it is not."""
     folder: RunFolder | None = None
     refusal: Exception | None = None
-    if setup.ranks.is_first:
+    ranks = setup.trainer.ranks
+    if ranks.is_first:
         try:
             folder = _make_folder(setup)
         except Exception as error:  # the other processes are waiting for an answer, whatever it is
             refusal = error
-    refused = setup.ranks.broadcast(None if refusal is None else str(refusal))
+    refused = ranks.broadcast(None if refusal is None else str(refusal))
     if refusal is not None:
         raise refusal
     if refused is not None:
@@ -116,46 +130,16 @@ def _new_folder(setup: Setup) -> RunFolder | None:
 
 
 def _make_folder(setup: Setup) -> RunFolder:
-    config = setup.config
+    config = setup.preparation.config
     folder = RunFolder.create(config.data.results, config.run_name, config.training.model)
     try:
         folder.write_config(config)
         folder.write_text("data.json", setup.preparation.record)
-        folder.write_text("environment.json", describe_environment(setup.device_name, setup.ranks.world))
+        folder.write_text("environment.json", describe_environment(setup.device_name, setup.trainer.ranks.world))
     except BaseException:
         shutil.rmtree(folder.path, ignore_errors=True)  # a folder that cannot be begun would only be in the way
         raise
     return folder
-
-
-# --- resuming -------------------------------------------------------------------------------------------
-
-
-def _extended(config: RunConfig, epochs: int | None, max_minutes: float | None) -> RunConfig:
-    changes = {key: value for key, value in (("epochs", epochs), ("max_minutes", max_minutes)) if value is not None}
-    if not changes:
-        return config
-    training = type(config.training).model_validate(config.training.model_dump() | changes)
-    return config.model_copy(update={"training": training})
-
-
-def _refuse_if_over(folder: RunFolder, config: RunConfig, checkpoint: Checkpoint) -> None:
-    done = checkpoint.progress.epoch - 1
-    is_over = done >= config.training.epochs
-    if is_over and any(isinstance(event, Finished) for event in folder.read_events()):
-        raise RunFolderError(
-            f"The run {folder.name} has done {done} epoch{'s' if done != 1 else ''} already. To train it further, give "
-            f"more: celltrain resume {folder.path} --epochs {2 * done}"
-        )
-
-
-def _changed_data(folder: RunFolder, preparation: Preparation) -> Generator[Event, None, None]:
-    with contextlib.suppress(OSError):
-        if folder.data_file.read_text(encoding="utf-8") != preparation.record:
-            yield Warned(
-                message="The images, labels or their division have changed since this run began; it goes on with the "
-                "new ones. Scores before and after cannot be compared."
-            )
 
 
 # --- in the folder --------------------------------------------------------------------------------------
@@ -163,64 +147,54 @@ def _changed_data(folder: RunFolder, preparation: Preparation) -> Generator[Even
 
 def _train(folder: RunFolder | None, setup: Setup, pending: list[Event], is_resumed: bool = False) -> Iterator[Event]:
     """Train and finalize. Without a folder (not the first process), train without writing."""
+    checkpointer = FolderCheckpointer(
+        folder,
+        setup.trainer.learner.numeric_format,
+        make_card=lambda: setup.card("" if folder is None else folder.name),
+        preview_voxel_size=setup.preparation.validation[0].report.voxel_size,
+    )
+    training = setup.trainer.run(checkpointer)
     if folder is None:
-        yield from setup.trainer(_checkpointer(None, setup)).run()
+        yield from training
         return
     with folder.lock():
         folder.clean()
         folder.clear_requests()
         if is_resumed:
-            folder.write_config(setup.config)
+            folder.write_config(setup.preparation.config)
             folder.write_text("data.json", setup.preparation.record)
         recorder = Recorder(folder)
         for event in pending:
             recorder.record(event)
         try:
-            for event in _train_in(folder, setup):
+            for event in chain([_started(folder, setup)], training, finalize(folder, setup)):
                 yield recorder.record(event)
                 yield from recorder.own_events()
         except Exception as error:
+            message = str(error)
+            if not isinstance(error, CellTrainError):
+                message = f"An unexpected error ended the run ({type(error).__name__}: {error}). "
+                message += "What was saved before is intact."
             with contextlib.suppress(CellTrainError):  # the disk may be the very thing that failed
-                recorder.record(Failed(message=_sentence(error)))
+                recorder.record(Failed(message=message))
             raise
 
 
-def _train_in(folder: RunFolder, setup: Setup) -> Iterator[Event]:
-    trainer = setup.trainer(_checkpointer(folder, setup))
-    yield _started(folder, setup)
-    yield from trainer.run()
-    yield from finalize(folder, setup, trainer)
-
-
-def _checkpointer(folder: RunFolder | None, setup: Setup) -> FolderCheckpointer:
-    return FolderCheckpointer(
-        folder,
-        setup.learner.numeric_format,
-        make_card=lambda: setup.card("" if folder is None else folder.name),
-        preview_voxel_size=setup.preparation.preview_voxel_size,
-    )
-
-
 def _started(folder: RunFolder, setup: Setup) -> Started:
-    training, augmentation = setup.config.training, setup.config.augmentation
+    training, augmentation = setup.preparation.config.training, setup.preparation.config.augmentation
+    trainer = setup.trainer
     return Started(
         run=folder.name,
-        first_epoch=setup.progress.epoch,
+        first_epoch=trainer.progress.epoch,
         epochs=training.epochs,
-        steps_per_epoch=setup.progress.steps_per_epoch,
-        num_training=len(setup.source.volumes),
-        num_validation=len(setup.validator.volumes),
-        num_parameters=num_parameters(setup.learner.network),
+        steps_per_epoch=trainer.progress.steps_per_epoch,
+        num_training=len(trainer.source.volumes),
+        num_validation=len(trainer.validator.volumes),
+        num_parameters=num_parameters(trainer.learner.network),
         model=training.model,
         loss=training.loss,
         patch_size=augmentation.patch_size if augmentation.patches else None,
         batch_size=training.batch_size,
         device=setup.device_name,
-        numeric_format=str(setup.learner.numeric_format),
+        numeric_format=str(trainer.learner.numeric_format),
     )
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, CellTrainError):
-        return str(error)
-    return f"An unexpected error ended the run ({type(error).__name__}: {error}). What was saved before is intact."

@@ -12,7 +12,7 @@ from napari_celltrain.nets.losses import build_loss
 from napari_celltrain.nets.models import build_network, load_weights
 from napari_celltrain.runs.checkpoint import Checkpoint
 from napari_celltrain.runs.model import ModelCard, TrainingSummary, read_weights
-from napari_celltrain.runs.prepare import Preparation
+from napari_celltrain.runs.prepare import Preparation, prepare
 from napari_celltrain.values.config import RunConfig, TrainingConfig
 from napari_celltrain.values.errors import RunFolderError
 from napari_celltrain.values.events import Event, Logged, Prepared, Warned
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from napari_celltrain.engine.learner import Learner
     from napari_celltrain.engine.patches import PatchSource
     from napari_celltrain.engine.precision import NumericFormat, Probe
-    from napari_celltrain.engine.predictor import Predictor
-    from napari_celltrain.engine.trainer import Checkpointer, Progress, Trainer
+    from napari_celltrain.engine.trainer import Progress, Trainer
     from napari_celltrain.engine.validation import Validator
 
 FEW_STEPS = 1000
@@ -38,39 +37,13 @@ class Setup:
     """All that a run needs except for its folder: what can be refused has been refused."""
 
     preparation: Preparation
-    source: PatchSource
-    validator: Validator
-    learner: Learner
-    predictor: Predictor
-    progress: Progress
-    validation_estimate: float
-    ranks: Ranks
-    started_at: float
+    trainer: Trainer
     device_name: str
-
-    @property
-    def config(self) -> RunConfig:
-        return self.preparation.config
-
-    def trainer(self, checkpointer: Checkpointer) -> Trainer:
-        from napari_celltrain.engine.trainer import Trainer
-
-        return Trainer(
-            config=self.config.training,
-            source=self.source,
-            validator=self.validator,
-            learner=self.learner,
-            predictor=self.predictor,
-            checkpointer=checkpointer,
-            ranks=self.ranks,
-            progress=self.progress,
-            validation_estimate=self.validation_estimate,
-            started_at=self.started_at,
-        )
 
     def card(self, run: str) -> ModelCard:
         """The card of the best model so far."""
-        config, preparation, progress = self.config, self.preparation, self.progress
+        preparation, trainer = self.preparation, self.trainer
+        config, numeric_format = preparation.config, trainer.learner.numeric_format
         return ModelCard(
             network=preparation.network,
             channel=config.data.channel,
@@ -79,18 +52,18 @@ class Setup:
             window=preparation.window,
             batch_size=preparation.window_batch,
             target=preparation.target,
-            objects=self.validator.decoding,
+            objects=trainer.validator.decoding,
             label_kind=preparation.scheme.kind,
             class_values=preparation.scheme.class_values,
-            precision=self.learner.numeric_format.precision,
-            memory_layout=self.learner.numeric_format.layout,
-            training_device=self.learner.device.type,
+            precision=numeric_format.precision,
+            memory_layout=numeric_format.layout,
+            training_device=trainer.learner.device.type,
             training=TrainingSummary(
                 run=run,
-                epoch=progress.best_epoch,
-                validation_dice=progress.best_dice,
-                num_training=len(self.source.volumes),
-                num_validation=len(self.validator.volumes),
+                epoch=trainer.progress.best_epoch,
+                validation_dice=trainer.progress.best_dice,
+                num_training=len(trainer.source.volumes),
+                num_validation=len(trainer.validator.volumes),
                 loss=config.training.loss,
                 package_version=__version__,
             ),
@@ -98,23 +71,32 @@ class Setup:
 
 
 def set_up(
-    preparation: Preparation,
+    config: RunConfig,
     device: torch.device,
     ranks: Ranks,
     started_at: float,
     checkpoint: Checkpoint | None = None,
     new_end: bool = False,
 ) -> Generator[Event, None, Setup]:
-    """Build the network, choose the numeric format, plan the learning rate, and rehearse a validation.
+    """Prepare the data, build the network, choose the numeric format, plan the learning rate, rehearse a validation.
 
     ``new_end``: whether a resumed run was given another number of epochs.
     """
+    import torch
+
     from napari_celltrain.engine.device import describe, memory_errors_explained
     from napari_celltrain.engine.learner import Learner
     from napari_celltrain.engine.predictor import Predictor
+    from napari_celltrain.engine.trainer import Trainer
 
+    preparation = yield from prepare(config)
     training = preparation.config.training
-    network = yield from _new_network(preparation, ranks, is_resumed=checkpoint is not None)
+    torch.manual_seed(training.seed)
+    network = build_network(preparation.network)
+    if checkpoint is None and training.starting_weights is not None:
+        load_weights(network, read_weights(training.starting_weights))
+        yield Logged(message=f"Training starts from the weights of {training.starting_weights}.")
+    torch.manual_seed(training.seed + ranks.rank)  # dropout differs from process to process
     loss_function = build_loss(training.loss, preparation.scheme.num_outputs, preparation.target)
     source, validator = preparation.source(), preparation.validator()
     step_seconds: float | None = None
@@ -138,25 +120,14 @@ def set_up(
     if checkpoint is None:
         progress = yield from _first_progress(preparation, source, validator, step_seconds)
     else:
-        progress = _resumed_progress(checkpoint, training, source, new_end)
-        _restore(learner, checkpoint)
-    estimate = _rehearse(validator, predictor, progress, ranks)
-    return Setup(
-        preparation, source, validator, learner, predictor, progress, estimate, ranks, started_at, describe(device)
-    )
-
-
-def _new_network(preparation: Preparation, ranks: Ranks, is_resumed: bool) -> Generator[Event, None, nn.Module]:
-    import torch
-
-    training = preparation.config.training
-    torch.manual_seed(training.seed)
-    network = build_network(preparation.network)
-    if not is_resumed and training.starting_weights is not None:
-        load_weights(network, read_weights(training.starting_weights))
-        yield Logged(message=f"Training starts from the weights of {training.starting_weights}.")
-    torch.manual_seed(training.seed + ranks.rank)  # dropout differs from process to process
-    return network
+        progress = _resume(learner, checkpoint, training, source, new_end)
+    start = time.perf_counter()
+    with memory_errors_explained():
+        seconds = validator.rehearse(predictor)
+    progress.validation_seconds += time.perf_counter() - start
+    estimate = ranks.broadcast(seconds / ranks.world)
+    trainer = Trainer(training, source, validator, learner, predictor, ranks, progress, estimate, started_at=started_at)
+    return Setup(preparation, trainer, describe(device))
 
 
 def _choose_format(
@@ -190,17 +161,6 @@ def _choose_format(
     return probe.chosen, probe.seconds_per_step
 
 
-def _rehearse(validator: Validator, predictor: Predictor, progress: Progress, ranks: Ranks) -> float:
-    """Validate one window, so that a broken validation fails in seconds; returns the estimated seconds of all."""
-    from napari_celltrain.engine.device import memory_errors_explained
-
-    start = time.perf_counter()
-    with memory_errors_explained():
-        seconds = validator.rehearse(predictor)
-    progress.validation_seconds += time.perf_counter() - start
-    return ranks.broadcast(seconds / ranks.world)
-
-
 # --- where training stands ------------------------------------------------------------------------------
 
 
@@ -222,7 +182,15 @@ def _first_progress(
             f"{training.epochs} epochs can be done here; the learning rate is planned for these."
         )
     if total < FEW_STEPS and training.max_minutes is None:
-        yield _few_steps(preparation.config, total, len(source.volumes))
+        per_epoch = -(-FEW_STEPS // training.epochs)
+        samples = -(-per_epoch * training.batch_size // len(source.volumes))
+        remedy = "patches instead of whole images, or more epochs"
+        if preparation.config.augmentation.patches:
+            remedy = f"more patches of each volume (samples per volume: {samples}) or more epochs"
+        yield Warned(
+            message=f"This run has only {total} training steps in all; a good model mostly needs a thousand or more. "
+            f"Take {remedy}."
+        )
     return progress
 
 
@@ -243,27 +211,10 @@ def _affordable_steps(
     return min(total, max(1, int(available / (steps * step_seconds + validation) * steps)))
 
 
-def _few_steps(config: RunConfig, total_steps: int, num_volumes: int) -> Warned:
-    per_epoch = -(-FEW_STEPS // config.training.epochs)
-    samples = -(-per_epoch * config.training.batch_size // num_volumes)
-    remedy = f"more patches of each volume (samples per volume: {samples}) or more epochs"
-    if not config.augmentation.patches:
-        remedy = "patches instead of whole images, or more epochs"
-    return Warned(
-        message=f"This run has only {total_steps} training steps in all; a good model mostly needs a thousand or more. "
-        f"Take {remedy}."
-    )
-
-
-def _resumed_progress(checkpoint: Checkpoint, training: TrainingConfig, source: PatchSource, new_end: bool) -> Progress:
-    progress = checkpoint.progress
-    progress.set_epoch_size(source.patches_per_epoch, training.batch_size)
-    if new_end or progress.planned_steps <= progress.step:  # a plan that has run out would leave nothing to learn
-        progress.planned_steps = training.epochs * progress.steps_per_epoch
-    return progress
-
-
-def _restore(learner: Learner, checkpoint: Checkpoint) -> None:
+def _resume(
+    learner: Learner, checkpoint: Checkpoint, training: TrainingConfig, source: PatchSource, new_end: bool
+) -> Progress:
+    """Restore the learner; the progress to go on from."""
     try:
         learner.restore(checkpoint.state)
     except (KeyError, RuntimeError, ValueError) as error:
@@ -271,3 +222,8 @@ def _restore(learner: Learner, checkpoint: Checkpoint) -> None:
             f"The saved state of this run does not fit its config.yaml: {' '.join(str(error).split())[:300]} "
             "Was config.yaml changed? Put it back, or start a new run with this one's starting weights."
         ) from error
+    progress = checkpoint.progress
+    progress.set_epoch_size(source.patches_per_epoch, training.batch_size)
+    if new_end or progress.planned_steps <= progress.step:  # a plan that has run out would leave nothing to learn
+        progress.planned_steps = training.epochs * progress.steps_per_epoch
+    return progress
