@@ -31,27 +31,23 @@ def resolve_device(name: str) -> torch.device:
             return torch.device("mps")
         return torch.device("cpu")
     if name.startswith("cuda"):
-        _check_cuda(name)
-        if name == "cuda":
+        if not torch.cuda.is_available():
+            reason = (
+                "this PyTorch was built without CUDA; install the CUDA build from pytorch.org"
+                if torch.version.cuda is None
+                else "no NVIDIA GPU with a working driver was found"
+            )
+            raise DeviceError(f"The device {name!r} cannot be used: {reason}, or set the device to auto or cpu.")
+        _, _, index = name.partition(":")
+        if not index:
             return torch.device("cuda", local_rank % torch.cuda.device_count())
+        if int(index) >= torch.cuda.device_count():
+            raise DeviceError(
+                f"There is no GPU number {index}; this computer has {torch.cuda.device_count()}, counted from 0."
+            )
     if name == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("This computer has no Apple GPU that PyTorch can use. Set the device to auto or cpu.")
     return torch.device(name)
-
-
-def _check_cuda(name: str) -> None:
-    if not torch.cuda.is_available():
-        reason = (
-            "this PyTorch was built without CUDA; install the CUDA build from pytorch.org"
-            if torch.version.cuda is None
-            else "no NVIDIA GPU with a working driver was found"
-        )
-        raise DeviceError(f"The device {name!r} cannot be used: {reason}, or set the device to auto or cpu.")
-    _, _, index = name.partition(":")
-    if index and int(index) >= torch.cuda.device_count():
-        raise DeviceError(
-            f"There is no GPU number {index}; this computer has {torch.cuda.device_count()}, counted from 0."
-        )
 
 
 def describe(device: torch.device) -> str:
@@ -179,8 +175,3 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         yield Ranks(dist.get_rank(), world)
     finally:
         dist.destroy_process_group()
-
-
-def environment_rank() -> int:
-    """The rank that the environment gives to this process, before anything has joined."""
-    return int(os.environ.get("RANK", "0"))

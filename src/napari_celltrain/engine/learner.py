@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from napari_celltrain.engine.device import Ranks
 from napari_celltrain.engine.patches import Batch
-from napari_celltrain.engine.precision import NumericFormat
+from napari_celltrain.engine.precision import LossFunction, NumericFormat
 from napari_celltrain.values.config import TrainingConfig
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -55,7 +55,7 @@ class Learner:
     def __init__(
         self,
         network: nn.Module,
-        loss_function: Callable[[Tensor, Tensor], Tensor],
+        loss_function: LossFunction,
         config: TrainingConfig,
         device: torch.device,
         numeric_format: NumericFormat,
@@ -72,7 +72,7 @@ class Learner:
         self.network = network
         numeric_format.lay_out(network, device)
         self._optimizer = torch.optim.AdamW(
-            self.network.parameters(),
+            network.parameters(),
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
             fused=device.type in ("cpu", "cuda"),
@@ -80,11 +80,11 @@ class Learner:
         self._scaler = torch.amp.GradScaler(device.type, enabled=numeric_format.precision == "float16")
         self._average: AveragedModel | None = None
         if config.weight_averaging:
-            self._average = AveragedModel(self.network, multi_avg_fn=_update_average, use_buffers=True)
-        self._forward: nn.Module = self.network
+            self._average = AveragedModel(network, multi_avg_fn=_update_average, use_buffers=True)
+        self._forward = network
         if ranks.world > 1:
             ids = [device.index] if device.type == "cuda" else None
-            self._forward = DistributedDataParallel(self.network, device_ids=ids, find_unused_parameters=True)
+            self._forward = DistributedDataParallel(network, device_ids=ids, find_unused_parameters=True)
 
     @property
     def evaluated(self) -> nn.Module:
@@ -108,26 +108,19 @@ class Learner:
         weighted = loss * (count * self._ranks.world / num_items)
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(weighted).backward()
-        mean_loss = self._mean_loss(weighted)
-        return mean_loss if self._update(mean_loss) else math.nan
-
-    def _mean_loss(self, weighted: Tensor) -> float:
         losses = self._ranks.gather(float(weighted.detach()))
-        return sum(losses) / len(losses)
-
-    def _update(self, loss: float) -> bool:
-        """Change the weights; False where that would have broken them."""
+        mean_loss = sum(losses) / len(losses)
         self._scaler.unscale_(self._optimizer)
-        limit = float("inf") if self._clipping is None else self._clipping
+        limit = math.inf if self._clipping is None else self._clipping
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
         # the scaler has its own way with overflows in half precision; else a broken step must not reach the weights
-        if not self._scaler.is_enabled() and not (torch.isfinite(norm) and math.isfinite(loss)):
-            return False
+        if not self._scaler.is_enabled() and not (torch.isfinite(norm) and math.isfinite(mean_loss)):
+            return math.nan
         self._scaler.step(self._optimizer)
         self._scaler.update()
         if self._average is not None:
             self._average.update_parameters(self.network)
-        return True
+        return mean_loss
 
     # --- saving and restoring ---------------------------------------------------------------------------
 

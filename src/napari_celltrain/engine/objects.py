@@ -49,7 +49,11 @@ def decode(maps: Maps, threshold: float, decoding: ObjectDecoding, spacing: Spac
     objects = np.zeros(mask.shape, np.int32)
     if not mask.any():
         return objects
-    box = _box(mask, decoding, spacing)
+    # where the foreground is, as most of a volume is often empty, with so much around it that nothing in it is decoded
+    # otherwise than in the whole volume
+    reach = TRUNCATE * decoding.smoothing_um + decoding.seed_distance_um
+    [found] = ndimage.find_objects(mask.view(np.uint8))
+    box = with_margins(found, zyx(ceil(reach / size) + 2 for size in spacing), mask.shape)[0]
     if decoding.method == "components":
         ndimage.label(mask[box], output=objects[box])
     else:
@@ -57,15 +61,6 @@ def decode(maps: Maps, threshold: float, decoding: ObjectDecoding, spacing: Spac
         seeds = _seeds(seed_map, mask[box], decoding, spacing)
         objects[box] = _flood(seed_map, mask[box], seeds, np.arange(1, len(seeds) + 1))
     return without_small(objects, decoding.min_size_um3, spacing)
-
-
-def _box(mask: NDArray[np.bool_], decoding: ObjectDecoding, spacing: Spacing) -> Region:
-    """Where the foreground is, as most of a volume is often empty, with so much around it that nothing in it is
-    decoded otherwise than in the whole volume."""
-    reach = TRUNCATE * decoding.smoothing_um + decoding.seed_distance_um
-    margins = zyx(ceil(reach / size) + 2 for size in spacing)
-    [found] = ndimage.find_objects(mask.view(np.uint8))
-    return with_margins(found, margins, mask.shape)[0]
 
 
 def without_small(objects: NDArray[np.int32], min_size_um3: float, spacing: Spacing) -> NDArray[np.int32]:
@@ -113,7 +108,10 @@ def decode_block(
     if decoding.method == "components":
         components, _ = ndimage.label(mask[core])
         first = zyx(start + inner.start for start, inner in zip(origin, core, strict=True))
-        return _numbers(_first_voxels(components), first, volume_shape)[components]
+        found = np.flatnonzero(components)
+        _, of_found = np.unique(components.ravel()[found], return_index=True)
+        first_voxels = np.stack(np.unravel_index(found[of_found], components.shape), axis=1)
+        return _numbers(first_voxels, first, volume_shape)[components]
     if not mask.any():
         return np.zeros(mask[core].shape, np.int64)
     seed_map = _seed_map(maps, mask, decoding, spacing)
@@ -134,14 +132,6 @@ def _numbers(positions: NDArray[np.int64], origin: ZYX, volume_shape: ZYX) -> ND
     z, y, x = (positions + np.array(origin)).T
     table[1:] = 1 + (z.astype(np.int64) * volume_shape[1] + y) * volume_shape[2] + x
     return table
-
-
-def _first_voxels(components: NDArray[np.integer]) -> NDArray[np.int64]:
-    """(N, 3) positions of the first voxel of each of the components 1…N."""
-    flat = components.ravel()
-    found = np.flatnonzero(flat)
-    _, first = np.unique(flat[found], return_index=True)
-    return np.stack(np.unravel_index(found[first], components.shape), axis=1).astype(np.int64)
 
 
 def _is_sure(
@@ -166,7 +156,10 @@ def _seed_map(maps: Maps, mask: NDArray[np.bool_], decoding: ObjectDecoding, spa
     their sum."""
     seed_map = np.zeros(mask.shape, np.float32)
     if _needs_distance_transform(decoding):
-        seed_map += _distance_transform(mask, spacing, decoding.context_um / 2)
+        if mask.all():  # the end of the volume is no surface of an object
+            seed_map += decoding.context_um / 2
+        else:
+            seed_map += ndimage.distance_transform_edt(mask, sampling=spacing).astype(np.float32)
     if decoding.method == "learned":
         seed_map *= np.float32(decoding.depth_weight)
         seed_map += maps[1] * np.float32(1 / 255)
@@ -176,17 +169,6 @@ def _seed_map(maps: Maps, mask: NDArray[np.bool_], decoding: ObjectDecoding, spa
         sigma = [decoding.smoothing_um / size for size in spacing]
         seed_map = ndimage.gaussian_filter(seed_map, sigma, truncate=TRUNCATE, mode="nearest")
     return seed_map
-
-
-def _distance_transform(mask: NDArray[np.bool_], spacing: Spacing, unseen_um: float) -> NDArray[np.float32]:
-    """Distance to the background in µm; the end of the volume is no surface of an object.
-
-    ``unseen_um`` is the distance where there is no background.
-    """
-    if mask.all():
-        return np.full(mask.shape, unseen_um, np.float32)
-    distance: NDArray[np.float32] = ndimage.distance_transform_edt(mask, sampling=spacing).astype(np.float32)
-    return distance
 
 
 def _seeds(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -197,13 +197,12 @@ class PatchSource:
         image = normalize(np.asarray(volume.image[region]), volume.statistics)
         target = np.asarray(volume.target[region])
         image, target = mirror_to(image, size), mirror_to(target, size)
-        return self._augmenter()(image, target, request.seed) if self._augmentations else (image, target)
-
-    def _augmenter(self) -> Augmenter:
-        found: Augmenter | None = getattr(self._of_this_thread, "augmenter", None)
-        if found is None:
-            found = self._of_this_thread.augmenter = Augmenter(self._augmentations, self._voxel_size)
-        return found
+        if not self._augmentations:
+            return image, target
+        augmenter: Augmenter | None = getattr(self._of_this_thread, "augmenter", None)
+        if augmenter is None:
+            augmenter = self._of_this_thread.augmenter = Augmenter(self._augmentations, self._voxel_size)
+        return augmenter(image, target, request.seed)
 
     def batch(self, requests: Sequence[PatchRequest]) -> Batch:
         """The patches of all requests, stacked."""
@@ -242,15 +241,15 @@ def prefetched(
     # depend on their number; this sets the number for the loader's threads alone
     pool = ThreadPoolExecutor(num_threads, "celltrain-loader", initializer=torch.set_num_threads, initargs=(1,))
     futures = (pool.submit(make, asked) for asked in requests)
+
+    def batches() -> Iterator[Batch]:
+        waiting = deque(islice(futures, max(ahead, num_threads)))
+        while waiting:
+            batch = waiting.popleft().result()
+            waiting.extend(islice(futures, 1))
+            yield batch
+
     try:
-        yield _results(futures, max(ahead, num_threads))
+        yield batches()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _results(futures: Iterator[Future[Batch]], ahead: int) -> Iterator[Batch]:
-    waiting = deque(islice(futures, ahead))
-    while waiting:
-        batch = waiting.popleft().result()
-        waiting.extend(islice(futures, 1))
-        yield batch

@@ -195,7 +195,9 @@ class _Sums:
         self._window = grid.window
         self._plane = plane
         size = (predictor.num_outputs, self._window[0], *(part.stop - part.start for part in plane))
-        device = _device_for(predictor, voxels_in(size))
+        device = predictor.device
+        if device.type == "cpu" or 6 * voxels_in(size) > free_memory(device) // 4:
+            device = torch.device("cpu")  # sums are kept where the network runs, unless they would crowd it out
         self._sums = torch.zeros(size, device=device)
         weights = [torch.from_numpy(window_weight(length)).to(device) for length in self._window]
         self._weight = weights[0][:, None, None] * weights[1][None, :, None] * weights[2][None, None, :]
@@ -230,10 +232,3 @@ def _shared(start: int, size: int, part: slice) -> tuple[slice, slice]:
     """Where a window and ``part`` of an axis overlap, counted from the start of the part and of the window."""
     low, high = max(start, part.start), min(start + size, part.stop)
     return slice(low - part.start, high - part.start), slice(low - start, high - start)
-
-
-def _device_for(predictor: Predictor, num_sums: int) -> torch.device:
-    """Sums are kept where the network runs, unless they would crowd it out."""
-    if predictor.device.type == "cpu" or 6 * num_sums > free_memory(predictor.device) // 4:
-        return torch.device("cpu")
-    return predictor.device

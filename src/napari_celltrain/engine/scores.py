@@ -166,11 +166,7 @@ def count_matches(overlaps: Overlaps, min_iou: float) -> int:
     """Number of pairs in the largest one-to-one matching of objects whose IoU is at least ``min_iou``."""
     iou = overlaps.iou
     good = iou >= min_iou
-    return _max_matching(overlaps.true_index[good], overlaps.predicted_index[good], iou[good])
-
-
-def _max_matching(rows: NDArray[np.integer], columns: NDArray[np.integer], iou: NDArray[np.floating]) -> int:
-    """Number of pairs in the largest one-to-one matching of the pairs given."""
+    rows, columns, iou = overlaps.true_index[good], overlaps.predicted_index[good], iou[good]
     rivals = (np.bincount(rows)[rows] > 1) | (np.bincount(columns)[columns] > 1) if len(rows) else rows > 0
     alone = int(np.count_nonzero(~rivals))  # nothing competes with these; above IoU 0.5 that is all of them
     if alone == len(rows):

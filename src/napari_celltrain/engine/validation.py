@@ -17,8 +17,8 @@ from napari_celltrain.data.objects import find_overlaps
 from napari_celltrain.engine.objects import Maps, decode, foreground_of
 from napari_celltrain.engine.predictor import Predictor
 from napari_celltrain.engine.scores import Score, score_volume
-from napari_celltrain.engine.windows import WindowGrid
-from napari_celltrain.io.axes import zyx
+from napari_celltrain.engine.windows import window_starts
+from napari_celltrain.io.axes import Region
 from napari_celltrain.io.volume import LazyArray, voxels_in
 from napari_celltrain.nets.normalize import IntensityStatistics
 from napari_celltrain.values.config import ZYX, Spacing
@@ -55,6 +55,9 @@ CANDIDATES: dict[Method, tuple[tuple[str, tuple[float, ...]], ...]] = {
 """Of each method the parameters that are tried one after the other, and their values."""
 _RELATIVE = ("smoothing_um", "seed_distance_um", "depth_weight")
 """Parameters whose values are multiples of what the size of the objects suggests."""
+
+
+WHOLE: Region = (slice(None), slice(None), slice(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +119,16 @@ class Validator:
         self._decoded_voxels += objects.size
         return foreground_of(maps, self.threshold).astype(np.uint8), objects
 
-    def compare(self, index: int, prediction: NDArray[np.uint8], objects: NDArray[np.integer] | None = None) -> Score:
-        """The counts of a prediction (class indices) of volume number ``index``; its ``objects`` are by default its
-        connected components."""
-        return self._compare(np.asarray(self.volumes[index].labels[:, :, :]), prediction, objects)
-
-    def _compare(
-        self, labels: NDArray[Any], prediction: NDArray[np.uint8], objects: NDArray[np.integer] | None = None
+    def compare(
+        self,
+        index: int,
+        prediction: NDArray[np.uint8],
+        objects: NDArray[np.integer] | None = None,
+        region: Region = WHOLE,
     ) -> Score:
+        """The counts of a prediction (class indices) of a ``region`` of volume number ``index``; its ``objects`` are by
+        default its connected components."""
+        labels = np.asarray(self.volumes[index].labels[region])
         target = to_target(labels, self._scheme)
         true_objects = object_labels(labels, self._scheme) if self._scheme.kind == "objects" else None
         return score_volume(target, prediction, self._num_classes, true_objects, objects)
@@ -151,21 +156,21 @@ class Validator:
         Returns the estimated seconds of a whole validation.
         """
         volume = self.volumes[0]
-        corner = tuple(slice(0, size) for size in predictor.window)
-        image, labels = np.asarray(volume.image[corner]), np.asarray(volume.labels[corner])
-        start = time.perf_counter()
+        z, y, x = predictor.window
+        corner = slice(z), slice(y), slice(x)
+        image = np.asarray(volume.image[corner])
         for _ in range(2):  # the first pass also warms up
             start = time.perf_counter()
             prediction, objects = self._predict(predictor, volume, image)
-            self._compare(labels, prediction, objects)
+            self.compare(0, prediction, objects, corner)
         seconds = time.perf_counter() - start
         self._decoding_seconds, self._decoded_voxels = 0.0, 0
         return seconds * self.num_windows(predictor.window)
 
     def num_windows(self, window: ZYX) -> int:
         """Windows of this size over all volumes."""
-        grids = [WindowGrid(zyx(volume.image.shape), window) for volume in self.volumes]
-        return sum(prod(len(grid.starts(axis)) for axis in range(3)) for grid in grids)
+        shapes = [volume.image.shape for volume in self.volumes]
+        return sum(prod(len(window_starts(*sides)) for sides in zip(shape, window, strict=True)) for shape in shapes)
 
 
 # --- tuning ---------------------------------------------------------------------------------------------
@@ -259,7 +264,12 @@ class Tuner:
     def run(self) -> Iterator[int]:
         """Search; yields the number of candidates tried so far."""
         for method in self.methods or methods_for(self.target):
-            start = _start(method, self.first)
+            decoding = self.first.decoding.model_copy(
+                update={"method": method, "seed_level": FIRST_LEVEL}
+                if method == "learned"
+                else {"method": method, "seed_level": 0.0, "depth_weight": 0.0, "boundary_weight": 0.0}
+            )
+            start = Setting(self.first.threshold, decoding)
             is_hopeless = not self._consider(start) and self._tried[_key(start)] < self._score - HOPELESS
             if is_hopeless and method != self.first.decoding.method:
                 continue
@@ -351,10 +361,3 @@ def num_candidates(target: Target) -> int:
 
 def methods_for(target: Target) -> tuple[Method, ...]:
     return ("learned", "watershed", "components") if target == "objects" else ("watershed", "components")
-
-
-def _start(method: Method, first: Setting) -> Setting:
-    changes: dict[str, object] = {"method": method, "seed_level": FIRST_LEVEL if method == "learned" else 0.0}
-    if method != "learned":
-        changes |= {"depth_weight": 0.0, "boundary_weight": 0.0}
-    return Setting(first.threshold, first.decoding.model_copy(update=changes))

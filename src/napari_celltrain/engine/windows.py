@@ -7,7 +7,7 @@ result how a volume is divided, nor who computes which part.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,10 +117,6 @@ class BlockGrid:
     def runs(self, numbers: list[int]) -> list[list[int]]:
         """``numbers`` (ascending) in groups of neighbours within one column, to be computed in one go."""
         depth = self.counts[0]
-        groups: list[list[int]] = [numbers[:1]] if numbers else []
-        for before, number in pairwise(numbers):
-            if number == before + 1 and number // depth == before // depth:
-                groups[-1].append(number)
-            else:
-                groups.append([number])
-        return groups
+        # within a run, numbers grow as their places do
+        runs = groupby(enumerate(numbers), lambda pair: (pair[1] - pair[0], pair[1] // depth))
+        return [[number for _, number in run] for _, run in runs]

@@ -176,11 +176,15 @@ def suggest_patch_size(
         size[coarse] = ceiling[coarse]  # one window over a whole short axis is cheaper than two that overlap
     size = np.maximum(8, np.minimum(size, ceiling))
     patch = zyx(size)
-    reason = _reason(patch, median, voxel_size, divisor)
+    reason = f"the volumes have about {sizes(zyx(median))} voxels, and the network divides by {sizes(divisor)}"
+    if (size > median).any():
+        reason += "; volumes smaller than a patch are padded by reflection"
+    if voxel_size is not None:
+        reason += f"; a patch then covers {sizes(n * s for n, s in zip(patch, voxel_size, strict=True))} µm"
     if target < wanted:
-        return PatchSuggestion(patch, f"{reason}; the free memory allows no larger ones")
-    if wanted > TARGET_VOXELS:
-        return PatchSuggestion(patch, f"{reason}; it is larger than usual, as objects are large")
+        reason += "; the free memory allows no larger ones"
+    elif wanted > TARGET_VOXELS:
+        reason += "; it is larger than usual, as objects are large"
     return PatchSuggestion(patch, reason)
 
 
@@ -212,12 +216,3 @@ def _widest(spacing: np.ndarray, ceiling: np.ndarray, num_voxels: float) -> np.n
             break
         fixed |= over
     return side
-
-
-def _reason(patch: ZYX, median: np.ndarray, voxel_size: Spacing | None, divisor: ZYX) -> str:
-    text = f"the volumes have about {sizes(zyx(median))} voxels, and the network divides by {sizes(divisor)}"
-    if any(n > m for n, m in zip(patch, median, strict=True)):
-        text += "; volumes smaller than a patch are padded by reflection"
-    if voxel_size is not None:
-        text += f"; a patch then covers {sizes(n * s for n, s in zip(patch, voxel_size, strict=True))} µm"
-    return text

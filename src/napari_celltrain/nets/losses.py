@@ -6,10 +6,10 @@ With one output the logits go through a sigmoid, with several (one per class, ba
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari_celltrain.data.labels import DEPTHS, IGNORE
-from napari_celltrain.registry import Registry
+from napari_celltrain.registry import Entry, Registry
 from napari_celltrain.values.decoding import Target
 
 if TYPE_CHECKING:
@@ -53,19 +53,14 @@ class SegmentationLoss:
             logits = logits_BCZYX.float()
             if ignored is None or not has_ignored:
                 return self._dense_loss(logits, target_BZYX.unsqueeze(1).float())
-            return self._of_counted_voxels(logits, target_BZYX, ~ignored)
-
-    def _of_counted_voxels(self, logits: Tensor, target: Tensor, count: Tensor) -> Tensor:
-        """Item by item, as the items differ in how many voxels count: these, in a row, are all that the loss sees."""
-        import torch
-
-        losses = [
-            self._dense_loss(item[:, mask].unsqueeze(0), labels[mask][None, None].float())
-            for item, labels, mask in zip(logits, target, count, strict=True)
-            if mask.any()
-        ]
-        # The sum of an empty slice is a 0 that has the logits in its graph, even where they are not finite.
-        return torch.stack(losses).mean() if losses else logits[:0].sum()
+            # item by item, as they differ in how many voxels count: these, in a row, are all that the loss sees
+            losses = [
+                self._dense_loss(item[:, mask].unsqueeze(0), labels[mask][None, None].float())
+                for item, labels, mask in zip(logits, target_BZYX, ~ignored, strict=True)
+                if mask.any()
+            ]
+            # the sum of an empty slice is a 0 that has the logits in its graph, even where they are not finite
+            return torch.stack(losses).mean() if losses else logits[:0].sum()
 
 
 class ObjectLoss:
@@ -119,55 +114,40 @@ def build_loss(key: str, num_outputs: int, target: Target = "foreground") -> Cal
 # --- the losses, with the parameters of the guide -------------------------------------------------------
 
 
-def _activation(num_outputs: int) -> dict[str, Any]:
-    return {"sigmoid": True} if num_outputs == 1 else {"softmax": True, "to_onehot_y": True}
+def _register(key: str, label: str, help: str, monai_name: str, **parameters: float) -> None:
+    """Add the loss that is called so in `monai.losses`."""
+
+    def build(num_outputs: int) -> DenseLoss:
+        from monai import losses
+
+        if num_outputs > 1:
+            activation = {"to_onehot_y": True, "use_softmax" if key == "focal" else "softmax": True}
+        else:
+            activation = {} if key == "focal" else {"sigmoid": True}  # focal alone has it by itself
+        loss: DenseLoss = getattr(losses, monai_name)(**activation, **parameters)
+        return loss
+
+    LOSSES.add(Entry(key, label, help, build))
 
 
-@LOSSES.register("dice", "Dice loss", "How little prediction and labels overlap; does not mind that cells are few.")
-def build_dice(num_outputs: int) -> DenseLoss:
-    from monai.losses.dice import DiceLoss
-
-    return DiceLoss(**_activation(num_outputs))
-
-
-@LOSSES.register("focal", "Focal loss", "Voxel by voxel, with most weight on those that are still wrong.")
-def build_focal(num_outputs: int) -> DenseLoss:
-    from monai.losses.focal_loss import FocalLoss
-
-    return FocalLoss() if num_outputs == 1 else FocalLoss(use_softmax=True, to_onehot_y=True)
-
-
-@LOSSES.register("dice_focal", "Dice-Focal loss", "Focal loss plus half the Dice loss: overlap and difficult voxels.")
-def build_dice_focal(num_outputs: int) -> DenseLoss:
-    from monai.losses.dice import DiceFocalLoss
-
-    return DiceFocalLoss(**_activation(num_outputs), lambda_dice=0.5)
-
-
-@LOSSES.register(
+_register(
+    "dice", "Dice loss", "How little prediction and labels overlap; does not mind that cells are few.", "DiceLoss"
+)
+_register("focal", "Focal loss", "Voxel by voxel, with most weight on those that are still wrong.", "FocalLoss")
+_register(
+    "dice_focal",
+    "Dice-Focal loss",
+    "Focal loss plus half the Dice loss: overlap and difficult voxels.",
+    "DiceFocalLoss",
+    lambda_dice=0.5,
+)
+# The weight of a class is 1 / (its voxels)²; with one output it cancels but for the smoothing terms. Without a voxel of
+# the class it would be infinite, and MONAI takes it as 0: such a patch has loss 0, gradients 0.
+_register(
     "generalized_dice",
     "Generalized Dice loss",
     "Dice loss with rare classes weighted up; made for several classes, and blind in patches without any cell.",
+    "GeneralizedDiceLoss",
 )
-def build_generalized_dice(num_outputs: int) -> DenseLoss:
-    """The weight of a class is 1 / (its voxels)²; with one output it cancels but for the smoothing terms.
-
-    Without a voxel of the class it would be infinite, and MONAI takes it as 0: such a patch has loss 0, gradients 0.
-    """
-    from monai.losses.dice import GeneralizedDiceLoss
-
-    return GeneralizedDiceLoss(**_activation(num_outputs))
-
-
-@LOSSES.register("dice_ce", "Dice-CE loss", "Dice loss plus cross entropy: a good first choice.")
-def build_dice_ce(num_outputs: int) -> DenseLoss:
-    from monai.losses.dice import DiceCELoss
-
-    return DiceCELoss(**_activation(num_outputs))
-
-
-@LOSSES.register("tversky", "Tversky loss", "Dice loss written so that missed and false voxels count apart.")
-def build_tversky(num_outputs: int) -> DenseLoss:
-    from monai.losses.tversky import TverskyLoss
-
-    return TverskyLoss(**_activation(num_outputs))
+_register("dice_ce", "Dice-CE loss", "Dice loss plus cross entropy: a good first choice.", "DiceCELoss")
+_register("tversky", "Tversky loss", "Dice loss written so that missed and false voxels count apart.", "TverskyLoss")

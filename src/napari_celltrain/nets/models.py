@@ -80,27 +80,21 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor]) -> None:
             if state[name].shape != own[name].shape
         ],
     }
-    lines = [f"  - {title}: {_first_five(names)}" for title, names in findings.items() if names]
+    lines = [
+        f"\n  - {title}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+        for title, names in findings.items()
+        if names
+    ]
     if lines:
         raise ModelFileError(
-            "\n".join(
-                [
-                    "These weights belong to another network. Choose the model, model size, classes and voxel size "
-                    "that they were trained with. What differs:",
-                    *lines,
-                ]
-            )
+            "These weights belong to another network. Choose the model, model size, classes and voxel size that they "
+            f"were trained with. What differs:{''.join(lines)}"
         )
     network.load_state_dict(state)
 
 
 def _shape(tensor: Tensor) -> str:
     return " × ".join(map(str, tensor.shape)) or "one number"
-
-
-def _first_five(names: list[str]) -> str:
-    listed = ", ".join(names[:5])
-    return f"{listed} and {len(names) - 5} more" if len(names) > 5 else listed
 
 
 # --- the networks ---------------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from napari_celltrain.data.check_rules import EXTREME_REMEDY, extreme_reason
+from napari_celltrain.io.axes import zyx
 from napari_celltrain.io.volume import LazyArray
-from napari_celltrain.values.config import Frozen
+from napari_celltrain.values.config import ZYX, Frozen
 from napari_celltrain.values.errors import DataError
 
 NormalizationKind = Literal["percentile", "zscore"]
@@ -99,7 +100,7 @@ def _sample(volume_ZYX: LazyArray, max_voxels: int) -> NDArray[Any]:
     return sample.astype(np.uint8) if sample.dtype == bool else sample
 
 
-def _steps(shape: tuple[int, ...], max_voxels: int) -> tuple[int, int, int]:
+def _steps(shape: tuple[int, ...], max_voxels: int) -> ZYX:
     """Every how many voxels along z, y and x; always the axis with the most voxels left is thinned out first."""
     steps = [1, 1, 1]
     left = list(shape)
@@ -107,5 +108,4 @@ def _steps(shape: tuple[int, ...], max_voxels: int) -> tuple[int, int, int]:
         axis = left.index(max(left))
         steps[axis] += 1
         left[axis] = len(range(steps[axis] // 2, shape[axis], steps[axis]))
-    z, y, x = steps
-    return z, y, x
+    return zyx(steps)

@@ -128,15 +128,13 @@ class RandKeepShapeRotate90d(RandRotate90d):
         self.spatial_axes, self._rand_k = self._choices[self.R.randint(len(self._choices))]
 
     def __call__(self, data: Patch, lazy: bool | None = None) -> dict[Hashable, torch.Tensor]:
-        z, y, x = data[self.keys[0]].shape[1:]
-        planes = [self._geometry.plane] if self._geometry.plane else [(1, 2), (0, 2), (0, 1)]
-        self._choices = [(plane, times) for plane in planes for times in self._possible_turns(plane, (z, y, x))]
+        shape = data[self.keys[0]].shape[1:]
+        self._choices = []
+        for plane in [self._geometry.plane] if self._geometry.plane else [(1, 2), (0, 2), (0, 1)]:
+            short, long = sorted(self._geometry.spacing[axis] for axis in plane)
+            is_square = shape[plane[0]] == shape[plane[1]] and long <= ANISOTROPY_LIMIT * short
+            self._choices += [(plane, times) for times in ((1, 2, 3) if is_square else (2,))]
         return dict(super().__call__(data, lazy))
-
-    def _possible_turns(self, plane: tuple[int, int], shape: ZYX) -> tuple[int, ...]:
-        spacings = sorted(self._geometry.spacing[axis] for axis in plane)
-        is_square = shape[plane[0]] == shape[plane[1]] and spacings[1] <= ANISOTROPY_LIMIT * spacings[0]
-        return (1, 2, 3) if is_square else (2,)
 
 
 class RandDeformd(RandomizableTransform, MapTransform):
@@ -200,8 +198,7 @@ def join_deformations(transforms: Iterable[Transform]) -> list[Transform]:
     """The same transforms, with deformations that follow on one another made one, so that voxels are resampled once."""
     joined: list[Transform] = []
     for transform in transforms:
-        previous = joined[-1] if joined else None
-        if isinstance(transform, RandDeformd) and isinstance(previous, RandDeformd):
+        if joined and isinstance(transform, RandDeformd) and isinstance(previous := joined[-1], RandDeformd):
             joined[-1] = previous.joined(transform)
         else:
             joined.append(transform)
@@ -290,17 +287,14 @@ def draw_affine(
                 matrix[first, second] = rng.uniform(-shear, shear) / scale
     for index, first in enumerate(axes):
         for second in axes[index + 1 :]:
-            matrix = _rotation(first, second, np.deg2rad(rng.uniform(-rotation, rotation))) @ matrix
+            angle = np.deg2rad(rng.uniform(-rotation, rotation))
+            turn = np.eye(3)
+            turn[first, first] = turn[second, second] = np.cos(angle)
+            turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
+            matrix = turn @ matrix
     spacing = np.asarray(geometry.spacing)
     in_voxels: NDArray[np.float64] = matrix * spacing / spacing[:, None]
     return in_voxels
-
-
-def _rotation(first: int, second: int, angle: float) -> NDArray[np.float64]:
-    matrix = np.eye(3)
-    matrix[first, first] = matrix[second, second] = np.cos(angle)
-    matrix[first, second], matrix[second, first] = -np.sin(angle), np.sin(angle)
-    return matrix
 
 
 def resample(image: Float, target: NDArray[np.uint8], deformation: Deformation) -> tuple[Float, NDArray[np.uint8]]:
@@ -335,7 +329,12 @@ def _locate(
             still = np.arange(start, stop) if axis == 0 else np.arange(shape[axis])
             corner += np.expand_dims(still.astype(np.int32) * np.int32(steps[axis]), [a for a in range(3) if a != axis])
             continue
-        place = _affine_places(deformation.matrix[axis], axis, shape, start, stop)
+        z, y, x = (
+            (np.arange(length) - (length - 1) / 2) * factor
+            for length, factor in zip(shape, deformation.matrix[axis], strict=True)
+        )
+        plane = (z[start:stop, None, None] + y[:, None] + (shape[axis] - 1) / 2).astype(np.float32)
+        place: Float = plane + x.astype(np.float32)
         if shifts is not None and deformation.elastic and axis in deformation.elastic.axes:
             place += shifts[:, deformation.elastic.axes.index(axis)]
         _mirror(place, shape[axis] - 1)
@@ -346,13 +345,6 @@ def _locate(
         fractions.append((steps[axis], place))
     first = corner.astype(np.intp)
     return first, fractions, first + rounding
-
-
-def _affine_places(row: NDArray[np.float64], axis: int, shape: tuple[int, ...], start: int, stop: int) -> Float:
-    z, y, x = ((np.arange(length) - (length - 1) / 2) * factor for length, factor in zip(shape, row, strict=True))
-    plane = (z[start:stop, None, None] + y[:, None] + (shape[axis] - 1) / 2).astype(np.float32)
-    places: Float = plane + x.astype(np.float32)
-    return places
 
 
 def _mirror(place: Float, last: int) -> None:

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,8 +29,6 @@ from napari_celltrain.values.text import sizes
 if TYPE_CHECKING:
     from napari_celltrain.engine.patches import PatchSource, TrainingVolume
     from napari_celltrain.engine.validation import Validator
-
-T = TypeVar("T")
 
 MAX_WINDOW_VOXELS = 2**24
 """Whole images up to this size are predicted in one piece; larger ones in windows."""
@@ -71,10 +69,6 @@ class Preparation:
     def window_batch(self) -> int:
         """Windows predicted at once: two are much quicker than one on a processor; large ones go singly."""
         return 2 if self.config.augmentation.patches else 1
-
-    @property
-    def preview_voxel_size(self) -> Spacing | None:
-        return self.validation[0].report.voxel_size
 
     def source(self) -> PatchSource:
         """Where training patches come from."""
@@ -178,12 +172,6 @@ def _as_events(steps: Check) -> Generator[Event, None, DataReport]:
         yield Prepared(stage=f"reading {name or 'the volumes'}", done=done, total=total)
 
 
-def _known(value: T | None) -> T:
-    """What the check has found out of every pair without errors."""
-    assert value is not None
-    return value
-
-
 def _typical_extent(training: Sequence[PreparedCase]) -> Spacing | None:
     """The median size of an object in voxels, where it is known."""
     return _median(prepared.report.object_extent_median for prepared in training)
@@ -259,6 +247,7 @@ def _record(
     cases = []
     for case in split.cases:
         report, statistics = reports[case.pair], prepared[case].statistics
+        assert report.shape is not None  # known of every pair without errors
         cases.append(
             {
                 "name": case.name,
@@ -267,7 +256,7 @@ def _record(
                 "labels": str(case.pair.labels),
                 "paired_by": case.pair.rule,
                 "region_zyx": None if case.spans is None else [list(span) for span in case.spans],
-                "shape_zyx": list(_known(report.shape)),
+                "shape_zyx": list(report.shape),
                 "dtype": str(report.dtype),
                 "voxel_size_um": None if report.voxel_size is None else list(report.voxel_size),
                 "num_objects": report.num_objects,
@@ -278,7 +267,7 @@ def _record(
                 "intensity_scale": statistics.scale,
             }
         )
-    content: dict[str, Any] = {
+    content = {
         "schema_version": 1,
         "division": split.explanation,
         "label_kind": scheme.kind,

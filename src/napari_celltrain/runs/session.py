@@ -12,10 +12,10 @@ import time
 from collections.abc import Generator, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from napari_celltrain.nets.models import num_parameters
-from napari_celltrain.runs.checkpoint import FolderCheckpointer, read_last
+from napari_celltrain.runs.checkpoint import Checkpoint, FolderCheckpointer, read_last
 from napari_celltrain.runs.config_file import check_settings
 from napari_celltrain.runs.finalize import finalize
 from napari_celltrain.runs.folder import RunFolder
@@ -25,11 +25,6 @@ from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import CellTrainError, ConfigError, RunFolderError
 from napari_celltrain.values.events import Event, Failed, Finished, Started, Warned
 from napari_celltrain.values.text import count
-
-if TYPE_CHECKING:
-    import torch
-
-    from napari_celltrain.engine.device import Ranks
 
 R = TypeVar("R")
 
@@ -42,10 +37,7 @@ def run(config: RunConfig) -> Iterator[Event]:
     started_at = time.perf_counter()
     config = check_settings(config)
     RunFolder.refuse_existing(config.data.results, config.run_name)
-    with _processes(config) as (device, ranks):
-        pending: list[Event] = []
-        setup = yield from _collect(set_up(config, device, ranks, started_at), pending)
-        yield from _train(_new_folder(setup), setup, pending)
+    yield from _run(config, started_at)
 
 
 def resume(path: Path, *, epochs: int | None = None, max_minutes: float | None = None) -> Iterator[Event]:
@@ -66,28 +58,16 @@ def resume(path: Path, *, epochs: int | None = None, max_minutes: float | None =
             f"more: celltrain resume {folder.path} --epochs {2 * done}"
         )
     config = check_settings(config.model_copy(update={"training": training}))
-    with _processes(config) as (device, ranks):
-        pending: list[Event] = []
-        setup = yield from _collect(
-            set_up(config, device, ranks, started_at, checkpoint, new_end=epochs is not None), pending
-        )
-        with contextlib.suppress(OSError):
-            if folder.data_file.read_text(encoding="utf-8") != setup.preparation.record:
-                pending.append(
-                    Warned(
-                        message="The images, labels or their division have changed since this run began; it goes on "
-                        "with the new ones. Scores before and after cannot be compared."
-                    )
-                )
-                yield pending[-1]
-        yield from _train(folder if ranks.is_first else None, setup, pending, is_resumed=True)
+    yield from _run(config, started_at, folder, checkpoint, new_end=epochs is not None)
 
 
-# --- before the folder ----------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _processes(config: RunConfig) -> Iterator[tuple[torch.device, Ranks]]:
+def _run(
+    config: RunConfig,
+    started_at: float,
+    old_folder: RunFolder | None = None,
+    checkpoint: Checkpoint | None = None,
+    new_end: bool = False,
+) -> Iterator[Event]:
     from napari_celltrain.engine.device import joined, resolve_device, set_deterministic, set_threads
 
     device = resolve_device(config.training.device)
@@ -96,7 +76,21 @@ def _processes(config: RunConfig) -> Iterator[tuple[torch.device, Ranks]]:
     set_threads(config.training.threads)
     set_deterministic(config.training.deterministic)
     with joined(device) as ranks:
-        yield device, ranks
+        pending: list[Event] = []
+        setup = yield from _collect(set_up(config, device, ranks, started_at, checkpoint, new_end), pending)
+        if old_folder is None:
+            yield from _train(_new_folder(setup), setup, pending)
+            return
+        with contextlib.suppress(OSError):
+            if old_folder.data_file.read_text(encoding="utf-8") != setup.preparation.record:
+                pending.append(
+                    Warned(
+                        message="The images, labels or their division have changed since this run began; it goes on "
+                        "with the new ones. Scores before and after cannot be compared."
+                    )
+                )
+                yield pending[-1]
+        yield from _train(old_folder if ranks.is_first else None, setup, pending, is_resumed=True)
 
 
 def _collect(events: Generator[Event, None, R], pending: list[Event]) -> Generator[Event, None, R]:
