@@ -116,8 +116,22 @@ def test_of_classes_the_most_probable_wins():
     np.testing.assert_allclose(to_probabilities(logits).sum(axis=0), 1, rtol=1e-6)
 
 
-def test_cancelling_ends_early():
-    image = np.zeros((40, 8, 8), np.float32)
-    calls = iter([False, True])
-    parts = list(predictor(Affine(), (8, 8, 8)).logits(image, PLAIN, lambda: next(calls, True)))
+def test_batches_are_counted_and_prediction_ends_where_that_raises():
+    image = np.zeros((40, 8, 20), np.float32)
+    seen = []
+
+    def on_batch(number, total):
+        seen.append((number, total))
+        if number == stop_at:
+            raise KeyboardInterrupt
+
+    stop_at = None
+    whole(predictor(Affine(), (8, 8, 8), batch_size=2).logits(image, PLAIN, on_batch))
+    assert [number for number, _ in seen] == list(range(seen[0][1]))
+    assert len({total for _, total in seen}) == 1
+    stop_at = 3
+    parts = []
+    with pytest.raises(KeyboardInterrupt):
+        parts.extend(predictor(Affine(), (8, 8, 8), batch_size=2).logits(image, PLAIN, on_batch))
     assert sum(planes.shape[1] for _, planes in parts) < 40
+    assert seen[-1] == (3, seen[0][1])

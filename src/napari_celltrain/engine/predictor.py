@@ -29,7 +29,8 @@ from napari_celltrain.nets.normalize import IntensityStatistics, normalize
 from napari_celltrain.values.config import ZYX
 from napari_celltrain.values.decoding import Target
 
-Cancelled = Callable[[], bool] | None
+OnBatch = Callable[[int, int], object] | None
+"""Called before each batch of windows, with its number and how many there are."""
 OnPlanes = Callable[[int, NDArray[np.float32]], None] | None
 
 
@@ -49,15 +50,14 @@ class Predictor:
         self,
         image: LazyArray,
         statistics: IntensityStatistics,
-        cancelled: Cancelled = None,
+        on_batch: OnBatch = None,
         region: Region | None = None,
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Predict a volume or a ``region`` of it, from the first plane to the last.
 
         ``image`` (Z, Y, X) is the whole volume; it is read by slices and may be larger than memory. Yields pairs of
         the first plane's number in the volume and logits (C, planes, Y, X), which together cover the region once.
-        They do not depend on the region beyond rounding, and not at all on its extent along z. Ends early where
-        ``cancelled()`` turns true.
+        They do not depend on the region beyond rounding, and not at all on its extent along z.
         """
         shape = zyx(image.shape)
         depth, height, width = region or (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
@@ -67,13 +67,13 @@ class Predictor:
         with memory_errors_explained():
             reader = _Reader(image, grid, (height, width))
             sums = _Sums(self, grid, (height, width))
-            for z, z_next in zip(rows, [*rows[1:], depth.stop], strict=True):
+            positions = list(product(reader.starts_y, reader.starts_x))
+            batches = [positions[i : i + self.batch_size] for i in range(0, len(positions), self.batch_size)]
+            for row, (z, z_next) in enumerate(zip(rows, [*rows[1:], depth.stop], strict=True)):
                 planes = reader.read(z)
-                positions = list(product(reader.starts_y, reader.starts_x))
-                for index in range(0, len(positions), self.batch_size):
-                    if cancelled is not None and cancelled():
-                        return
-                    batch = positions[index : index + self.batch_size]
+                for index, batch in enumerate(batches):
+                    if on_batch is not None:
+                        on_batch(row * len(batches) + index, len(rows) * len(batches))
                     patches = [normalize(planes[reader.window_at(y, x)], statistics) for y, x in batch]
                     sums.add(batch, _run(self, [mirror_to(patch, self.window) for patch in patches]))
                 yield from sums.take(z, slice(max(z, depth.start), max(z_next, depth.start)))
@@ -86,14 +86,14 @@ class Predictor:
         *,
         threshold: float = 0.5,
         probabilities: OnPlanes = None,
-        cancelled: Cancelled = None,
+        on_batch: OnBatch = None,
     ) -> NDArray[np.uint8]:
         """The class index of every voxel (Z, Y, X), by a network of foreground or classes; see :func:`decide`.
 
         ``probabilities`` is called with each group of planes (first plane, (C, planes, Y, X) in 0…1) on the way.
         """
         result = np.zeros(image.shape, np.uint8)
-        for first, logits in self.logits(image, statistics, cancelled):
+        for first, logits in self.logits(image, statistics, on_batch):
             result[first : first + logits.shape[1]] = decide(logits, threshold)
             if probabilities is not None:
                 probabilities(first, self.to_probabilities(logits))
@@ -105,14 +105,14 @@ class Predictor:
         statistics: IntensityStatistics,
         *,
         probabilities: OnPlanes = None,
-        cancelled: Cancelled = None,
+        on_batch: OnBatch = None,
     ) -> NDArray[np.uint8]:
         """The probabilities of all outputs (C, Z, Y, X) in 255 steps: what `engine.objects` makes objects of.
 
         ``probabilities`` is called as by :meth:`labels`.
         """
         result = np.zeros((self.num_outputs, *image.shape), np.uint8)
-        for first, logits in self.logits(image, statistics, cancelled):
+        for first, logits in self.logits(image, statistics, on_batch):
             found = self.to_probabilities(logits)
             result[:, first : first + logits.shape[1]] = quantize(found)
             if probabilities is not None:

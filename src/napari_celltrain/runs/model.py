@@ -253,20 +253,21 @@ def segment(
     threshold: float | None = None,
     decoding: ObjectDecoding | None = None,
     probabilities: Callable[[int, NDArray[np.float32]], None] | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    on_batch: Callable[[int, int], object] | None = None,
 ) -> Segmentation:
     """Segment a volume (Z, Y, X) whose intensity statistics have been measured as the model asks.
 
     ``voxel_size`` is the image's own, where known; ``threshold`` and ``decoding`` replace those of the model.
-    ``probabilities`` is called with each group of planes: first plane, (C, planes, Y, X).
+    ``probabilities`` is called with each group of planes: first plane, (C, planes, Y, X); ``on_batch`` before each
+    batch of windows: its number, and how many there are.
     """
     card = model.card
     threshold = card.threshold if threshold is None else threshold
     if card.label_kind == "objects":
-        maps = model.predictor.maps(image, statistics, probabilities=probabilities, cancelled=cancelled)
+        maps = model.predictor.maps(image, statistics, probabilities=probabilities, on_batch=on_batch)
         return to_objects(card, maps, voxel_size=voxel_size, threshold=threshold, decoding=decoding)
     classes = model.predictor.labels(
-        image, statistics, threshold=threshold, probabilities=probabilities, cancelled=cancelled
+        image, statistics, threshold=threshold, probabilities=probabilities, on_batch=on_batch
     )
     if card.label_kind == "classes":
         values = np.array(card.class_values)

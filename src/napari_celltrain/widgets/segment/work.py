@@ -7,8 +7,7 @@ again when the user turns an option.
 from __future__ import annotations
 
 import importlib
-import itertools
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from napari_celltrain.io.axes import zyx
 from napari_celltrain.io.volume import ArrayVolume, LazyArray
 from napari_celltrain.predict.process import PredictRequest, segment_in_process
 from napari_celltrain.runs.model import ModelCard
-from napari_celltrain.values.config import ZYX, LabelKind, Spacing
+from napari_celltrain.values.config import LabelKind, Spacing
 from napari_celltrain.values.decoding import ObjectDecoding
 from napari_celltrain.values.errors import CellTrainError, DataError
 from napari_celltrain.values.events import Failed, Prepared, Saved, Warned
@@ -110,12 +109,16 @@ def segment_volume(
 
         seen, size = resampled(array, size, card.voxel_size), card.voxel_size
     yield 0, 0, PREDICTING
-    before_batch = _batch_counter(job, zyx(seen.shape), card)
+
+    def on_batch(number: int, total: int) -> None:
+        """Reports progress, and leaves where the job is given up."""
+        job.tell(number, total, PREDICTING)
+
     if card.label_kind == "objects":
-        maps = loaded.predictor.maps(seen, statistics, cancelled=before_batch)
+        maps = loaded.predictor.maps(seen, statistics, on_batch=on_batch)
         yield 0, 0, DECODING
         return decode_again(job, Maps(card, maps, size, array.shape), options)
-    found = segment(loaded, seen, statistics, threshold=options.threshold, cancelled=before_batch)
+    found = segment(loaded, seen, statistics, threshold=options.threshold, on_batch=on_batch)
     share = np.count_nonzero(found.classes) / max(1, found.classes.size)
     return Result(_on_grid(found.labels, array.shape), None, f"{share:.1%} of the voxels are foreground.")
 
@@ -137,21 +140,6 @@ def _on_grid(labels: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     from napari_celltrain.data.resample import labels_back
 
     return labels_back(labels, zyx(shape))
-
-
-def _batch_counter(job: Job, shape: ZYX, card: ModelCard) -> Callable[[], bool]:
-    """Called before every batch of windows: reports progress, and leaves where the job is given up."""
-    from napari_celltrain.engine.windows import window_starts
-
-    rows, *plane = (len(window_starts(length, size)) for length, size in zip(shape, card.window, strict=True))
-    total = rows * -(-plane[0] * plane[1] // card.batch_size)
-    done = itertools.count()
-
-    def before_batch() -> bool:
-        job.tell(next(done), total, PREDICTING)
-        return False
-
-    return before_batch
 
 
 @dataclass(frozen=True, slots=True)
