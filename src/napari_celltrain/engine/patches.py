@@ -152,10 +152,6 @@ class Batch:
     image: Tensor
     target: Tensor
 
-    @property
-    def num_items(self) -> int:
-        return int(self.image.shape[0])
-
 
 class PatchSource:
     """Makes the patches and batches that requests ask for; what it returns depends on the request alone.

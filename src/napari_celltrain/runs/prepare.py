@@ -90,20 +90,16 @@ class Preparation:
         volumes = [
             ValidationVolume(p.case.name, p.image, p.labels, p.statistics, p.report.voxel_size) for p in self.validation
         ]
-        return Validator(volumes, self.scheme, self.first_decoding, self.spacing)
+        decoding: ObjectDecoding | None = None
+        if self.scheme.kind == "objects":  # until it is tuned
+            extent_um = np.array(_typical_extent(self.training) or (8.0, 8.0, 8.0)) * self.spacing
+            decoding = first_decoding(self.target, float(min(extent_um)), context_um=2.0 * float(max(extent_um)))
+        return Validator(volumes, self.scheme, decoding, self.spacing)
 
     @property
     def spacing(self) -> Spacing:
         """The voxel size that distances refer to; voxels where it is unknown."""
         return self.network.voxel_size or (1.0, 1.0, 1.0)
-
-    @property
-    def first_decoding(self) -> ObjectDecoding | None:
-        """How objects are decoded until that is tuned; None where labels are not objects."""
-        if self.scheme.kind != "objects":
-            return None
-        extent_um = np.array(_typical_extent(self.training) or (8.0, 8.0, 8.0)) * self.spacing
-        return first_decoding(self.target, float(min(extent_um)), context_um=2.0 * float(max(extent_um)))
 
     def _training_volume(self, prepared: PreparedCase) -> TrainingVolume:
         from napari_celltrain.engine.patches import TrainingVolume, index_foreground
@@ -147,9 +143,7 @@ def prepare(config: RunConfig) -> Generator[Event, None, Preparation]:
     prepared = {case: _open_case(case, reports[case.pair], config, cache) for case in split.cases}
     training = tuple(prepared[case] for case in split.train)
     validation = tuple(prepared[case] for case in split.validation)
-    config, messages = _choose_patch_size(config, training, network)
-    for message in messages:
-        yield Logged(message=message)
+    config = yield from _choose_patch_size(config, training, network)
     return Preparation(
         config,
         scheme,
@@ -197,20 +191,24 @@ def _open_case(case: Case, report: PairReport, config: RunConfig, cache: VolumeC
 
 def _choose_patch_size(
     config: RunConfig, training: tuple[PreparedCase, ...], network: NetworkSpec
-) -> tuple[RunConfig, list[str]]:
-    """The configuration with a patch size, and sentences about it."""
+) -> Generator[Event, None, RunConfig]:
+    """The configuration with a patch size."""
     shapes = [zyx(prepared.image.shape) for prepared in training]
     augmentation = config.augmentation
     if not augmentation.patches:
-        if len(set(shapes)) == 1:
-            return config, []
-        if config.training.batch_size == 1:
-            return config, ["The whole images differ in size; with a batch size of 1 each is used in its own."]
-        return config, ["The whole images differ in size: within a batch, smaller ones are padded by reflection."]
+        if len(set(shapes)) > 1 and config.training.batch_size == 1:
+            yield Logged(message="The whole images differ in size; with a batch size of 1 each is used in its own.")
+        elif len(set(shapes)) > 1:
+            yield Logged(
+                message="The whole images differ in size: within a batch, smaller ones are padded by reflection."
+            )
+        return config
     if augmentation.patch_size is not None:
         padded = sum(any(n < p for n, p in zip(shape, augmentation.patch_size, strict=True)) for shape in shapes)
-        message = f"{padded} of {len(shapes)} volumes are smaller than a patch and are padded by reflection."
-        return config, [message] if padded else []
+        if padded:
+            message = f"{padded} of {len(shapes)} volumes are smaller than a patch and are padded by reflection."
+            yield Logged(message=message)
+        return config
     import torch
 
     from napari_celltrain.engine.device import free_memory, resolve_device
@@ -225,9 +223,8 @@ def _choose_patch_size(
         )
     suggestion = suggest_patch_size(shapes, network.voxel_size, divisor, _typical_extent(training), affordable)
     chosen = augmentation.model_copy(update={"patch_size": suggestion.patch_size})
-    return config.model_copy(update={"augmentation": chosen}), [
-        f"Patch size {sizes(suggestion.patch_size)} voxels (z, y, x): {suggestion.reason}."
-    ]
+    yield Logged(message=f"Patch size {sizes(suggestion.patch_size)} voxels (z, y, x): {suggestion.reason}.")
+    return config.model_copy(update={"augmentation": chosen})
 
 
 def _window(config: RunConfig, training: tuple[PreparedCase, ...]) -> ZYX:
