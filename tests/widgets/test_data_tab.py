@@ -315,7 +315,7 @@ def test_freezes_and_reads_nothing_while_a_run_goes_on(tab: DataTab, qtbot, fold
 def test_opens_a_pair_as_layers_once(tab: DataTab, qtbot, viewer: ViewerModel, folders) -> None:
     fill(qtbot, tab, config_of(folders))
     for _ in range(2):
-        tab.table.opened.emit(tab.table.pairs.rows[1].report)
+        tab.table.picked.emit(1)
         qtbot.waitUntil(lambda: not tab.opener.is_busy, timeout=10_000)
     assert [layer.name for layer in viewer.layers] == ["b", "b labels"]
     for layer in viewer.layers:

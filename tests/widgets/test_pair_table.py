@@ -112,14 +112,14 @@ def test_the_name_gets_what_the_others_leave(table: PairTable, width: int) -> No
 
 
 def test_opens_a_pair_by_mouse_and_by_keyboard(table: PairTable, qtbot) -> None:
-    spy = QSignalSpy(table.opened)
+    spy = QSignalSpy(table.picked)
     area = table.visualRect(table.pairs.index(0, NAME)).center()
     qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=area)
     qtbot.mouseDClick(table.viewport(), Qt.MouseButton.LeftButton, pos=area)
-    assert [arguments[0] for arguments in spy] == [REPORTS[0]]
+    assert [table.pairs.rows[number].report for (number,) in spy] == REPORTS[:1]
     qtbot.keyClick(table, Qt.Key.Key_Down)
     qtbot.keyClick(table, Qt.Key.Key_Return)
-    assert [arguments[0] for arguments in spy] == REPORTS[:2]
+    assert [table.pairs.rows[number].report for (number,) in spy] == REPORTS[:2]
 
 
 def test_lists_errors_first_each_once_and_as_plain_text(qtbot) -> None:

@@ -20,7 +20,7 @@ from napari_celltrain.widgets.train.data_form import DataForm
 from napari_celltrain.widgets.train.pair_table import PairTable, ProblemList, rows_of
 
 if TYPE_CHECKING:
-    from napari_celltrain.data.check import DataReport, PairReport
+    from napari_celltrain.data.check import DataReport
     from napari_celltrain.data.split import Split
 
 _INVITATION = (
@@ -63,7 +63,7 @@ class DataTab(TabPage):
         self._lay_out()
 
         self.form.valueChanged.connect(self._change)
-        self.table.opened.connect(self._open)
+        self.table.picked.connect(self._open)
         self.again_button.clicked.connect(self.check_again)
         self.checker.progressed.connect(self._show_progress)
         self.checker.answered.connect(self._take)
@@ -226,9 +226,9 @@ class DataTab(TabPage):
         self.problem_list.set_problems(problems)
         self.form.mark(problems)
 
-    def _open(self, report: PairReport) -> None:
+    def _open(self, row: int) -> None:
         if self._answered is not None and self._answered.layers is None:
-            self.opener.open(report.pair, self._answered.config)
+            self.opener.open(self.table.pairs.rows[row].report.pair, self._answered.config)
 
 
 def _summary(answer: Answer) -> str:

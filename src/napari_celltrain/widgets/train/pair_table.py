@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from qtpy.QtCore import QEvent, Qt, Signal
+from qtpy.QtCore import QEvent, Qt
 from qtpy.QtGui import QColor, QTextCharFormat, QTextCursor
 from qtpy.QtWidgets import QFrame, QPlainTextEdit, QSizePolicy, QWidget
 
-from napari_celltrain.values.config import DataConfig, Spacing
+from napari_celltrain.values.config import DataConfig
 from napari_celltrain.values.errors import Problem
 from napari_celltrain.values.fields import label_of
+from napari_celltrain.values.text import sizes
 from napari_celltrain.widgets.table import LEFT, RIGHT, Table, TableModel
 from napari_celltrain.widgets.theme import theme_color
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from napari_celltrain.data.split import Split
 
 MAX_SHOWN = 200
-_PROBLEM_MARKS = {"error": "✗", "warning": "!"}
+_MARKS = {"error": "✗", "warning": "!", "fine": "✓"}
 _MIN_LINES, _MAX_LINES = 2, 10
 
 
@@ -43,12 +44,8 @@ class ProblemList(QPlainTextEdit):
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.hide()
 
-    def problems(self) -> tuple[Problem, ...]:
-        return self._problems
-
     def set_problems(self, problems: Sequence[Problem]) -> None:
-        unique = dict.fromkeys(problems)
-        self._problems = tuple(sorted(unique, key=lambda problem: problem.severity != "error"))
+        self._problems = tuple(sorted(dict.fromkeys(problems), key=lambda problem: problem.severity != "error"))
         self._write()
         self.setVisible(bool(self._problems))
 
@@ -64,26 +61,21 @@ class ProblemList(QPlainTextEdit):
     def _write(self) -> None:
         self.clear()
         cursor = self.textCursor()
-        for index, problem in enumerate(self._problems[:MAX_SHOWN]):
-            is_field = problem.where in DataConfig.model_fields
-            shown = replace(problem, where=label_of(f"data.{problem.where}")) if is_field else problem
-            self._write_line(cursor, index, _PROBLEM_MARKS[problem.severity], str(shown), problem.severity)
+        lines = [(_MARKS[problem.severity], _text(problem), problem.severity) for problem in self._problems[:MAX_SHOWN]]
         left = len(self._problems) - MAX_SHOWN
         if left > 0:
-            self._write_line(cursor, MAX_SHOWN, "…", f"and {left} more; `celltrain check` lists them all.", "warning")
+            lines.append(("…", f"and {left} more; `celltrain check` lists them all.", "warning"))
+        for index, (mark, text, severity) in enumerate(lines):
+            if index:
+                cursor.insertBlock()
+            style = QTextCharFormat()
+            style.setForeground(theme_color(severity))
+            cursor.insertText(f"{mark} ", style)
+            style.setForeground(theme_color("error" if severity == "error" else "text"))
+            cursor.insertText(" ".join(text.split()), style)
         cursor.movePosition(QTextCursor.MoveOperation.Start)
         self.setTextCursor(cursor)
         self._fit_height()
-
-    def _write_line(self, cursor: QTextCursor, index: int, mark: str, text: str, severity: str) -> None:
-        if index:
-            cursor.insertBlock()
-        colored = QTextCharFormat()
-        colored.setForeground(theme_color("error" if severity == "error" else "warning"))
-        plain = QTextCharFormat()
-        plain.setForeground(theme_color("error" if severity == "error" else "text"))
-        cursor.insertText(f"{mark} ", colored)
-        cursor.insertText(" ".join(text.split()), plain)
 
     def _fit_height(self) -> None:
         document = self.document()
@@ -91,6 +83,11 @@ class ProblemList(QPlainTextEdit):
         lines = min(max(int(document.size().height()), _MIN_LINES), _MAX_LINES)
         margins = 2 * int(document.documentMargin()) + self.contentsMargins().top() + self.contentsMargins().bottom()
         self.setFixedHeight(lines * self.fontMetrics().lineSpacing() + margins + 2)
+
+
+def _text(problem: Problem) -> str:
+    is_field = problem.where in DataConfig.model_fields
+    return str(replace(problem, where=label_of(f"data.{problem.where}")) if is_field else problem)
 
 
 # --- pair table ------------------------------------------------------------------------------------------
@@ -105,15 +102,12 @@ _HELP = (
     "Number of voxels along z, y and x.",
     "Size of a voxel along z, y and x in micrometres.",
 )
-_MARKS = {"error": "✗", "warning": "!", "fine": "✓"}
 _SIDES = {"train": "train", "validation": "valid.", "both": "both", None: "–"}
 _LONG_SIDES = {
     "train": "Used for training",
     "validation": "Held out for validation, never trained on",
     "both": "The only volume: a part of it is for training, another for validation",
 }
-_LINES = (5, 10_000)  # shown at least, where there are so many, and at most
-_UNKNOWN = "?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +118,7 @@ class Row:
     side: str | None
 
     @property
-    def state(self) -> str:
+    def state(self) -> Literal["error", "warning", "fine"]:
         if not self.report.is_usable:
             return "error"
         return "warning" if self.report.problems else "fine"
@@ -154,9 +148,8 @@ class PairModel(TableModel):
     def set_rows(self, rows: Sequence[Row]) -> None:
         self.rows = list(rows)
         self._stale = False
-        titles = enumerate(_TITLES)
-        columns = {title: np.array([cell(row, column) for row in rows], np.str_) for column, title in titles}
-        self.set_columns(columns, dict(zip(_TITLES, _HELP, strict=True)))
+        columns = np.array([_cells(row) for row in rows], np.str_).reshape(-1, len(_TITLES)).T
+        self.set_columns(dict(zip(_TITLES, columns, strict=True)), dict(zip(_TITLES, _HELP, strict=True)))
 
     def set_stale(self, stale: bool) -> None:
         """Show the rows paler: they are of settings that have changed."""
@@ -168,9 +161,8 @@ class PairModel(TableModel):
         return Qt.AlignmentFlag.AlignHCenter if column == STATE else LEFT if column in (NAME, SIDE) else RIGHT
 
     def color(self, row: int, column: int) -> QColor | None:
-        color, state = None, self.rows[row].state
-        if state == "error" or (state == "warning" and column == STATE):
-            color = theme_color("error" if state == "error" else "warning")
+        state = self.rows[row].state
+        color = theme_color(state) if state == "error" or (state == "warning" and column == STATE) else None
         if self._stale:
             color = color or theme_color("text")
             color.setAlphaF(0.5)
@@ -184,37 +176,26 @@ class PairModel(TableModel):
 
 
 class PairTable(Table):
-    """Rows of pairs; the name gives way where it is narrow, and elides in the middle."""
-
-    opened = Signal(object)
-    """A :class:`PairReport` that was double-clicked, or on which Enter was pressed."""
+    """Rows of pairs, picked by a double-click; the name gives way where it is narrow, and elides in the middle."""
 
     def __init__(self) -> None:
         pairs = PairModel()
-        super().__init__("Pairs of images and labels", pairs, lines=_LINES, elided=NAME, double_click=True)
+        # at least five lines, where there are so many
+        super().__init__("Pairs of images and labels", pairs, lines=(5, 10_000), elided=NAME, double_click=True)
         self.pairs = pairs
-        self.picked.connect(self._open)
-
-    def _open(self, row: int) -> None:
-        self.opened.emit(self.pairs.rows[row].report)
 
 
-def cell(row: Row, column: int) -> str:
+def _cells(row: Row) -> tuple[str, ...]:
     """What stands in the table."""
     report = row.report
-    match column:
-        case 0:
-            return _MARKS[row.state]
-        case 1:
-            return report.name
-        case 2:
-            return _SIDES[row.side]
-        case 3:
-            return _UNKNOWN if report.num_objects is None else f"{report.num_objects:,}"
-        case 4:
-            return _UNKNOWN if report.shape is None else "×".join(map(str, report.shape))
-        case _:
-            return _size(report.voxel_size, "×")
+    return (
+        _MARKS[row.state],
+        report.name,
+        _SIDES[row.side],
+        "?" if report.num_objects is None else f"{report.num_objects:,}",
+        "?" if report.shape is None else sizes(report.shape).replace(" ", ""),
+        "unknown" if report.voxel_size is None else sizes(report.voxel_size).replace(" ", ""),
+    )
 
 
 def describe(row: Row) -> str:
@@ -224,8 +205,8 @@ def describe(row: Row) -> str:
     lines += [
         f"Image: {report.pair.image}",
         f"Labels: {report.pair.labels} (paired by: {report.pair.rule})",
-        f"Voxels (z, y, x): {' × '.join(map(str, report.shape)) if report.shape else 'unknown'}",
-        f"Voxel size (z, y, x): {_size(report.voxel_size, ' × ')}{' µm' if report.voxel_size else ''}",
+        f"Voxels (z, y, x): {sizes(report.shape) if report.shape else 'unknown'}",
+        f"Voxel size (z, y, x): {f'{sizes(report.voxel_size)} µm' if report.voxel_size else 'unknown'}",
     ]
     if report.dtype:
         lines.append(f"Types: {report.dtype}, labels {report.label_dtype}")
@@ -239,7 +220,3 @@ def describe(row: Row) -> str:
     if row.side is not None:
         lines.append(_LONG_SIDES[row.side])
     return "\n".join(lines)
-
-
-def _size(size: Spacing | None, times: str) -> str:
-    return "unknown" if size is None else times.join(f"{value:.4g}" for value in size)
