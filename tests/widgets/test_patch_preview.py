@@ -64,7 +64,7 @@ def test_patches_are_those_of_training(config: RunConfig) -> None:
             expected_image, expected_target = source.patch(request)
             np.testing.assert_array_equal(image, expected_image)
             np.testing.assert_array_equal(target, readable_target(expected_target))
-    assert drawn.voxel_size == VOXEL_SIZE
+    assert drawn.ready.voxel_size == VOXEL_SIZE
 
 
 def test_renews_two_layers_beside_those_of_the_user(config: RunConfig, viewer: ViewerModel, qtbot) -> None:

@@ -21,14 +21,13 @@ from napari_celltrain.io.axes import spacing_of, unreadable
 from napari_celltrain.io.volume import ArrayVolume, Volume, fingerprint
 from napari_celltrain.values.config import DataConfig, Spacing
 from napari_celltrain.values.errors import DataError, Problem
+from napari_celltrain.values.files import writing
 from napari_celltrain.values.text import sizes
 
 PLUGIN_LAYER = "celltrain"
 """Key in the metadata of layers that the plugin itself shows (previews, predictions): they are not offered as data."""
-_FOLLOWS = "celltrain_units"
+FOLLOWS = "celltrain_units"
 """Key in the metadata of all layers that the plugin has added: their units follow those of the user's layers."""
-
-_FOLDER = "layer-data"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,33 +45,32 @@ class LayerData:
         The folder is named after the content, so that equal layers are written once, and what a run was trained on
         is never written over.
         """
+        from napari_celltrain.io.writer import write_volume  # it brings tifffile
+
+        name, voxel_size = self.image.name, self.image.voxel_size
         content = f"{fingerprint(self.image)[:8]}-{fingerprint(self.labels)[:8]}"
-        folder = Path(results) / _FOLDER / f"{self.image.name}-{content}"
-        paths = {}
+        folder = Path(results) / "layer-data" / f"{name}-{content}"
+        update: dict[str, Any] = {"channel": None, "axes": None, "voxel_size": voxel_size}
         for kind, volume in (("images", self.image), ("labels", self.labels)):
-            paths[kind] = folder / kind / f"{self.image.name}.tif"
-            if not paths[kind].exists():
-                _write(paths[kind], volume, self.image.voxel_size)
-        given = {"channel": None, "axes": None, "voxel_size": self.image.voxel_size}
-        return config.model_copy(update={**paths, **given})
+            path = update[kind] = folder / kind / f"{name}.tif"
+            if not path.exists():
+                with writing(path.parent, DataError):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                write_volume(path, volume.read(), voxel_size)
+        return config.model_copy(update=update)
 
 
 def take_layers(image: Any, labels: Any, config: DataConfig) -> LayerData:
     """The volumes of an image layer and a labels layer. Raises :class:`DataError` for what cannot be trained on."""
     if image is None or labels is None:
-        missing = "image" if image is None else "labels"
-        remedy = "Open one in the viewer, then choose it."
-        raise unreadable(f"{missing} layer", "No layer is chosen.", remedy)
+        missing = "image layer" if image is None else "labels layer"
+        raise unreadable(missing, "No layer is chosen.", "Open one in the viewer, then choose it.")
     if getattr(image, "rgb", False):
         raise unreadable(image.name, "This is a colour (RGB) image.", "Split its channels (right click ▸ Split RGB).")
     size, notes = _voxel_size(image, labels)
     if config.voxel_size is not None:
         size, notes = config.voxel_size, ()
-    return LayerData(
-        _volume(image, size, axes=config.axes, channel=config.channel),
-        _volume(labels, size),
-        notes,
-    )
+    return LayerData(_volume(image, size, config.axes, config.channel), _volume(labels, size), notes)
 
 
 def voxel_size_of(layer: Any) -> Spacing | None:
@@ -83,11 +81,9 @@ def voxel_size_of(layer: Any) -> Spacing | None:
     """
     scale = [float(value) for value in layer.scale][-3:]
     factors = [micrometres(unit) for unit in layer.units[-3:]]
-    if len(scale) < 3:
+    if len(scale) < 3 or (None in factors and scale == [1.0, 1.0, 1.0]):
         return None
-    if None in factors:
-        return None if scale == [1.0, 1.0, 1.0] else spacing_of(scale)
-    return spacing_of(scale, factors)
+    return spacing_of(scale) if None in factors else spacing_of(scale, factors)
 
 
 def full_resolution(layer: Any) -> Any:
@@ -116,7 +112,7 @@ def _voxel_size(image: Any, labels: Any) -> tuple[Spacing | None, tuple[Problem,
                 "warning",
             )
         )
-    if of_image is not None and of_labels is not None and not _alike(of_image, of_labels):
+    if of_image is not None and of_labels is not None and not np.allclose(of_image, of_labels, rtol=0.01, atol=0):
         notes.append(
             Problem(
                 "scales-differ",
@@ -129,11 +125,7 @@ def _voxel_size(image: Any, labels: Any) -> tuple[Spacing | None, tuple[Problem,
     return chosen, tuple(notes)
 
 
-def _alike(one: Sequence[float], other: Sequence[float]) -> bool:
-    return all(abs(a - b) <= 0.01 * max(a, b) for a, b in zip(one, other, strict=True))
-
-
-def _volume(layer: Any, size: Spacing | None, *, axes: str | None = None, channel: int | None = None) -> ArrayVolume:
+def _volume(layer: Any, size: Spacing | None, axes: str | None = None, channel: int | None = None) -> ArrayVolume:
     array = full_resolution(layer)
     long = [int(length) for length in array.shape if length > 1]
     if len(long) < 3:
@@ -154,27 +146,12 @@ def _volume(layer: Any, size: Spacing | None, *, axes: str | None = None, channe
 
 def file_name(name: str) -> str:
     """A layer's name as that of a file, on every system."""
-    cleaned = re.sub(r'[<>:"/\\|?*\x00-\x1f]+', "_", name).strip(" .")[:80]
-    return cleaned or "layer"
-
-
-def _write(path: Path, volume: Volume, voxel_size: Spacing | None) -> None:
-    from napari_celltrain.io.writer import write_volume  # it brings tifffile
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{path.parent}: cannot be made ({error.strerror}). Choose a results folder that you may write to."
-        ) from error
-    write_volume(path, volume.read(), voxel_size)
+    return re.sub(r'[<>:"/\\|?*\x00-\x1f]+', "_", name).strip(" .")[:80] or "layer"
 
 
 def micrometres(unit: Any) -> float | None:
     """How long one ``unit`` of pint is; None for pixels."""
-    if not unit.is_compatible_with("micrometer"):
-        return None
-    return float((1 * unit).to("micrometer").magnitude)
+    return float((1 * unit).to("micrometer").magnitude) if unit.is_compatible_with("micrometer") else None
 
 
 def _length(unit: Any) -> float:
@@ -186,9 +163,6 @@ def _length(unit: Any) -> float:
 
 PAUSE_MS = 30
 """Between one piece of work in the viewer and the next, for the window to draw and to answer."""
-_VIEW = ("center", "zoom", "angles")  # of a camera
-_GAP = 0.05
-"""Space between the user's layers and the plugin's, as a share of the former's width."""
 
 
 def find_layer(viewer: Any, key: str) -> Any:
@@ -198,10 +172,8 @@ def find_layer(viewer: Any, key: str) -> Any:
 
 def add_layer(viewer: Any, kind: str, data: Any, **options: Any) -> Any:
     """Add a layer whose units agree with the other layers, now and when more are opened."""
-    make = Labels if kind == "labels" else Image
-    layer = make(data, **options | {"metadata": {_FOLLOWS: True, **options.get("metadata", {})}})
-    viewer.add_layer(layer)
-    return layer
+    options["metadata"] = {FOLLOWS: True, **options.get("metadata", {})}
+    return viewer.add_layer(Labels(data, **options) if kind == "labels" else Image(data, **options))
 
 
 def show_layer(viewer: Any, kind: str, key: str, data: Any, **options: Any) -> Any:
@@ -220,33 +192,26 @@ def show_layer(viewer: Any, kind: str, key: str, data: Any, **options: Any) -> A
 @contextmanager
 def undisturbed(viewer: Any) -> Iterator[None]:
     """Leave camera, sliders and selection as they are; an empty viewer may turn to what comes."""
-    if not viewer.layers:
+    layers = viewer.layers
+    if not layers:
         yield
         return
     point, ndim = tuple(viewer.dims.point), viewer.dims.ndim
     camera = viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera  # napari 0.9, and before
-    view = {name: getattr(camera, name) for name in _VIEW}
-    with _selection_kept(viewer.layers):
+    view = {name: getattr(camera, name) for name in ("center", "zoom", "angles")}
+    selection, active = set(layers.selection), layers.selection.active
+    # napari selects a layer that is added; no event reports that, as it is undone at once. It would fill the controls
+    # at the left again and restyle all buttons, twice: a third of what an added layer costs.
+    with layers.selection.events.blocker_all():
         yield
+        layers.selection = selection
+        layers.selection.active = active
     first = viewer.dims.ndim - ndim
     changed = [axis for axis in range(ndim) if viewer.dims.point[first + axis] != point[axis]]
     viewer.dims.set_point([first + axis for axis in changed], [point[axis] for axis in changed])
     for name, value in view.items():
         if getattr(camera, name) != value:
             setattr(camera, name, value)
-
-
-@contextmanager
-def _selection_kept(layers: Any) -> Iterator[None]:
-    """napari selects a layer that is added: no event reports that, as it is undone at once.
-
-    It would fill the controls at the left again and restyle all buttons, twice: a third of what an added layer costs.
-    """
-    selection, active = set(layers.selection), layers.selection.active
-    with layers.selection.events.blocker_all():
-        yield
-        layers.selection = selection
-        layers.selection.active = active
 
 
 def sized(viewer: Any, voxel_size: Spacing | None) -> dict[str, Any]:
@@ -259,11 +224,6 @@ def sized(viewer: Any, voxel_size: Spacing | None) -> dict[str, Any]:
     return {"scale": scale, "units": units}
 
 
-def follows_units(options: dict[str, Any]) -> dict[str, Any]:
-    """``options`` of a layer that napari itself will add for the plugin, as sample data."""
-    return options | {"metadata": {_FOLLOWS: True}}
-
-
 def _common_units(layers: Iterable[Any], *, known: bool = True) -> tuple[Any, Any, Any]:
     """The units (z, y, x) for the plugin's layers: of length only where all layers of the user have a length.
 
@@ -271,8 +231,8 @@ def _common_units(layers: Iterable[Any], *, known: bool = True) -> tuple[Any, An
     scale in µm means the same in both. ``known``: whether the voxel size is; else no length is claimed unless the
     user's layers have one.
     """
-    theirs = [layer for layer in layers if _FOLLOWS not in layer.metadata]
-    ours = [layer for layer in layers if _FOLLOWS in layer.metadata]
+    theirs = [layer for layer in layers if FOLLOWS not in layer.metadata]
+    ours = [layer for layer in layers if FOLLOWS in layer.metadata]
 
     def unit(axis: int) -> Any:
         found = [layer.units[axis] for layer in theirs or ours if layer.ndim >= -axis]
@@ -283,13 +243,9 @@ def _common_units(layers: Iterable[Any], *, known: bool = True) -> tuple[Any, An
     return unit(-3), unit(-2), unit(-1)
 
 
-def _follow(event: Any) -> None:
-    _agree(event.sources[-2])
-
-
 _inserted = EventEmitter(type_name="inserted")
 """napari draws a layer as soon as it is inserted, before it calls any plugin; an emitter of napari's can come first."""
-_inserted.connect(_follow)
+_inserted.connect(lambda event: _agree(event.sources[-2]))
 
 
 def _agree(layers: Iterable[Any]) -> None:
@@ -297,7 +253,7 @@ def _agree(layers: Iterable[Any]) -> None:
     units = _common_units(layers)
     for layer in layers:
         wanted = (*layer.units[:-3], *units)
-        if _FOLLOWS in layer.metadata and list(map(str, layer.units)) != list(map(str, wanted)):
+        if FOLLOWS in layer.metadata and list(map(str, layer.units)) != list(map(str, wanted)):
             ratio = [_length(old) / _length(new) for old, new in zip(layer.units, wanted, strict=True)]
             scale, translate = np.multiply(layer.scale, ratio), np.multiply(layer.translate, ratio)
             layer.units, layer.scale, layer.translate = wanted, scale, translate
@@ -314,22 +270,18 @@ def beside_the_others(
 
     It shows its ``plane`` there; without one its middle, as far as the slider then gets no longer.
     """
-    extents = [_spatial(layer.extent.world) for layer in viewer.layers if not is_plugin_layer(layer)]
-    low = np.min([extent[0] for extent in extents], axis=0) if extents else np.zeros(3)
-    high = np.max([extent[1] for extent in extents], axis=0) if extents else np.zeros(3)
+    # a layer of two axes has no depth
+    extents = [
+        np.pad(layer.extent.world, ((0, 0), (3, 0)))[:, -3:] for layer in viewer.layers if not is_plugin_layer(layer)
+    ]
     if not extents and side == "right":
         return (0.0, 0.0, 0.0)
+    low, high = (bound(extents or np.zeros((1, 2, 3)), axis=(0, 1)) for bound in (np.min, np.max))
     depth, width = (shape[0] - 1) * scale[0], (shape[2] - 1) * scale[2]
     shown = viewer.dims.point[-3] if extents and viewer.dims.ndim >= 3 else low[0]
     z = shown - (round(shape[0] / 2) if plane is None else plane) * scale[0]
     if plane is None:
         z = min(max(z, low[0]), max(low[0], high[0] - depth))
-    gap = max(_GAP * (high[2] - low[2]), 2 * scale[2])
+    gap = max(0.05 * (high[2] - low[2]), 2 * scale[2])
     x = low[2] - gap - width if side == "left" else high[2] + gap
     return float(z), float(low[1]), float(x)
-
-
-def _spatial(world: Any) -> Any:
-    """The last three axes of an extent; a layer of two has no depth."""
-    world = np.asarray(world)[:, -3:]
-    return np.pad(world, ((0, 0), (3 - world.shape[1], 0)))

@@ -92,8 +92,7 @@ def ask_and_save(parent: QWidget, folder: Path, config: RunConfig) -> None:
         return
     path = Path(name) if Path(name).suffix else Path(name).with_suffix(".yaml")
     try:
-        files.write_text(path, dump_config(config, commented=True))
+        with files.writing(path):
+            files.write_text(path, dump_config(config, commented=True))
     except CellTrainError as error:
         show_error(str(error))
-    except OSError as error:
-        show_error(str(files.refusal(path, error)))

@@ -17,16 +17,16 @@ from qtpy.QtCore import QObject
 from napari_celltrain.data.differences import ObjectComparison, compare_voxels
 from napari_celltrain.data.labels import IGNORE, LabelScheme, to_target
 from napari_celltrain.data.pairs import Pair, open_pair
-from napari_celltrain.io.volume import LazyArray, Volume
+from napari_celltrain.io.volume import LazyArray
 from napari_celltrain.io.volumes import find_volumes, open_labels, open_volume
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.samples import VOXEL_SIZE, make_nuclei, write_demo
-from napari_celltrain.values import files
 from napari_celltrain.values.config import DataConfig, Spacing
 from napari_celltrain.values.errors import CellTrainError, DataError
+from napari_celltrain.values.files import writing
 from napari_celltrain.widgets.background import Background
 from napari_celltrain.widgets.forms.path_edit import remember_path
-from napari_celltrain.widgets.layers import add_layer, follows_units, sized
+from napari_celltrain.widgets.layers import FOLLOWS, add_layer, sized
 from napari_celltrain.widgets.preferences import preferences
 
 logger = logging.getLogger(__name__)
@@ -63,20 +63,29 @@ class Preview:
 
 def open_preview_volume(folder: RunFolder) -> PreviewVolume:
     """Raises :class:`CellTrainError` where the run's data are gone or changed."""
-    record = _read_record(folder)
+    try:
+        record = json.loads(folder.data_file.read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or not isinstance(record.get("pairs"), list):
+            raise ValueError
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder.data_file}: cannot be read, so the validation volume is not shown.") from error
     config = folder.read_config().data
     case = next((pair for pair in record["pairs"] if pair["side"] == "validation"), None)
     if case is None:
         raise DataError(f"{folder.data_file}: names no validation volume.")
     scheme = LabelScheme(record["label_kind"], config.ignore_value, tuple(record["class_values"]))
-    image, labels = _open(case, config)
-    region = _region(case)
-    pixels = _lazily(image, region)
-    values = _cut(labels.read(), region)
+    pair = Pair(str(case["name"]), Path(case["image"]), Path(case["labels"]), "recorded")
+    image, labels = open_pair(pair, config)
+    region = None if case["region_zyx"] is None else tuple(slice(*span) for span in case["region_zyx"])
+    lazy = image.lazy()
+    pixels: Any = image.read() if lazy is None else lazy if region else _LayerView(lazy)
+    values = labels.read()
+    if region:
+        pixels, values = pixels[region], values[region]
     target = to_target(values, scheme)
     size = case["voxel_size_um"]
     return PreviewVolume(
-        name=str(case["name"]),
+        name=pair.name,
         image=pixels,
         contrast=contrast_of(pixels),
         labels=values,
@@ -94,43 +103,12 @@ def read_preview(folder: RunFolder, volume: PreviewVolume, path: str, epoch: int
         raise DataError(f"{path}: has another shape than the validation volume {volume.name}, which was changed.")
     if volume.objects is None:
         classes = predicted.astype(np.uint8)
-        return Preview(epoch, _values(classes, volume.scheme), compare_voxels(volume.target, classes))
+        values = np.array(volume.scheme.class_values, np.int32)
+        shown = values[classes] if volume.scheme.kind == "classes" else classes
+        return Preview(epoch, shown, compare_voxels(volume.target, classes))
     objects = np.where(volume.target == IGNORE, 0, predicted)
     comparison = ObjectComparison(volume.objects, objects)
     return Preview(epoch, comparison.matched(), comparison.differences())
-
-
-def _read_record(folder: RunFolder) -> dict[str, Any]:
-    try:
-        record = json.loads(folder.data_file.read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or not isinstance(record.get("pairs"), list):
-            raise ValueError
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder.data_file}: cannot be read, so the validation volume is not shown.") from error
-    return record
-
-
-def _open(case: dict[str, Any], config: DataConfig) -> tuple[Volume, Volume]:
-    pair = Pair(str(case["name"]), Path(case["image"]), Path(case["labels"]), "recorded")
-    return open_pair(pair, config)
-
-
-def _region(case: dict[str, Any]) -> tuple[slice, ...]:
-    spans = case["region_zyx"] or [[None, None]] * 3
-    return tuple(slice(start, stop) for start, stop in spans)
-
-
-def _lazily(volume: Volume, region: tuple[slice, ...]) -> Any:
-    """Without a region what is read from the file may stay there."""
-    lazy = volume.lazy()
-    if lazy is None or any(part.start is not None for part in region):
-        return _cut(volume.read() if lazy is None else lazy, region)
-    return _LayerView(lazy)
-
-
-def _cut(array: LazyArray, region: tuple[slice, ...]) -> Any:
-    whole = all(part.start is None for part in region)
-    return array if whole else array[region]
 
 
 class _LayerView:
@@ -145,27 +123,22 @@ class _LayerView:
         self._source = source
         self.shape = tuple(source.shape)
         self.dtype = source.dtype
-        self._told = False
+        self._is_lost = False
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         given = list(key) if isinstance(key, tuple) else [key]
-        if Ellipsis in given:
-            at = given.index(Ellipsis)
-            given[at : at + 1] = [slice(None)] * (self.ndim - len(given) + 1)
-        given += [slice(None)] * (self.ndim - len(given))
+        at = given.index(Ellipsis) if Ellipsis in given else len(given)
+        given[at : at + 1] = [slice(None)] * (self.ndim - len(given[:at] + given[at + 1 :]))
         slices, rest = zip(*map(_as_slice, given, self.shape), strict=True)
-        planes: NDArray[Any] = self._read(slices)[rest]
-        return planes
-
-    def _read(self, slices: tuple[slice, ...]) -> NDArray[Any]:
         try:
-            return np.asarray(self._source[slices])
+            planes = np.asarray(self._source[slices])
         except DataError as error:
-            if not self._told:
+            if not self._is_lost:
                 logger.warning("The validation image is shown black. %s", error)
-            self._told = True
+            self._is_lost = True
             sizes = [len(range(*part.indices(length))) for part, length in zip(slices, self.shape, strict=True)]
-            return np.zeros(sizes, self.dtype)
+            planes = np.zeros(sizes, self.dtype)
+        return planes[rest]  # type: ignore[no-any-return]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[...], dtype)
@@ -179,8 +152,7 @@ def _as_slice(index: Any, length: int) -> tuple[slice, Any]:
     if isinstance(index, slice):
         start, stop, step = index.indices(length)
         return (slice(start, stop, step), slice(None)) if step > 0 else (slice(None), index)
-    number = int(index)
-    number += length if number < 0 else 0
+    number = range(length)[int(index)]
     return slice(number, number + 1), 0
 
 
@@ -199,12 +171,6 @@ def _numbered(labels: NDArray[Any]) -> NDArray[np.int32]:
     values, ranks = np.unique(labels, return_inverse=True)
     table = np.cumsum(values > 0).astype(np.int32) * (values > 0)
     return np.asarray(table[ranks.reshape(labels.shape)], np.int32)
-
-
-def _values(classes: NDArray[np.uint8], scheme: LabelScheme) -> NDArray[Any]:
-    if scheme.kind != "classes":
-        return classes
-    return np.asarray(np.array(scheme.class_values, np.int32)[classes])
 
 
 # --- pair layers -----------------------------------------------------------------------------------------
@@ -280,7 +246,6 @@ def _key(pair: Pair) -> tuple[str, str]:
 # --- sample data -----------------------------------------------------------------------------------------
 
 LayerTuple = tuple[Any, dict[str, Any], str]
-FOLDER = "sample-nuclei"
 
 
 def sample_nuclei() -> list[LayerTuple]:
@@ -291,20 +256,18 @@ def sample_nuclei() -> list[LayerTuple]:
 
 def sample_folders() -> list[LayerTuple]:
     """napari's sample-data hook: writes folders of images and labels once, and opens their first pair."""
-    folder = preferences().results_folder / FOLDER
+    folder = preferences().results_folder / "sample-nuclei"
     images, labels = folder / "images", folder / "labels"
     try:
-        if not labels.is_dir():
-            write_demo(folder)
-        for path, field in ((images, "images"), (labels, "labels")):
-            remember_path(field, path)
-        image, objects = open_volume(find_volumes(images)[0]), open_labels(find_volumes(labels)[0])
-        arrays = image.read(), objects.read()
+        with writing(folder):
+            if not labels.is_dir():
+                write_demo(folder)
+            remember_path("images", images)
+            remember_path("labels", labels)
+            image, objects = open_volume(find_volumes(images)[0]), open_labels(find_volumes(labels)[0])
+            arrays = image.read(), objects.read()
     except CellTrainError as error:
         show_error(str(error))
-        return []
-    except OSError as error:
-        show_error(str(files.refusal(folder, error)))
         return []
     show_info(f"Generated nuclei are in {images} and {labels}; the Data tab has both among its recent folders.")
     return _as_layers(f"{image.name} image", f"{image.name} labels", *arrays, image.voxel_size)
@@ -313,7 +276,7 @@ def sample_folders() -> list[LayerTuple]:
 def _as_layers(
     image_name: str, labels_name: str, image: NDArray[Any], labels: NDArray[Any], voxel_size: Spacing | None
 ) -> list[LayerTuple]:
-    options = follows_units(sized(current_viewer(), voxel_size))
+    options = {**sized(current_viewer(), voxel_size), "metadata": {FOLLOWS: True}}
     return [
         (image, {"name": image_name, "contrast_limits": contrast_of(image), **options}, "image"),
         (labels, {"name": labels_name, **options}, "labels"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject
 
@@ -20,7 +20,7 @@ from napari_celltrain.widgets.background import Background, Job
 from napari_celltrain.widgets.layers import LayerData
 
 if TYPE_CHECKING:
-    from napari_celltrain.data.check import Check, DataReport, Step
+    from napari_celltrain.data.check import DataReport, Step
     from napari_celltrain.data.pairs import Pair
     from napari_celltrain.data.split import Split
     from napari_celltrain.io.volume import LazyArray
@@ -39,7 +39,10 @@ class Question:
 
     def reads_the_same(self, other: Question) -> bool:
         """Whether both are answered by reading the same voxels in the same way."""
-        return self.layers is other.layers and _what_is_read(self.config) == _what_is_read(other.config)
+        unread = {"results", "validation_fraction", "normalization", "memory_budget_gb"}
+        return self.layers is other.layers and (
+            self.config.model_dump(exclude=unread) == other.config.model_dump(exclude=unread)
+        )
 
     def is_answered_like(self, other: Question) -> bool:
         """Whether one answer does for both."""
@@ -82,44 +85,30 @@ class DataChecker(Background):
 
 def answer(question: Question, before: Answer | None, _job: Job) -> Generator[Step, None, Answer]:
     """Check and divide, in the worker's thread; ``before``, the last answer, may save reading anything again."""
-    if before is not None and before.question.reads_the_same(question):
-        return _divided(question, before.as_read)
-    return _divided(question, (yield from _check(question)))
-
-
-def _check(question: Question) -> Check:
-    from napari_celltrain.data.check import check_arrays, check_data
+    from napari_celltrain.data.check import check_arrays, check_data, divide, large_objects
+    from napari_celltrain.data.pairs import open_pair
 
     layers = question.layers
-    if layers is None:
-        # the tab divides by itself, so that another share or seed reads nothing again
-        return (yield from check_data(question.config, division=False))
-    report = yield from check_arrays(question.config, layers.image, layers.labels)
-    return replace(report, problems=(*report.problems, *layers.notes))
+    if before is not None and before.question.reads_the_same(question):
+        report = before.as_read
+    elif layers is None:
+        # divided below, so that another share or seed reads nothing again
+        report = yield from check_data(question.config, division=False)
+    else:
+        report = yield from check_arrays(question.config, layers.image, layers.labels)
+        report = replace(report, problems=(*report.problems, *layers.notes))
 
-
-def _divided(question: Question, report: DataReport) -> Answer:
-    from napari_celltrain.data.check import divide, large_objects
-    from napari_celltrain.data.pairs import open_pair
+    def read_labels(pair: Pair) -> LazyArray:
+        return (layers.labels if layers else open_pair(pair, question.config)[1]).lazy_or_whole()
 
     problems = [*report.problems, *large_objects(report.pairs, question.patch_size)]
     split = None
     if report.can_be_divided:
-
-        def read_labels(pair: Pair) -> LazyArray:
-            labels = question.layers.labels if question.layers else open_pair(pair, question.config)[1]
-            return labels.lazy_or_whole()
-
         try:
             split = divide(question.config, question.seed, report, read_labels)
         except DataError as error:
             problems += error.problems
     return Answer(question, replace(report, problems=tuple(problems)), split, report)
-
-
-def _what_is_read(config: DataConfig) -> dict[str, Any]:
-    unread = {"results", "validation_fraction", "normalization", "memory_budget_gb"}
-    return config.model_dump(exclude=unread)
 
 
 # --- start check -----------------------------------------------------------------------------------------

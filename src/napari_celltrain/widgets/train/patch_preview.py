@@ -15,6 +15,7 @@ from qtpy.QtCore import QObject
 from napari_celltrain.data.labels import IGNORE, readable_target
 from napari_celltrain.values.config import ZYX, RunConfig, Spacing
 from napari_celltrain.values.decoding import Target
+from napari_celltrain.values.events import Event
 from napari_celltrain.widgets.background import Background
 from napari_celltrain.widgets.layers import (
     LayerData,
@@ -30,7 +31,6 @@ from napari_celltrain.widgets.run.shown import warm_up
 
 if TYPE_CHECKING:
     from napari_celltrain.engine.patches import PatchSource
-    from napari_celltrain.runs.prepare import Preparation
 
 T = TypeVar("T", bound=np.generic)
 
@@ -65,7 +65,6 @@ class Draw:
     contrast: tuple[float, float]
     plane: int
     """With the most foreground."""
-    voxel_size: Spacing | None
     ready: Ready
 
 
@@ -103,27 +102,22 @@ class PatchPreview(Background):
 
 def draw_patches(
     config: RunConfig, layers: LayerData | None, draw: int, ready: Ready | None
-) -> Generator[None, None, Draw]:
+) -> Generator[Event, None, Draw]:
     """The first patches of epoch ``draw``, in the worker's thread. Raises :class:`CellTrainError`.
 
-    A generator, so that it can be left between two volumes.
+    It yields the events of the preparation, between which it can be left.
     """
+    from napari_celltrain.engine.patches import plan_epoch
+
     if layers is not None:
         config = config.model_copy(update={"data": layers.materialize(config.data, config.data.results)})
     if ready is None or _what_matters(ready.asked) != _what_matters(config):
         ready = yield from _prepare(config)
-    return _draw(ready, draw)
-
-
-def _draw(ready: Ready, draw: int) -> Draw:
-    from napari_celltrain.engine.patches import plan_epoch
-
     augmentation = ready.config.augmentation
     samples = augmentation.samples_per_volume if augmentation.patches else 1
-    requests = plan_epoch(len(ready.source.volumes), samples, ready.config.training.seed, draw)
     images: list[NDArray[np.float32]] = []
     targets: list[NDArray[np.uint8]] = []
-    for request in requests[:MAX_PATCHES]:
+    for request in plan_epoch(len(ready.source.volumes), samples, ready.config.training.seed, draw)[:MAX_PATCHES]:
         image, target = ready.source.patch(request)
         if images and sum(other.size for other in images) + image.size > MAX_VOXELS:
             break
@@ -134,13 +128,13 @@ def _draw(ready: Ready, draw: int) -> Draw:
     foreground = np.count_nonzero((labels > 0) & (labels != IGNORE), axis=(1, 2))
     best = np.flatnonzero(foreground == foreground.max())
     plane = int(best[len(best) // 2])  # the middle one, where several are equal
-    return Draw(tuple(images), tuple(targets), image, labels, contrast_of(image), plane, ready.voxel_size, ready)
+    return Draw(tuple(images), tuple(targets), image, labels, contrast_of(image), plane, ready)
 
 
 def show_patches(viewer: Any, drawn: Draw) -> None:
     """Add or renew the two layers, beside the layers of the user, with the plane that has most foreground in view."""
     with undisturbed(viewer):
-        options = sized(viewer, drawn.voxel_size)
+        options = sized(viewer, drawn.ready.voxel_size)
         scale, shape = options["scale"], drawn.image.shape
         options["translate"] = beside_the_others(viewer, shape, scale, "left", drawn.plane)
         show_layer(viewer, "image", IMAGE_LAYER, drawn.image, **options, contrast_limits=drawn.contrast)
@@ -164,19 +158,12 @@ def mosaic(patches: Sequence[NDArray[T]], fill: float) -> NDArray[T]:
     return whole
 
 
-def _prepare(config: RunConfig) -> Generator[None, None, Ready]:
+def _prepare(config: RunConfig) -> Generator[Event, None, Ready]:
     """As training prepares itself. Raises :class:`CellTrainError`."""
     from napari_celltrain.runs.config_file import check_settings
     from napari_celltrain.runs.prepare import prepare
 
-    steps = prepare(check_settings(config))
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            preparation: Preparation = end.value
-            break
-        yield
+    preparation = yield from prepare(check_settings(config))
     arrays = [array for case in preparation.training for array in (case.image, case.labels)]
     num_bytes = sum(int(array.nbytes) for array in arrays if isinstance(array, np.ndarray))
     return Ready(
