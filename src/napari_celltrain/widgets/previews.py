@@ -179,15 +179,6 @@ _PAIR = "celltrain_pair"
 """Key in the metadata of the layers: a pair that is open already is not opened again."""
 
 
-@dataclass(frozen=True, eq=False)
-class ReadPair:
-    pair: Pair
-    image: NDArray[Any]
-    labels: NDArray[Any]
-    contrast: tuple[float, float]
-    voxel_size: Spacing | None
-
-
 class PairOpener(QObject):
     """Opens pairs in the viewer, one after the other."""
 
@@ -216,12 +207,14 @@ class PairOpener(QObject):
 
     def _read(self) -> None:
         pair, config = next(iter(self._wanted.items()))
-        self._reader.start(lambda job: read_pair(pair, config))
+        self._reader.start(lambda job: _read_pair(pair, config))
 
-    def _show(self, read: ReadPair) -> None:
-        options = {"metadata": {_PAIR: _key(read.pair)}, **sized(self._viewer, read.voxel_size)}
-        add_layer(self._viewer, "image", read.image, name=read.pair.name, contrast_limits=read.contrast, **options)
-        add_layer(self._viewer, "labels", read.labels, name=f"{read.pair.name} labels", **options)
+    def _show(self, read: tuple[NDArray[Any], NDArray[Any], tuple[float, float], Spacing | None]) -> None:
+        pair = next(iter(self._wanted))
+        image, labels, contrast, voxel_size = read
+        options = {"metadata": {_PAIR: _key(pair)}, **sized(self._viewer, voxel_size)}
+        add_layer(self._viewer, "image", image, name=pair.name, contrast_limits=contrast, **options)
+        add_layer(self._viewer, "labels", labels, name=f"{pair.name} labels", **options)
 
     def _go_on(self) -> None:
         del self._wanted[next(iter(self._wanted))]
@@ -229,14 +222,15 @@ class PairOpener(QObject):
             self._read()
 
 
-def read_pair(pair: Pair, config: DataConfig) -> ReadPair:
-    """Both volumes, in the worker's thread. Raises :class:`CellTrainError`."""
+def _read_pair(
+    pair: Pair, config: DataConfig
+) -> tuple[NDArray[Any], NDArray[Any], tuple[float, float], Spacing | None]:
+    """Image, labels, contrast limits and voxel size, in the worker's thread. Raises :class:`CellTrainError`."""
     image, labels = open_pair(pair, config)
-    numbers = labels.read()
+    pixels, numbers = image.read(), labels.read()
     if numbers.dtype.kind == "f":  # napari takes whole numbers only
         numbers = numbers.astype("int32")
-    pixels = image.read()
-    return ReadPair(pair, pixels, numbers, contrast_of(pixels), image.voxel_size or labels.voxel_size)
+    return pixels, numbers, contrast_of(pixels), image.voxel_size or labels.voxel_size
 
 
 def _key(pair: Pair) -> tuple[str, str]:

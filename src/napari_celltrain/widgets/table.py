@@ -7,17 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QAbstractTableModel, QEvent, QModelIndex, QObject, Qt, Signal
+from qtpy.QtCore import QAbstractTableModel, QEvent, QModelIndex, Qt, Signal
 from qtpy.QtGui import QColor, QKeyEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
 from napari_celltrain.widgets.theme import tooltip
 
 LEFT, RIGHT = Qt.AlignmentFlag.AlignLeft, Qt.AlignmentFlag.AlignRight
-_MAX_LINES = 8
-_ARROW = 12  # pixels, of a heading that is sorted by
-_SAMPLE_ROWS = 100
-"""Rows that the width of a column is made for: thousands would take a while to look through."""
 
 
 class TableModel(QAbstractTableModel):
@@ -26,17 +22,17 @@ class TableModel(QAbstractTableModel):
     Subclasses say how a cell looks: by :meth:`alignment`, :meth:`color`, :meth:`describe` and :meth:`spoken`.
     """
 
-    def __init__(self, parent: QObject | None = None) -> None:
-        super().__init__(parent)
-        self._columns: dict[str, NDArray[Any]] = {}
+    def __init__(self) -> None:
+        super().__init__()
+        self._names: list[str] = []
         self._values: list[NDArray[Any]] = []
         self._help: Mapping[str, str] = {}
         self._order = np.zeros(0, np.int64)
         self._shown = np.zeros(0, np.int64)
 
     def set_columns(self, columns: Mapping[str, Any], help_texts: Mapping[str, str] | None = None) -> None:
-        self._columns = {name: np.asarray(column) for name, column in columns.items()}
-        self._values = list(self._columns.values())
+        self._names = list(columns)
+        self._values = [np.asarray(column) for column in columns.values()]
         self._help = help_texts or {}
         self.show_rows(None)
 
@@ -60,7 +56,7 @@ class TableModel(QAbstractTableModel):
     def headerData(self, section: int, orientation: Qt.Orientation, role: int = 0) -> Any:
         if orientation != Qt.Orientation.Horizontal or section >= len(self._values):
             return None
-        name = list(self._columns)[section]
+        name = self._names[section]
         match role:
             case Qt.ItemDataRole.DisplayRole:
                 return name.replace("_", " ")
@@ -129,7 +125,7 @@ class Table(QTableView):
         model: TableModel | None = None,
         parent: QWidget | None = None,
         *,
-        lines: tuple[int, int] = (_MAX_LINES, _MAX_LINES),
+        lines: tuple[int, int] = (8, 8),
         elided: int | None = None,
         double_click: bool = False,
     ) -> None:
@@ -152,9 +148,9 @@ class Table(QTableView):
         rows.hide()
         rows.setDefaultSectionSize(self.fontMetrics().height() + 6)
         headings.setHighlightSections(False)
-        headings.setResizeContentsPrecision(_SAMPLE_ROWS)
-        fixed = QHeaderView.ResizeMode.Interactive if elided is None else QHeaderView.ResizeMode.Fixed
-        headings.setSectionResizeMode(fixed)
+        headings.setResizeContentsPrecision(100)  # rows: thousands would take a while to look through
+        mode = QHeaderView.ResizeMode
+        headings.setSectionResizeMode(mode.Interactive if elided is None else mode.Fixed)
         headings.setMinimumSectionSize(18)
         self.rows.modelReset.connect(self._fit)
         (self.doubleClicked if double_click else self.clicked).connect(self._pick)
@@ -187,7 +183,8 @@ class Table(QTableView):
     def changeEvent(self, event: QEvent | None) -> None:
         """Another theme may have another font."""
         super().changeEvent(event)
-        if event is not None and event.type() in (QEvent.Type.StyleChange, QEvent.Type.FontChange):
+        changes_font = event is not None and event.type() in (QEvent.Type.StyleChange, QEvent.Type.FontChange)
+        if changes_font and hasattr(self, "rows"):  # Qt polishes it while it is made
             self._fit()
 
     def _headers(self) -> tuple[QHeaderView, QHeaderView]:
@@ -201,8 +198,6 @@ class Table(QTableView):
             self.picked.emit(self.rows.row_of(index))
 
     def _fit(self) -> None:
-        if not hasattr(self, "rows"):  # Qt polishes it while it is made
-            return
         self._fit_columns()
         rows, headings = self._headers()
         bar = self.horizontalScrollBar()
@@ -213,7 +208,7 @@ class Table(QTableView):
 
     def _fit_columns(self) -> None:
         headings, viewport = self._headers()[1], self.viewport()
-        arrow = _ARROW if self._elided is None else 0
+        arrow = 12 if self._elided is None else 0  # pixels, of a heading that is sorted by
         num_columns = self.rows.columnCount()
         widths = [max(self.sizeHintForColumn(c), headings.sectionSizeHint(c) + arrow) for c in range(num_columns)]
         if self._elided is not None and num_columns and viewport is not None:

@@ -93,15 +93,14 @@ def _text(problem: Problem) -> str:
 # --- pair table ------------------------------------------------------------------------------------------
 
 STATE, NAME, SIDE, OBJECTS, SHAPE, SIZE = range(6)
-_TITLES = ("", "Name", "Side", "Objects", "Voxels", "Size (µm)")
-_HELP = (
-    "State: ✓ fine, ! warning, ✗ error. What is wrong stands in the tooltip and below the table.",
-    "Name of the image. Double-click or press Enter to open image and labels as layers.",
-    "What the pair is used for: training (train), or held out for validation (valid.).",
-    "Number of labelled objects; where labels are not objects, of connected components of the foreground.",
-    "Number of voxels along z, y and x.",
-    "Size of a voxel along z, y and x in micrometres.",
-)
+_HELP = {
+    "": "State: ✓ fine, ! warning, ✗ error. What is wrong stands in the tooltip and below the table.",
+    "Name": "Name of the image. Double-click or press Enter to open image and labels as layers.",
+    "Side": "What the pair is used for: training (train), or held out for validation (valid.).",
+    "Objects": "Number of labelled objects; where labels are not objects, of connected components of the foreground.",
+    "Voxels": "Number of voxels along z, y and x.",
+    "Size (µm)": "Size of a voxel along z, y and x in micrometres.",
+}
 _SIDES = {"train": "train", "validation": "valid.", "both": "both", None: "–"}
 _LONG_SIDES = {
     "train": "Used for training",
@@ -148,14 +147,14 @@ class PairModel(TableModel):
     def set_rows(self, rows: Sequence[Row]) -> None:
         self.rows = list(rows)
         self._stale = False
-        columns = np.array([_cells(row) for row in rows], np.str_).reshape(-1, len(_TITLES)).T
-        self.set_columns(dict(zip(_TITLES, columns, strict=True)), dict(zip(_TITLES, _HELP, strict=True)))
+        columns = np.array([_cells(row) for row in rows], np.str_).reshape(-1, len(_HELP)).T
+        self.set_columns(dict(zip(_HELP, columns, strict=True)), _HELP)
 
     def set_stale(self, stale: bool) -> None:
         """Show the rows paler: they are of settings that have changed."""
         if stale != self._stale:
             self._stale = stale
-            self.dataChanged.emit(self.index(0, 0), self.index(len(self.rows) - 1, len(_TITLES) - 1))
+            self.dataChanged.emit(self.index(0, 0), self.index(len(self.rows) - 1, len(_HELP) - 1))
 
     def alignment(self, column: int) -> Qt.AlignmentFlag:
         return Qt.AlignmentFlag.AlignHCenter if column == STATE else LEFT if column in (NAME, SIDE) else RIGHT
