@@ -31,8 +31,6 @@ from napari_celltrain.widgets.preferences import preferences
 
 logger = logging.getLogger(__name__)
 
-_MAX_TABLE = 2**22  # label values up to here index tables as they are
-
 
 @dataclass(frozen=True, slots=True)
 class PreviewVolume:
@@ -166,7 +164,7 @@ def contrast_of(image: LazyArray) -> tuple[float, float]:
 
 
 def _numbered(labels: NDArray[Any]) -> NDArray[np.int32]:
-    if labels.max(initial=0) <= _MAX_TABLE and labels.min(initial=0) >= 0:
+    if labels.max(initial=0) <= 2**22 and labels.min(initial=0) >= 0:  # small enough to index tables
         return labels.astype(np.int32)
     values, ranks = np.unique(labels, return_inverse=True)
     table = np.cumsum(values > 0).astype(np.int32) * (values > 0)

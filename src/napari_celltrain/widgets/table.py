@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QAbstractTableModel, QEvent, QModelIndex, Qt, Signal
 from qtpy.QtGui import QColor, QKeyEvent
-from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
 from napari_celltrain.widgets.theme import tooltip
 
@@ -123,16 +123,18 @@ class Table(QTableView):
         self,
         name: str,
         model: TableModel | None = None,
-        parent: QWidget | None = None,
         *,
         lines: tuple[int, int] = (8, 8),
         elided: int | None = None,
         double_click: bool = False,
     ) -> None:
         """``elided`` is a column that gets the width which the others leave."""
-        super().__init__(parent)
-        self._lines = lines
-        self._elided = elided
+        super().__init__()
+        rows, headings = self.verticalHeader(), self.horizontalHeader()
+        assert rows is not None
+        assert headings is not None
+        self._rows, self._headings = rows, headings
+        self._lines, self._elided = lines, elided
         self.rows = model or TableModel()
         self.rows.setParent(self)
         self.setModel(self.rows)
@@ -144,7 +146,6 @@ class Table(QTableView):
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
-        rows, headings = self._headers()
         rows.hide()
         rows.setDefaultSectionSize(self.fontMetrics().height() + 6)
         headings.setHighlightSections(False)
@@ -159,15 +160,14 @@ class Table(QTableView):
     def set_columns(self, columns: Mapping[str, Any], help_texts: Mapping[str, str] | None = None) -> None:
         """Show these columns, to be sorted; hide the table where there are none."""
         self.setSortingEnabled(False)
-        self._headers()[1].setSortIndicator(-1, Qt.SortOrder.AscendingOrder)
+        self._headings.setSortIndicator(-1, Qt.SortOrder.AscendingOrder)
         self.rows.set_columns(columns, help_texts)
         self.setSortingEnabled(True)
         self.setVisible(self.rows.columnCount() > 0)
 
     def show_rows(self, rows: NDArray[np.integer] | None) -> None:
         self.rows.show_rows(rows)
-        headings = self._headers()[1]
-        self.rows.sort(headings.sortIndicatorSection(), headings.sortIndicatorOrder())
+        self.rows.sort(self._headings.sortIndicatorSection(), self._headings.sortIndicatorOrder())
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
         if event is not None and event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
@@ -187,27 +187,20 @@ class Table(QTableView):
         if changes_font and hasattr(self, "rows"):  # Qt polishes it while it is made
             self._fit()
 
-    def _headers(self) -> tuple[QHeaderView, QHeaderView]:
-        rows, headings = self.verticalHeader(), self.horizontalHeader()
-        assert rows is not None
-        assert headings is not None
-        return rows, headings
-
     def _pick(self, index: QModelIndex) -> None:
         if index.isValid():
             self.picked.emit(self.rows.row_of(index))
 
     def _fit(self) -> None:
         self._fit_columns()
-        rows, headings = self._headers()
-        bar = self.horizontalScrollBar()
-        around = headings.sizeHint().height() + 2 * self.frameWidth() + (bar.sizeHint().height() if bar else 0)
+        bar, line = self.horizontalScrollBar(), self._rows.defaultSectionSize()
+        around = self._headings.sizeHint().height() + 2 * self.frameWidth() + (bar.sizeHint().height() if bar else 0)
         least, most = (min(max(self.rows.rowCount(), 1), lines) for lines in self._lines)
-        self.setMinimumHeight(around + least * rows.defaultSectionSize())
-        self.setMaximumHeight(around + most * rows.defaultSectionSize())
+        self.setMinimumHeight(around + least * line)
+        self.setMaximumHeight(around + most * line)
 
     def _fit_columns(self) -> None:
-        headings, viewport = self._headers()[1], self.viewport()
+        headings, viewport = self._headings, self.viewport()
         arrow = 12 if self._elided is None else 0  # pixels, of a heading that is sorted by
         num_columns = self.rows.columnCount()
         widths = [max(self.sizeHintForColumn(c), headings.sectionSizeHint(c) + arrow) for c in range(num_columns)]
