@@ -109,20 +109,18 @@ def _place_nuclei(rng: np.random.Generator, extent: Vector, num_nuclei: int, tou
         pressed = rng.random() < touching
         for _ in range(TRIES):
             neighbour = placed[int(rng.integers(len(placed)))] if placed and pressed else None
-            center = rng.uniform(0.0, extent) if neighbour is None else _beside(rng, neighbour, nucleus)
+            if neighbour is None:
+                center = rng.uniform(0.0, extent)
+            else:
+                direction = rng.standard_normal(3)
+                direction /= np.linalg.norm(direction)
+                contact = neighbour.extent(direction) + nucleus.extent(direction)
+                center = neighbour.center + direction * contact * rng.uniform(0.84, 0.97)
             inside = bool(np.all((center >= 0) & (center < extent)))
             if inside and _has_room(nucleus, center, [other for other in placed if other is not neighbour]):
                 placed.append(replace(nucleus, center=center))
                 break
     return placed
-
-
-def _beside(rng: np.random.Generator, neighbour: _Nucleus, nucleus: _Nucleus) -> Vector:
-    """A centre from which ``nucleus`` presses against its neighbour."""
-    direction = rng.standard_normal(3)
-    direction /= np.linalg.norm(direction)
-    contact = neighbour.extent(direction) + nucleus.extent(direction)
-    return np.asarray(neighbour.center + direction * contact * rng.uniform(0.84, 0.97))
 
 
 def _has_room(nucleus: _Nucleus, center: Vector, others: list[_Nucleus]) -> bool:
@@ -199,14 +197,6 @@ def _stain(
     return np.asarray(brightness * np.maximum(texture, 0.1), dtype=np.float32)
 
 
-def _add_specks(rng: np.random.Generator, emission: Float, voxel_size: Vector) -> None:
-    """Bright debris between the nuclei, in place: it is not labelled."""
-    volume = float(np.prod(np.array(emission.shape) * voxel_size))
-    free = np.flatnonzero(emission == 0)
-    number = min(int(rng.poisson(volume / 6000.0)), free.size)
-    emission.flat[rng.choice(free, number, replace=False)] = rng.uniform(4.0, 14.0, number)
-
-
 def _record(rng: np.random.Generator, emission: Float, voxel_size: Vector) -> UInt16:
     """The emission as a confocal microscope and its camera show it."""
     shape = emission.shape
@@ -246,7 +236,10 @@ def make_nuclei(
     labels, levels = _draw_labels(shape, spacing, nuclei)
     nuclei = _drop_remnants(labels, levels, nuclei)
     emission = _stain(rng, labels, levels, spacing, nuclei)
-    _add_specks(rng, emission, spacing)
+    # bright debris between the nuclei, which is not labelled
+    free = np.flatnonzero(emission == 0)
+    number = min(int(rng.poisson(float(np.prod(np.array(shape) * spacing)) / 6000.0)), free.size)
+    emission.flat[rng.choice(free, number, replace=False)] = rng.uniform(4.0, 14.0, number)
     return _record(rng, emission, spacing), labels
 
 

@@ -130,8 +130,13 @@ class LiveDisplay(Display):
                     completed=event.done,
                     total=event.total or None,
                 )
-            case Started():
-                self._start(event)
+            case Started():  # more than once where a run is resumed while it is watched
+                self._steps_per_epoch = event.steps_per_epoch
+                if self._epochs is None:
+                    self._bars.remove_task(self._steps)
+                    self._epochs = self._bars.add_task("epoch", total=event.epochs)
+                    self._steps = self._bars.add_task("step", total=event.steps_per_epoch)
+                self._bars.update(self._epochs, completed=event.first_epoch - 1, total=event.epochs)
             case StepDone():
                 self._loss = event.loss
                 self._step_in_epoch = event.step_in_epoch
@@ -147,15 +152,6 @@ class LiveDisplay(Display):
             case Validated():
                 self._latest = event
                 self._best = event if event.is_best else self._best
-
-    def _start(self, started: Started) -> None:
-        """A run that is resumed while it is watched starts more than once."""
-        self._steps_per_epoch = started.steps_per_epoch
-        if self._epochs is None:
-            self._bars.remove_task(self._steps)
-            self._epochs = self._bars.add_task("epoch", total=started.epochs)
-            self._steps = self._bars.add_task("step", total=started.steps_per_epoch)
-        self._bars.update(self._epochs, completed=started.first_epoch - 1, total=started.epochs)
 
     def _picture(self) -> RenderableType:
         parts: list[RenderableType] = [self._bars.get_renderable(), self._numbers()]

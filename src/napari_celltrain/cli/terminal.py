@@ -72,10 +72,6 @@ def exit_code_of(error: CellTrainError) -> ExitCode:
     return next((code for kind, code in _OF_ERROR.items() if isinstance(error, kind)), ExitCode.FAILED)
 
 
-# Tables in a file or a pipe should not be folded to an imagined window.
-_WIDTH_OF_A_PIPE = 160
-
-
 def is_main_process() -> bool:
     """Of several processes that train together only the first one prints."""
     return os.environ.get("RANK", "0") == "0"
@@ -84,7 +80,8 @@ def is_main_process() -> bool:
 def console() -> Console:
     """Standard output. Foreign text (file names, messages) goes to it as :func:`text`, whose markup is inert."""
     plain = Console(highlight=False)
-    return plain if plain.is_terminal else Console(highlight=False, width=_WIDTH_OF_A_PIPE)
+    # tables in a file or a pipe should not be folded to an imagined window
+    return plain if plain.is_terminal else Console(highlight=False, width=160)
 
 
 def text(content: object, style: str = "") -> Text:

@@ -160,7 +160,14 @@ def plan_targets(
 
     ``suffixes`` are those of the files of each volume besides its labels.
     """
-    _check_output(output, volumes)
+    refusal = ""
+    if output.exists() and not output.is_dir():
+        refusal = "is a file."
+    elif output.resolve() in {volume.path.resolve().parent for volume in volumes if volume.path is not None}:
+        refusal = "holds the images themselves."
+    if refusal:
+        remedy = "Give another folder for the results."
+        raise DataError(Problem("bad-output", str(output), refusal, remedy, settings=("output",)))
     targets = []
     for volume in volumes:
         is_zarr = file_format == "zarr" or (file_format == "auto" and volume.path is not None and volume.path.is_dir())
@@ -182,17 +189,6 @@ def plan_targets(
     except OSError as error:
         raise DataError(f"The folder {output} cannot be made: {error.strerror}.") from error
     return targets
-
-
-def _check_output(output: Path, volumes: Sequence[Volume]) -> None:
-    message = ""
-    if output.exists() and not output.is_dir():
-        message = "is a file."
-    elif output.resolve() in {volume.path.resolve().parent for volume in volumes if volume.path is not None}:
-        message = "holds the images themselves."
-    if message:
-        remedy = "Give another folder for the results."
-        raise DataError(Problem("bad-output", str(output), message, remedy, settings=("output",)))
 
 
 def probability_suffixes(card: ModelCard) -> list[str]:
