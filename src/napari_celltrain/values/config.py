@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -174,18 +174,7 @@ Augmentation = Annotated[
     Field(discriminator="name"),
 ]
 
-DEFAULT_AUGMENTATIONS: tuple[Augmentation, ...] = (
-    Flip(),
-    Rotate90(),
-    Affine(),
-    Elastic(),
-    IntensityShift(),
-    IntensityScale(),
-    Contrast(),
-    Noise(),
-    Blur(),
-    LowResolution(),
-)
+DEFAULT_AUGMENTATIONS: tuple[Augmentation, ...] = tuple(cls() for cls in get_args(get_args(Augmentation)[0]))
 
 
 # --- the three tabs -------------------------------------------------------------------------------------

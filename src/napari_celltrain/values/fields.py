@@ -79,7 +79,7 @@ class FieldFacts:
         if self.section:
             return "a block of settings" if self.path != AUGMENTATIONS_PATH else "a list of augmentations"
         if self.choices:
-            words = _enumerate(self.choices)
+            words = " or ".join(filter(None, (", ".join(self.choices[:-1]), self.choices[-1])))
         elif get_origin(self.type) is tuple:
             example = self.shown.start or self.default
             kinds = get_args(self.type)
@@ -110,44 +110,16 @@ def label_of(path: str) -> str:
     return path if facts is None else facts.label
 
 
-def facts_of(model: type[BaseModel], name: str) -> FieldFacts:
-    """One field of another model than the configuration."""
-    return _facts(model, name, name)
-
-
-def augmentation_classes() -> dict[str, type[AugmentationSpec]]:
-    union = get_args(Augmentation)[0]
-    return {cls.model_fields["name"].default: cls for cls in get_args(union)}
-
-
-def field_names(model: type[BaseModel]) -> list[str]:
-    """In the order of the class, but what tells the augmentations apart first."""
-    return sorted(model.model_fields, key=lambda name: name != "name")
-
-
-def help_of(model: type[BaseModel], name: str) -> str:
-    """The docstring under a field; where a subclass only changes the default, that of its base."""
-    for cls in model.__mro__:
-        field = getattr(cls, "model_fields", {}).get(name)
-        if field is not None and field.description:
-            return " ".join(field.description.split())
-    return ""
-
-
-def _walk(model: type[BaseModel], prefix: str) -> Iterator[FieldFacts]:
-    for name in field_names(model):
-        facts = _facts(model, name, prefix + name)
-        yield facts
-        if facts.path == AUGMENTATIONS_PATH:
-            for key, cls in augmentation_classes().items():
-                yield from _walk(cls, f"{facts.path}.{key}.")
-        elif facts.section:
-            yield from _walk(facts.type, f"{facts.path}.")
-
-
-def _facts(model: type[BaseModel], name: str, path: str) -> FieldFacts:
+def facts_of(model: type[BaseModel], name: str, path: str = "") -> FieldFacts:
+    """One field of a model, which is at ``path`` of the configuration where it belongs to that."""
     field = model.model_fields[name]
-    kind, optional = _without_none(field)
+    described = (getattr(cls, "model_fields", {}).get(name) for cls in model.__mro__)
+    # a subclass that only changes the default has no docstring of its own there
+    docstring = " ".join(next((base.description for base in described if base and base.description), "").split())
+    kind: Any = field.annotation
+    alternatives = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    optional = NoneType in alternatives
+    kind = next(alternative for alternative in alternatives if alternative is not NoneType)
     section = path == AUGMENTATIONS_PATH or (isinstance(kind, type) and issubclass(kind, BaseModel))
     metadata = list(field.metadata)
     if get_origin(kind) is tuple and not section:
@@ -166,15 +138,25 @@ def _facts(model: type[BaseModel], name: str, path: str) -> FieldFacts:
                     bounds |= {"low": fact.gt, "low_excluded": True}
                 case annotated_types.Le():
                     bounds["high"] = fact.le
-    return FieldFacts(path, help_of(model, name), kind, optional, field.default, section, shown, **bounds)
+    return FieldFacts(path or name, docstring, kind, optional, field.default, section, shown, **bounds)
 
 
-def _without_none(field: FieldInfo) -> tuple[Any, bool]:
-    if get_origin(field.annotation) not in (Union, UnionType):
-        return field.annotation, False
-    kinds = [kind for kind in get_args(field.annotation) if kind is not NoneType]
-    return kinds[0], len(kinds) < len(get_args(field.annotation))
+def augmentation_classes() -> dict[str, type[AugmentationSpec]]:
+    union = get_args(Augmentation)[0]
+    return {cls.model_fields["name"].default: cls for cls in get_args(union)}
 
 
-def _enumerate(words: tuple[str, ...]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+def field_names(model: type[BaseModel]) -> list[str]:
+    """In the order of the class, but what tells the augmentations apart first."""
+    return sorted(model.model_fields, key=lambda name: name != "name")
+
+
+def _walk(model: type[BaseModel], prefix: str) -> Iterator[FieldFacts]:
+    for name in field_names(model):
+        facts = facts_of(model, name, prefix + name)
+        yield facts
+        if facts.path == AUGMENTATIONS_PATH:
+            for key, cls in augmentation_classes().items():
+                yield from _walk(cls, f"{facts.path}.{key}.")
+        elif facts.section:
+            yield from _walk(facts.type, f"{facts.path}.")

@@ -8,10 +8,10 @@ from typing import Any
 
 from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QResizeEvent
-from qtpy.QtWidgets import QBoxLayout, QCheckBox, QHBoxLayout, QLabel, QLineEdit, QSizePolicy, QWidget
+from qtpy.QtWidgets import QBoxLayout, QCheckBox, QLabel, QLineEdit, QSizePolicy, QWidget
 
 from napari_celltrain.widgets.forms.focus import Frame
-from napari_celltrain.widgets.forms.inputs import ComboBox, NumberBox, Stepper
+from napari_celltrain.widgets.forms.inputs import ComboBox, NumberBox
 from napari_celltrain.widgets.theme import plain_label, tooltip
 
 
@@ -52,8 +52,7 @@ class Editor(QWidget):
 
     def set_accessible_name(self, name: str) -> None:
         """The name of the input for a screen reader."""
-        proxy = self.focusProxy()
-        if proxy is not None:
+        if (proxy := self.focusProxy()) is not None:
             proxy.setAccessibleName(name)
 
     def resizeEvent(self, event: QResizeEvent | None) -> None:
@@ -68,21 +67,17 @@ class Editor(QWidget):
 
     def _hold(
         self, *widgets: QWidget, unit: str = "", vertical: bool = False, focus: QWidget | None = None
-    ) -> QHBoxLayout:
+    ) -> QBoxLayout:
         """Put the widgets in a row or a column; ``focus`` (the first one) takes the focus for the editor."""
         # before the widgets are inside: else Qt closes the order of Tab to a ring of them
         self.setFocusProxy(focus or widgets[0])
-        layout = QHBoxLayout(self)
+        direction = QBoxLayout.Direction
+        layout = QBoxLayout(direction.TopToBottom if vertical else direction.LeftToRight, self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(0 if vertical else 4)
-        if vertical:
-            layout.setDirection(QBoxLayout.Direction.TopToBottom)
         for widget in (*widgets, *([QLabel(unit)] if unit else [])):
             layout.addWidget(widget)
         return layout
-
-    def _tell(self) -> None:
-        self.valueChanged.emit()
 
 
 class NumberEditor(Editor):
@@ -92,7 +87,7 @@ class NumberEditor(Editor):
         super().__init__(parent)
         self.box = box
         self._hold(box, unit=unit).addStretch(1)
-        box.valueChanged.connect(self._tell)
+        box.valueChanged.connect(self.valueChanged)
 
     def value(self) -> int | float:
         return self.box.number()
@@ -108,7 +103,7 @@ class SwitchEditor(Editor):
         super().__init__(parent)
         self.box = QCheckBox(text)
         self._hold(self.box).addStretch(1)
-        self.box.toggled.connect(self._tell)
+        self.box.toggled.connect(self.valueChanged)
 
     def value(self) -> bool:
         return bool(self.box.isChecked())
@@ -166,7 +161,8 @@ class ChoiceEditor(Editor):
         self._hold(self.box, self.help_line, vertical=True).setSpacing(2)
         self._choices: list[Choice] = []
         self.set_choices(list(choices))
-        self.box.currentIndexChanged.connect(self._change)
+        self.box.currentIndexChanged.connect(self._show_help)
+        self.box.currentIndexChanged.connect(self.valueChanged)
 
     def value(self) -> str:
         return str(self.box.currentData())
@@ -201,10 +197,6 @@ class ChoiceEditor(Editor):
         if choice.help:
             self.box.setItemData(self.box.count() - 1, tooltip(choice.help), Qt.ItemDataRole.ToolTipRole)
 
-    def _change(self) -> None:
-        self._show_help()
-        self.valueChanged.emit()
-
     def _show_help(self) -> None:
         text = next((choice.help for choice in self._choices if choice.key == self.box.currentData()), "")
         self.help_line.setText(text)
@@ -234,8 +226,9 @@ class OptionalEditor(Editor):
         # several numbers are too wide for one line in a narrow window
         layout = self._hold(self.box, inner, vertical=isinstance(inner, NumbersEditor))
         layout.setStretchFactor(inner, 1)
-        self.box.toggled.connect(self._switch)
-        inner.valueChanged.connect(self._change)
+        self.box.toggled.connect(inner.setDisabled)
+        self.box.toggled.connect(self.valueChanged)
+        inner.valueChanged.connect(self.valueChanged)
 
     def value(self) -> Any:
         return None if self.box.isChecked() else self.inner.value()
@@ -259,14 +252,6 @@ class OptionalEditor(Editor):
         self.box.setAccessibleName(f"{name}: {self.box.text()}")
         self.inner.set_accessible_name(name)
 
-    def _switch(self, is_none: bool) -> None:
-        self.inner.setEnabled(not is_none)
-        self.valueChanged.emit()
-
-    def _change(self) -> None:
-        if not self.box.isChecked():
-            self.valueChanged.emit()
-
 
 class NumbersEditor(Editor):
     """Several numbers in a row, each behind its name: a tuple such as a size along z, y and x."""
@@ -287,7 +272,7 @@ class NumbersEditor(Editor):
             # napari's theme gives every spin box at least 130 pixels, of which three do not fit a dock
             box.setStyleSheet("min-width: 5em; padding: 1px 2px")  # with its buttons, for a number such as 1024
             box.setMaximumWidth(box.fontMetrics().horizontalAdvance("0" * 14))
-            box.valueChanged.connect(self._tell)
+            box.valueChanged.connect(self._change)
 
     def value(self) -> tuple[int | float, ...]:
         return tuple(box.number() for box in self.boxes)
@@ -300,14 +285,12 @@ class NumbersEditor(Editor):
         if self.value() != before:
             self.valueChanged.emit()
 
-    def set_steps(self, steps: Sequence[Stepper]) -> None:
-        """How far the arrows go, number by number."""
-        for box, step in zip(self.boxes, steps, strict=True):
-            box.set_step(step)
-
     def set_accessible_name(self, name: str) -> None:
         for box, part in zip(self.boxes, self._names, strict=True):
             box.setAccessibleName(f"{name} {part}")
+
+    def _change(self) -> None:
+        self.valueChanged.emit()
 
 
 class RangeEditor(NumbersEditor):
@@ -316,10 +299,10 @@ class RangeEditor(NumbersEditor):
     def __init__(self, low: NumberBox, high: NumberBox, unit: str = "", parent: QWidget | None = None) -> None:
         super().__init__((low, high), ("from", "to"), unit, parent)
 
-    def _tell(self) -> None:
+    def _change(self) -> None:
         low, high = self.boxes
         if low.value() > high.value():
             moved, other = (low, high) if self.sender() is low else (high, low)
             with QSignalBlocker(other):
                 other.setValue(moved.value())
-        self.valueChanged.emit()
+        super()._change()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from decimal import Decimal
 
@@ -30,24 +31,26 @@ class NumberBox(QDoubleSpinBox):
 
     def __init__(
         self,
-        low: float,
-        high: float,
+        low: float | None,
+        high: float | None,
         *,
+        above_low: bool,
         whole: bool,
         step: Stepper,
-        num_letters: int = 8,
-        percent: bool = False,
-        digits: int | None = None,
-        parent: QWidget | None = None,
+        num_letters: int,
+        percent: bool,
+        digits: int | None,
     ) -> None:
         self._whole = whole
         self._percent = percent
         self._digits = digits
-        self._step = step
+        self.step = step
         self._num_letters = num_letters
-        super().__init__(parent)
+        super().__init__()
         self.setDecimals(0 if whole else 40)  # Qt rounds to them; a value read from a file must stay what it was
-        self.setRange(low, high)
+        largest = LARGEST_WHOLE if whole else LARGEST
+        lowest = -largest if low is None else low + (SMALLEST if above_low else 0)
+        self.setRange(lowest, largest if high is None else high)
         self.setKeyboardTracking(False)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setLocale(QLocale.c())  # digits as in the YAML, without separators of thousands
@@ -58,12 +61,9 @@ class NumberBox(QDoubleSpinBox):
             self.interpretText()
         return int(self.value()) if self._whole else self.value()
 
-    def set_step(self, step: Stepper) -> None:
-        self._step = step
-
     def stepBy(self, steps: int) -> None:
         self.interpretText()
-        self.setValue(min(max(self._step(self.value(), steps), self.minimum()), self.maximum()))
+        self.setValue(min(max(self.step(self.value(), steps), self.minimum()), self.maximum()))
         self.selectAll()
 
     def textFromValue(self, value: float) -> str:
@@ -157,25 +157,18 @@ def steps_of(size: float) -> Stepper:
     def step(value: float, steps: int) -> float:
         position = value / size
         start = math.floor(position + 1e-9) if steps > 0 else math.ceil(position - 1e-9)
-        return _rounded((start + steps) * size)
+        return float(f"{(start + steps) * size:.12g}")  # 0.35, not 0.35000000000000003
 
     return step
 
 
+_ONE_TWO_FIVE = [0.0, *(float(f"{factor}e{power}") for power in range(-6, 16) for factor in (1, 2, 5))]
+
+
 def one_two_five(value: float, steps: int) -> float:
     """Along 0.001, 0.002, 0.005, 0.01, ..., from 0 on at 1e-6."""
-    for _ in range(abs(steps)):
-        if value <= 1e-6 and (steps < 0 or value <= 0):
-            value = 1e-6 if steps > 0 else 0.0
-            continue
-        power = 10.0 ** math.floor(math.log10(value) + 1e-9)
-        around = [_rounded(factor * power) for factor in (0.5, 1, 2, 5, 10)]
-        value = (
-            next(size for size in around if size > value * (1 + 1e-9))
-            if steps > 0
-            else next(size for size in reversed(around) if size < value * (1 - 1e-9))
-        )
-    return value
+    position = bisect_right(_ONE_TWO_FIVE, value) - 1 if steps > 0 else bisect_left(_ONE_TWO_FIVE, value)
+    return _ONE_TWO_FIVE[min(max(position + steps, 0), len(_ONE_TWO_FIVE) - 1)]
 
 
 def by_magnitude(value: float, steps: int) -> float:
@@ -187,10 +180,5 @@ def by_magnitude(value: float, steps: int) -> float:
 
 
 def nice(value: float) -> float:
-    """The largest of 1, 2 and 5 times a power of ten that is not above ``value``."""
-    power = 10.0 ** math.floor(math.log10(value) + 1e-9)
-    return _rounded(max(factor for factor in (1, 2, 5) if factor * power <= value * (1 + 1e-9)) * power)
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.12g}")
+    """The largest of 1, 2 and 5 times a power of ten that is not above ``value``, but for rounding."""
+    return _ONE_TWO_FIVE[bisect_right(_ONE_TWO_FIVE, value * (1 + 1e-9)) - 1]

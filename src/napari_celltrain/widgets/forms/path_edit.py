@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -84,7 +85,7 @@ class PathEdit(Editor):
         self.edit.textChanged.connect(self._renew_tooltip)
         self.browse_button = QPushButton("…")
         self.browse_button.setToolTip(tooltip(f"{self._caption}…"))
-        self.browse_button.clicked.connect(self.browse)
+        self.browse_button.clicked.connect(self._browse_file if kind == "file" else self._browse_folder)
         self.menu = QMenu(self)
         self.menu.setToolTipsVisible(True)
         self.menu.aboutToShow.connect(self._fill_menu)
@@ -101,7 +102,10 @@ class PathEdit(Editor):
         text = self.edit.text()
         if self._value is not None and text == str(self._value):
             return self._value
-        return _parse(text)
+        text = text.strip()
+        if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":  # as file managers copy paths
+            text = text[1:-1]
+        return Path(text).expanduser() if text else None
 
     def setValue(self, value: Path | None) -> None:
         if value == self.value() and value == self._value:
@@ -119,13 +123,6 @@ class PathEdit(Editor):
     def recent(self) -> list[Path]:
         """The paths used last in fields of the same purpose that still exist, the newest first."""
         return recent_paths(self._history)
-
-    def browse(self) -> None:
-        """Ask for a folder, or for a file where only that is wanted."""
-        if self._kind == "file":
-            self._browse_file()
-        else:
-            self._browse_folder()
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
         """Arrow down opens the recent ones, as in a combo box."""
@@ -202,15 +199,10 @@ class PathEdit(Editor):
     def _dropped(self, data: QMimeData | None) -> Path | None:
         """The path that is meant: itself, or the folder of several files or where a folder is wanted."""
         paths = [Path(url.toLocalFile()) for url in data.urls() if url.isLocalFile()] if data is not None else []
-        if not paths:
-            return None
-        first = paths[0]
-        if len(paths) > 1:
-            same_folder = all(path.parent == first.parent for path in paths)
-            return first.parent if same_folder and self._kind != "file" else None
-        if self._kind == "folder" and first.is_file():
-            return first.parent
-        return None if self._kind == "file" and not first.is_file() else first
+        folders = {path.parent for path in paths}
+        if len(paths) == 1 and (self._kind == "either" or (self._kind == "file") == paths[0].is_file()):
+            return paths[0]
+        return folders.pop() if len(folders) == 1 and self._kind != "file" else None
 
 
 def are_there(paths: Sequence[Path], ask: Callable[[Path], bool] = Path.exists) -> list[bool]:
@@ -221,10 +213,8 @@ def are_there(paths: Sequence[Path], ask: Callable[[Path], bool] = Path.exists) 
     answers = [False] * len(paths)
 
     def find_out(index: int) -> None:
-        try:
+        with contextlib.suppress(OSError):  # such as a name that is too long
             answers[index] = ask(paths[index])
-        except OSError:  # such as a name that is too long
-            answers[index] = False
 
     threads = [threading.Thread(target=find_out, args=(index,), daemon=True) for index in range(len(paths))]
     end = time.monotonic() + PATIENCE
@@ -247,14 +237,6 @@ def remember_path(history: str, path: Path) -> None:
     newest = path.absolute()
     others = [other for other in recent_paths(history) if other != newest]
     _settings().setValue(f"recent/{history}", [str(kept) for kept in (newest, *others)][:NUM_RECENT])
-
-
-def _parse(text: str) -> Path | None:
-    """Typed or pasted text as a path; file managers copy paths in quotes."""
-    stripped = text.strip()
-    if len(stripped) > 1 and stripped[0] == stripped[-1] and stripped[0] in "\"'":
-        stripped = stripped[1:-1]
-    return Path(stripped).expanduser() if stripped else None
 
 
 def _settings() -> QSettings:

@@ -41,17 +41,7 @@ from napari_celltrain.widgets.forms.editors import (
     SwitchEditor,
     TextEditor,
 )
-from napari_celltrain.widgets.forms.inputs import (
-    LARGEST,
-    LARGEST_WHOLE,
-    SMALLEST,
-    NumberBox,
-    Stepper,
-    by_magnitude,
-    nice,
-    one_two_five,
-    steps_of,
-)
+from napari_celltrain.widgets.forms.inputs import NumberBox, Stepper, by_magnitude, nice, one_two_five, steps_of
 from napari_celltrain.widgets.forms.path_edit import PathEdit
 from napari_celltrain.widgets.theme import menu_text, plain_label, tooltip
 
@@ -70,7 +60,6 @@ def editor_for(path: str, model: type[BaseModel] = RunConfig) -> Editor:
     if facts.default is not None or facts.optional:
         editor.setValue(facts.default)
     editor.setToolTip(help_text(facts))
-    editor.set_accessible_name(facts.label)
     return editor
 
 
@@ -106,14 +95,11 @@ def _inner_editor(facts: FieldFacts) -> Editor:
 
 
 def _number_box(facts: FieldFacts, kind: type) -> NumberBox:
-    """With closed and finite bounds, as a spin box has no others."""
-    largest = LARGEST_WHOLE if kind is int else LARGEST
-    low = -largest if facts.low is None else facts.low + (SMALLEST if facts.low_excluded else 0)
-    high = largest if facts.high is None else facts.high
-    num_letters = 11 if 1e9 < high < largest else 7 if facts.type is kind else 5
+    num_letters = 11 if facts.high is not None and facts.high > 1e9 else 7 if facts.type is kind else 5
     return NumberBox(
-        low,
-        high,
+        facts.low,
+        facts.high,
+        above_low=facts.low_excluded,
         whole=kind is int,
         step=_stepper(facts, kind is int),
         num_letters=num_letters,
@@ -160,12 +146,12 @@ class FieldRows(QWidget):
 
     def add(self, path: str, editor: Any = None, label: str = "") -> Any:
         """Add the row of a field, with an ``editor`` of its own or the field's usual one, and return the editor."""
+        facts = all_fields(self._model)[path]
         if editor is None:
             editor = editor_for(path, self._model)
-        facts = all_fields(self._model)[path]
         self.add_control(label or facts.label, editor, help_text(facts))
         self.editors[path] = editor
-        editor.valueChanged.connect(self._tell)
+        editor.valueChanged.connect(self.valueChanged)
         return editor
 
     def add_control(self, label: str, control: QWidget, explanation: str = "") -> None:
@@ -201,9 +187,6 @@ class FieldRows(QWidget):
         """Mark the fields in ``problems`` (text by path), and take the marks from all others."""
         for path, editor in self.editors.items():
             editor.set_problem(problems.get(path))
-
-    def _tell(self) -> None:
-        self.valueChanged.emit()
 
 
 def column(owner: QWidget, *parts: QWidget | QLayout, spacing: int = 2) -> QVBoxLayout:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import psutil
 
-from napari_celltrain.data.check import DataReport, PairReport
+from napari_celltrain.data.check import DataReport
 from napari_celltrain.data.split import Split
 from napari_celltrain.nets.geometry import (
     PatchSuggestion,
@@ -55,19 +55,23 @@ class DataFacts:
 
 def data_facts(report: DataReport | None, split: Split | None = None) -> DataFacts | None:
     """The facts of a report, divided by ``split``; None while there is nothing to train on."""
-    pairs = [pair for pair in (report.pairs if report is not None else ()) if pair.is_usable and pair.shape is not None]
-    if report is None or not pairs:
+    usable = [pair for pair in report.pairs if pair.is_usable] if report is not None else []
+    shapes = {pair.pair: pair.shape for pair in usable if pair.shape is not None}
+    if report is None or not shapes:
         return None
+    pairs = [pair for pair in usable if pair.pair in shapes]
     sides: dict[str, list[ZYX]] = {"train": [], "validation": []}
-    shapes = {pair.pair: pair.shape for pair in pairs if pair.shape is not None}
     if split is None:  # what stands against it is said elsewhere
         for pair in pairs:
             sides[pair.side or "train"].append(shapes[pair.pair])
     for case in split.cases if split is not None else ():
-        if case.pair not in shapes:
-            continue  # divided, but it cannot be used
-        z, y, x = (stop - start for start, stop in case.spans) if case.spans is not None else shapes[case.pair]
-        sides[case.side].append((z, y, x))
+        if case.pair in shapes:  # else it was divided, but cannot be used
+            z, y, x = (stop - start for start, stop in case.spans) if case.spans is not None else shapes[case.pair]
+            sides[case.side].append((z, y, x))
+    num_bytes = 0
+    for pair in pairs:
+        itemsize = sum(np.dtype(name).itemsize for name in (pair.dtype, pair.label_dtype) if name)
+        num_bytes += math.prod(shapes[pair.pair]) * itemsize
     num_outputs = 1
     if report.scheme is not None:  # of the target auto; one more or less hardly changes the costs
         is_objects = choose_target("auto", report.scheme.kind) == "objects"
@@ -78,14 +82,8 @@ def data_facts(report: DataReport | None, split: Split | None = None) -> DataFac
         voxel_size=_median([pair.voxel_size for pair in pairs]),
         object_extent=_median([pair.object_extent_median for pair in pairs]),
         num_outputs=num_outputs,
-        num_bytes=sum(_num_bytes(pair) for pair in pairs),
+        num_bytes=num_bytes,
     )
-
-
-def _num_bytes(pair: PairReport) -> int:
-    assert pair.shape is not None
-    itemsize = sum(np.dtype(name).itemsize for name in (pair.dtype, pair.label_dtype) if name)
-    return math.prod(pair.shape) * itemsize
 
 
 def _median(values: Sequence[Spacing | None]) -> Spacing | None:
@@ -111,10 +109,8 @@ def suggestion(facts: DataFacts, training: TrainingConfig) -> PatchSuggestion:
 
 def suggestion_words(facts: DataFacts, training: TrainingConfig) -> str:
     found = suggestion(facts, training)
-    text = f"Suggested: {sizes(found.patch_size)} voxels (z, y, x): {found.reason}."
-    if facts.object_extent is not None:
-        text += f" {_object_words(found.patch_size, facts.object_extent)}"
-    return text
+    objects = f" {_object_words(found.patch_size, facts.object_extent)}" if facts.object_extent is not None else ""
+    return f"Suggested: {sizes(found.patch_size)} voxels (z, y, x): {found.reason}.{objects}"
 
 
 def patch_warning(facts: DataFacts | None, patch_size: ZYX | None, divisor: ZYX) -> str:
@@ -150,9 +146,7 @@ def _object_words(patch_size: ZYX, extent: Spacing) -> str:
 
 def should_augment(patches: bool, num_images: int, samples: int) -> bool:
     """The rules of thumb."""
-    if patches:
-        return samples > MANY_SAMPLES and num_images >= ENOUGH_IMAGES
-    return num_images >= LARGE_SET
+    return samples > MANY_SAMPLES and num_images >= ENOUGH_IMAGES if patches else num_images >= LARGE_SET
 
 
 def augmentation_advice(config: AugmentationConfig, facts: DataFacts | None) -> str:

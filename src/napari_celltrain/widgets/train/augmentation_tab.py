@@ -10,6 +10,7 @@ from qtpy.QtWidgets import QButtonGroup, QCheckBox, QHBoxLayout, QPushButton, QR
 
 from napari_celltrain.nets.augment import AUGMENTATIONS
 from napari_celltrain.nets.geometry import network_divisor
+from napari_celltrain.registry import Entry
 from napari_celltrain.values.config import (
     DEFAULT_AUGMENTATIONS,
     Augmentation,
@@ -30,24 +31,23 @@ class AugmentationRow(QWidget):
 
     valueChanged = Signal()
 
-    def __init__(self, name: str, label: str, help: str, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._class = augmentation_classes()[name]
-        self._label = label
+    def __init__(self, entry: Entry[Any]) -> None:
+        super().__init__()
+        self._class = augmentation_classes()[entry.key]
+        self._label = entry.label
         self._frozen = False
         self.box = QCheckBox()
-        self.box.setToolTip(tooltip(help))
-        self.box.setAccessibleName(label)
-        self.rows = FieldRows(
-            f"{AUGMENTATIONS_PATH}.{name}.{field}" for field in self._class.model_fields if field != "name"
-        )
+        self.box.setToolTip(tooltip(entry.help))
+        self.box.setAccessibleName(entry.label)
+        fields = [name for name in self._class.model_fields if name != "name"]
+        self.rows = FieldRows(f"{AUGMENTATIONS_PATH}.{entry.key}.{name}" for name in fields)
         content = QWidget()
         inside = QVBoxLayout(content)
         inside.setContentsMargins(8, 0, 0, 6)
-        inside.addWidget(help_label(help))
+        inside.addWidget(help_label(entry.help))
         inside.addWidget(self.rows)
-        self.fold = Fold(label, content)
-        self.fold.button.setToolTip(tooltip(help))
+        self.fold = Fold(entry.label, content)
+        self.fold.button.setToolTip(tooltip(entry.help))
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
@@ -89,12 +89,12 @@ class AugmentationList(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
-        self.rows = {entry.key: AugmentationRow(entry.key, entry.label, entry.help) for entry in AUGMENTATIONS}
+        self.rows = {entry.key: AugmentationRow(entry) for entry in AUGMENTATIONS}
         self._order: list[str] = []
         self.setValue(DEFAULT_AUGMENTATIONS)
         for row in self.rows.values():
             layout.addWidget(row)
-            row.valueChanged.connect(self._tell)
+            row.valueChanged.connect(self.valueChanged)
 
     def value(self) -> tuple[Augmentation, ...]:
         specs: dict[str, Any] = {name: row.value() for name, row in self.rows.items()}
@@ -108,9 +108,6 @@ class AugmentationList(QWidget):
         with QSignalBlocker(self):
             for name, row in self.rows.items():
                 row.setValue(given.get(name))
-        self.valueChanged.emit()
-
-    def _tell(self) -> None:
         self.valueChanged.emit()
 
 
@@ -155,7 +152,7 @@ class AugmentationTab(TabPage):
         self.patch_rows.valueChanged.connect(self._change)
         self.list.valueChanged.connect(self._change)
         self.suggest_button.clicked.connect(self._use_suggestion)
-        self.preview_button.clicked.connect(self._request_preview)
+        self.preview_button.clicked.connect(self.previewRequested)
         self.setValue(AugmentationConfig())
 
     def value(self) -> AugmentationConfig:
@@ -204,9 +201,6 @@ class AugmentationTab(TabPage):
         self._radio_buttons += buttons
         return buttons
 
-    def _request_preview(self) -> None:
-        self.previewRequested.emit()
-
     def _change(self, checked: bool = True) -> None:
         # of a pair of radio buttons, one reports that it is off and one that it is on: the second is enough
         if self._is_setting or not checked:
@@ -220,12 +214,12 @@ class AugmentationTab(TabPage):
         value, facts = self.value(), self._facts
         self.advice_text.setText(advice.augmentation_advice(value, facts))
         divisor = network_divisor(self._training.model, facts.voxel_size if facts else None)
-        inner = self.patch_size.inner
-        assert isinstance(inner, NumbersEditor)
-        inner.set_steps([steps_of(step) for step in divisor])
-        suggested = advice.suggestion(facts, self._training).patch_size if facts is not None else None
-        text = "A size is suggested here once images and labels are chosen."
+        assert isinstance(self.patch_size.inner, NumbersEditor)
+        for box, step in zip(self.patch_size.inner.boxes, divisor, strict=True):
+            box.step = steps_of(step)
+        suggested, text = None, "A size is suggested here once images and labels are chosen."
         if facts is not None:
+            suggested = advice.suggestion(facts, self._training).patch_size
             self.patch_size.propose(suggested)
             warning = advice.patch_warning(facts, value.patch_size, divisor)
             text = f"{warning}\n{advice.suggestion_words(facts, self._training)}".strip()

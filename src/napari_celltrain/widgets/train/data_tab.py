@@ -28,9 +28,6 @@ _INVITATION = (
     "volumes can be read. Or train on layers that are open in this viewer."
 )
 _UNKNOWN_SIZE = "The voxel size is unknown: give it under More settings, or voxels are taken as cubes."
-_READING = "Checking the data …"
-_BAR_MARGINS = 16
-_NOT_NOW = "The data are not read while a run goes on."
 
 
 class DataTab(TabPage):
@@ -60,9 +57,23 @@ class DataTab(TabPage):
         self.problem_list = ProblemList()
         self.checker = DataChecker(self)
         self.opener = PairOpener(viewer, self)
-        self._lay_out()
 
-        self.form.valueChanged.connect(self._change)
+        self.progress.hide()
+        self.again_button.setToolTip(tooltip("Read all files again, after some have been fixed"))
+        self.again_button.hide()
+        self.table.hide()
+        line = QHBoxLayout()
+        line.addWidget(self.summary, 1)
+        line.addWidget(self.again_button)
+        self.column.addWidget(self.form)
+        self.column.addLayout(line)
+        self.column.addWidget(self.progress)
+        self.column.addWidget(self.table, 1000)
+        self.column.addWidget(self.problem_list)
+        self.end()
+
+        self.form.valueChanged.connect(self.valueChanged)
+        self.form.valueChanged.connect(self._renew)
         self.table.picked.connect(self._open)
         self.again_button.clicked.connect(self.check_again)
         self.checker.progressed.connect(self._show_progress)
@@ -125,25 +136,6 @@ class DataTab(TabPage):
         self.progress.hide()
         self._asked = self._answered
 
-    def _lay_out(self) -> None:
-        self.progress.hide()
-        self.again_button.setToolTip(tooltip("Read all files again, after some have been fixed"))
-        self.again_button.hide()
-        self.table.hide()
-        line = QHBoxLayout()
-        line.addWidget(self.summary, 1)
-        line.addWidget(self.again_button)
-        self.column.addWidget(self.form)
-        self.column.addLayout(line)
-        self.column.addWidget(self.progress)
-        self.column.addWidget(self.table, 1000)
-        self.column.addWidget(self.problem_list)
-        self.end()
-
-    def _change(self) -> None:
-        self.valueChanged.emit()
-        self._renew()
-
     def _renew(self, *, now: bool = False) -> None:
         """Ask again if the values shown call for another answer."""
         question = self._question()
@@ -154,12 +146,12 @@ class DataTab(TabPage):
             self._show_problems()
             return
         if self._is_running:
-            self._show_nothing(_NOT_NOW)
+            self._show_nothing("The data are not read while a run goes on.")
             return
         self._forget_report()
         self._asked = question
         self.checker.ask(question, now=now)
-        self.summary.setText(_READING)
+        self.summary.setText("Checking the data …")
         self._show_problems()
 
     def _question(self) -> Question | None:
@@ -193,7 +185,8 @@ class DataTab(TabPage):
     def _show_progress(self, done: int, total: int, name: str) -> None:
         """In the bar itself: another text there moves nothing else, where a label would lay out the whole tab."""
         text = f"Reading {done + 1} of {total}: {name}" if name else "Comparing …"
-        shown = self.fontMetrics().elidedText(text, Qt.TextElideMode.ElideMiddle, self.progress.width() - _BAR_MARGINS)
+        room = self.progress.width() - 16  # without its margins
+        shown = self.fontMetrics().elidedText(text, Qt.TextElideMode.ElideMiddle, room)
         self.progress.setFormat(shown.replace("%", "%\u200b"))  # else `%p` of a file's name becomes a number
         self.progress.setMaximum(total)
         self.progress.setValue(done)

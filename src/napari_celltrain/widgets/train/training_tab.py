@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import psutil
 from qtpy.QtCore import Signal
@@ -35,14 +35,14 @@ class TrainingTab(TabPage):
         self._is_setting = False
         self._is_running = False
 
-        self.network_rows = FieldRows(_paths(_NETWORK))
+        self.network_rows = FieldRows(f"training.{name}" for name in _NETWORK)
         self.parameters_text = self.network_rows.add_text()
-        self.learning_rows = FieldRows(_paths(_LEARNING))
+        self.learning_rows = FieldRows(f"training.{name}" for name in _LEARNING)
         self.computer_rows = FieldRows()
         self.device: DeviceEditor = self.computer_rows.add("training.device", DeviceEditor(self._finder))
         self.computer_rows.add("training.seed")
         others = [name for name in TrainingConfig.model_fields if name not in {*_NETWORK, *_LEARNING, *_COMPUTER}]
-        self.advanced_rows = FieldRows(_paths(others))
+        self.advanced_rows = FieldRows(f"training.{name}" for name in others)
         self.advanced_rows.form.setContentsMargins(8, 2, 8, 2)
         self.advanced = Fold("Advanced settings", self.advanced_rows)
         self.expectation = plain_label()
@@ -120,8 +120,6 @@ class TrainingTab(TabPage):
         self._look()
         self.valueChanged.emit()
 
-    # --- estimates --------------------------------------------------------------------------------------
-
     def _network(self, training: TrainingConfig) -> tuple[str, ...]:
         facts = self._facts
         return costs.network_arguments(training, facts.num_outputs if facts else 1, facts.voxel_size if facts else None)
@@ -153,7 +151,3 @@ class TrainingTab(TabPage):
             return "Time: being estimated …" if self._finder.is_looking else "Time: measured in the first steps."
         measured = self._seconds_per_step is not None
         return costs.time_words(plan, seconds, measured=measured, limit_minutes=training.max_minutes)
-
-
-def _paths(names: Iterable[str]) -> list[str]:
-    return [f"training.{name}" for name in names]

@@ -45,8 +45,7 @@ class TrainWidget(QWidget):
         super().__init__()
         self.viewer = napari_viewer
         self.controller = controller or shared_controller()
-        self._guard: CloseGuard | None = None
-        self._window: QMainWindow | None = None
+        self._docked: tuple[CloseGuard, QMainWindow] | None = None
         self._steps_per_epoch = 0
         self._shown = (False, False)
         self._has_room = False  # for the run
@@ -190,8 +189,6 @@ class TrainWidget(QWidget):
         config = self.controller.config
         if config is not None:  # of this session: it goes on, or has ended
             self._show_config(config)
-        if self.controller.is_busy:
-            return
         path = last_run()
         if path is not None and self.controller.state == "idle":
             self._finder.start(lambda job: _running_folder(path))
@@ -300,22 +297,19 @@ class TrainWidget(QWidget):
         ancestor = self.parent()
         while ancestor is not None and not isinstance(ancestor, QMainWindow):
             ancestor = ancestor.parent()
-        if ancestor is not None and self._guard is None:
-            self._window = ancestor
-            self._guard = CloseGuard(ancestor, self.controller)
+        if ancestor is not None and self._docked is None:
+            self._docked = (CloseGuard(ancestor, self.controller), ancestor)
             self._make_room()
 
     def _undock(self) -> None:
-        if self._guard is None or self._window is None:
+        if self._docked is None:
             return
-        self._guard.release()
-        self._guard = None
+        (guard, window), self._docked = self._docked, None
+        guard.release()
         self.curves.remove()
-        window, controller = self._window, self.controller
-        self._window = None
-        if not controller.is_busy:
-            controller.dismiss()
-        DeferredClose(self, window, controller)
+        if not self.controller.is_busy:
+            self.controller.dismiss()
+        DeferredClose(self, window, self.controller)
 
 
 def _running_folder(path: Path) -> RunFolder | None:
