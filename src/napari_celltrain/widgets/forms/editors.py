@@ -83,8 +83,8 @@ class Editor(QWidget):
 class NumberEditor(Editor):
     """A whole number or a fraction, with its unit behind it."""
 
-    def __init__(self, box: NumberBox, unit: str = "", parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, box: NumberBox, unit: str = "") -> None:
+        super().__init__()
         self.box = box
         self._hold(box, unit=unit).addStretch(1)
         box.valueChanged.connect(self.valueChanged)
@@ -99,8 +99,8 @@ class NumberEditor(Editor):
 class SwitchEditor(Editor):
     """Yes or no."""
 
-    def __init__(self, text: str = "", parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, text: str = "") -> None:
+        super().__init__()
         self.box = QCheckBox(text)
         self._hold(self.box).addStretch(1)
         self.box.toggled.connect(self.valueChanged)
@@ -115,8 +115,8 @@ class SwitchEditor(Editor):
 class TextEditor(Editor):
     """A line of text, or None where ``optional`` and empty."""
 
-    def __init__(self, *, optional: bool = False, placeholder: str = "", parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, *, optional: bool = False, placeholder: str = "") -> None:
+        super().__init__()
         self._optional = optional
         self.line = QLineEdit()
         self.line.setPlaceholderText(placeholder)
@@ -217,8 +217,8 @@ class OptionalEditor(Editor):
     Meanwhile the inner editor is disabled and shows the value that unchecking would begin with (:meth:`propose`).
     """
 
-    def __init__(self, inner: Editor, none_text: str, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, inner: Editor, none_text: str) -> None:
+        super().__init__()
         self.inner = inner
         self.box = QCheckBox(none_text)
         self.box.setChecked(True)
@@ -256,10 +256,8 @@ class OptionalEditor(Editor):
 class NumbersEditor(Editor):
     """Several numbers in a row, each behind its name: a tuple such as a size along z, y and x."""
 
-    def __init__(
-        self, boxes: Sequence[NumberBox], names: Sequence[str], unit: str = "", parent: QWidget | None = None
-    ) -> None:
-        super().__init__(parent)
+    def __init__(self, boxes: Sequence[NumberBox], names: Sequence[str], unit: str = "") -> None:
+        super().__init__()
         self.boxes = tuple(boxes)
         self._names = tuple(names)
         labels = [QLabel(name) for name in self._names]
@@ -296,8 +294,8 @@ class NumbersEditor(Editor):
 class RangeEditor(NumbersEditor):
     """Two numbers, the first never above the second: either one pushes the other along."""
 
-    def __init__(self, low: NumberBox, high: NumberBox, unit: str = "", parent: QWidget | None = None) -> None:
-        super().__init__((low, high), ("from", "to"), unit, parent)
+    def __init__(self, low: NumberBox, high: NumberBox, unit: str = "") -> None:
+        super().__init__((low, high), ("from", "to"), unit)
 
     def _change(self) -> None:
         low, high = self.boxes

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from qtpy.QtCore import QLocale, QSize, Qt
 from qtpy.QtGui import QValidator, QWheelEvent
-from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QStyle, QStyleOptionComboBox, QStyleOptionSpinBox, QWidget
+from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QStyle, QStyleOptionComboBox, QStyleOptionSpinBox
 
 Stepper = Callable[[float, int], float]
 """From a value and a number of steps to the next value."""
@@ -122,8 +122,8 @@ class NumberBox(QDoubleSpinBox):
 class ComboBox(QComboBox):
     """Shrinks with its column and leaves the wheel to the form unless it has the focus."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.setMinimumContentsLength(10)

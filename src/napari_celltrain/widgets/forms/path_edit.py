@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from qtpy.QtCore import QMimeData, QSettings, Qt
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent, QPainter, QPaintEvent, QPalette
-from qtpy.QtWidgets import QFileDialog, QLineEdit, QMenu, QPushButton, QStyle, QStyleOptionFrame, QWidget
+from qtpy.QtWidgets import QFileDialog, QLineEdit, QMenu, QPushButton, QStyle, QStyleOptionFrame
 
 from napari_celltrain.widgets.forms.editors import Editor
 from napari_celltrain.widgets.theme import menu_text, tooltip
@@ -69,9 +69,8 @@ class PathEdit(Editor):
         file_filter: str = "",
         history: str = "",
         placeholder: str = "",
-        parent: QWidget | None = None,
     ) -> None:
-        super().__init__(parent)
+        super().__init__()
         self._kind = kind
         self._caption = caption or ("Choose a file" if kind == "file" else "Choose a folder")
         self._filter = file_filter

@@ -128,10 +128,8 @@ class FieldRows(QWidget):
 
     valueChanged = Signal()
 
-    def __init__(
-        self, paths: Iterable[str] = (), parent: QWidget | None = None, *, model: type[BaseModel] = RunConfig
-    ) -> None:
-        super().__init__(parent)
+    def __init__(self, paths: Iterable[str] = (), *, model: type[BaseModel] = RunConfig) -> None:
+        super().__init__()
         self._model = model
         self.form = QFormLayout(self)
         self.form.setContentsMargins(0, 0, 0, 0)
@@ -220,8 +218,8 @@ class Fold(QWidget):
 
     toggled = Signal()
 
-    def __init__(self, title: str, content: QWidget, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, title: str, content: QWidget) -> None:
+        super().__init__()
         self._title = title
         self.content = content
         self.button = QPushButton()

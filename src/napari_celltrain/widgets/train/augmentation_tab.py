@@ -84,8 +84,8 @@ class AugmentationList(QWidget):
 
     valueChanged = Signal()
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
@@ -117,8 +117,8 @@ class AugmentationTab(TabPage):
     valueChanged = Signal()
     previewRequested = Signal()
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self._facts: advice.DataFacts | None = None
         self._training = TrainingConfig()
         self._is_setting = False

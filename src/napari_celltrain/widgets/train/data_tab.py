@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton
 
 from napari_celltrain.values.config import ZYX, DataConfig, TrainingConfig
 from napari_celltrain.values.errors import DataError, Problem
@@ -39,8 +39,8 @@ class DataTab(TabPage):
     valueChanged = Signal()
     reportChanged = Signal()
 
-    def __init__(self, viewer: Any, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, viewer: Any) -> None:
+        super().__init__()
         self.report: DataReport | None = None
         self.split: Split | None = None
         self._context: tuple[int, ZYX | None] = (TrainingConfig().seed, None)

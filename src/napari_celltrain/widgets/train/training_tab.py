@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import psutil
 from qtpy.QtCore import Signal
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QWidget
 
 from napari_celltrain.values.config import AugmentationConfig, TrainingConfig
 from napari_celltrain.widgets import costs
@@ -26,8 +25,8 @@ class TrainingTab(TabPage):
 
     valueChanged = Signal()
 
-    def __init__(self, parent: QWidget | None = None, *, finder: CostFinder | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, *, finder: CostFinder | None = None) -> None:
+        super().__init__()
         self._finder = finder or shared_finder()
         self._facts: advice.DataFacts | None = None
         self._augmentation = AugmentationConfig()
