@@ -211,6 +211,8 @@ def test_a_folder_that_is_not_there_is_marked_at_its_field(tab: DataTab, qtbot, 
     fill(qtbot, tab, DataConfig(images="/no/such/folder", labels=folders[1]))
     assert "does not exist" in tab.form.rows.editors["data.images"].problem()
     assert not tab.form.rows.editors["data.labels"].problem()
+    fill(qtbot, tab, DataConfig(images="/no/such/folder", labels="/no/such/either"))
+    assert "does not exist" in tab.form.rows.editors["data.labels"].problem(), "both at once"
     fill(qtbot, tab, config_of(folders))
     assert not tab.form.rows.editors["data.images"].problem()
 

@@ -207,6 +207,6 @@ def worded(problem: Problem, flags: Collection[str] | None = None) -> Problem:
     # settings that are no fields of the configuration are called as their options
     named = (_FLAGS.get(name) or (f"--set {name}=…" if "." in name else f"--{name}") for name in problem.settings)
     helpful = ", ".join(filter(known, named))
-    if not helpful or not problem.remedy:
+    if not helpful or not problem.remedy or problem.code == "no-volumes":  # these folders have been named
         return problem
     return replace(problem, remedy=f"{problem.remedy.removesuffix('.')} ({helpful}).")

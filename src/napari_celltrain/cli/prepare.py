@@ -59,10 +59,6 @@ def check(
     steps = check_data(settings.data, patch_size=settings.augmentation.patch_size)
     found = show_progress(steps, "Reading the volumes … {0} of {1}, {2}")
     problems = all_problems(found)
-    if not images.exists() and not labels.exists():
-        # pairing reports the first folder that it does not find; the second one would be the next surprise
-        remedy = "Choose another folder, or connect the drive it is on."
-        problems.append(Problem("no-volumes", str(labels.absolute()), "The folder does not exist.", remedy))
     if json:
         content = {"pairs": list(map(asdict, found.pairs)), "problems": list(map(asdict, problems))}
         write_line(json_module.dumps(content, default=str))

@@ -26,7 +26,7 @@ from napari_celltrain.data.pairs import Pair, open_pair_image, open_pair_labels,
 from napari_celltrain.data.split import DIVISION_CODES, Side, Split, split_cases
 from napari_celltrain.io.axes import COLOR_IMAGE, zyx
 from napari_celltrain.io.volume import LazyArray, Volume, fingerprint
-from napari_celltrain.io.volumes import VolumeCache
+from napari_celltrain.io.volumes import VolumeCache, find_volumes
 from napari_celltrain.values.config import ZYX, DataConfig, Spacing
 from napari_celltrain.values.errors import DataError, Problem, raise_problems
 from napari_celltrain.values.text import sizes
@@ -155,22 +155,35 @@ def _find_pairs(config: DataConfig) -> tuple[list[PairReport], list[Problem]]:
     if config.images is None or config.labels is None:
         missing = "images" if config.images is None else "labels"
         return [], [Problem(f"no-{missing}", missing, f"No folder of {missing} is given.", "Choose one.")]
-    folders: list[tuple[Path, Path, Side | None]] = [(config.images, config.labels, None)]
+    folders: list[tuple[Path, Path, str, Side | None]] = [(config.images, config.labels, "data.", None)]
     if config.validation_images is not None and config.validation_labels is not None:
         folders = [
-            (config.images, config.labels, "train"),
-            (config.validation_images, config.validation_labels, "validation"),
+            (config.images, config.labels, "data.", "train"),
+            (config.validation_images, config.validation_labels, "data.validation_", "validation"),
         ]
-    pairs, problems = [], []
-    for images, labels, side in folders:
+    pairs: list[PairReport] = []
+    problems: list[Problem] = []
+    for images, labels, prefix, side in folders:
         try:
             pairing = pair_files(images, labels)
         except DataError as error:
-            problems += [replace(problem, code="no-volumes") for problem in error.problems]
+            problems += _unusable({f"{prefix}images": images, f"{prefix}labels": labels}) or error.problems
         else:
             pairs += [PairReport(pair, side) for pair in pairing.pairs]
             problems += pairing.problems
     return pairs, problems
+
+
+def _unusable(folders: dict[str, Path]) -> list[Problem]:
+    """Why the folders of images and labels (by their settings), or one of them, hold no volumes."""
+    problems = []
+    for folder in dict.fromkeys(folders.values()):
+        try:
+            find_volumes(folder)
+        except DataError as error:
+            settings = tuple(setting for setting, path in folders.items() if path == folder)
+            problems += [replace(problem, code="no-volumes", settings=settings) for problem in error.problems]
+    return problems
 
 
 def _check(

@@ -14,10 +14,9 @@ from napari_celltrain.io.volumes import VolumeCache
 from napari_celltrain.runs.config_file import problems_of, setting_problems
 from napari_celltrain.values.config import DataConfig, RunConfig, Spacing
 from napari_celltrain.values.errors import DataError, Problem
-from napari_celltrain.values.fields import all_fields
 from napari_celltrain.widgets.forms.inputs import ComboBox
 from napari_celltrain.widgets.forms.path_edit import Kind, PathEdit
-from napari_celltrain.widgets.forms.rows import FieldRows, Fold, column, help_text, line
+from napari_celltrain.widgets.forms.rows import FieldRows, Fold, column, line
 from napari_celltrain.widgets.layers import LayerData, take_layers
 from napari_celltrain.widgets.preferences import preferences
 from napari_celltrain.widgets.segment.input_panel import LayerBox
@@ -164,15 +163,10 @@ class DataForm(QWidget):
         self.more_rows.editors["data.voxel_size"].propose(size)
 
     def _fields_of(self, problem: Problem) -> list[str]:
-        """By name, by the folder that they name, or as fields that help."""
+        """By name, or as fields that help."""
         editors = self.rows.editors | self.more_rows.editors
         named = f"data.{problem.where.removeprefix('data.')}"
-        if named in editors:
-            return [named]
-        if problem.code in ("no-volumes", "same-folder"):
-            folders = {f"data.{name}": editors[f"data.{name}"].value() for name in _PATHS}
-            return [path for path, folder in folders.items() if folder and problem.where in (folder.name, str(folder))]
-        return [path for path in problem.settings if path in editors]
+        return [named] if named in editors else [path for path in problem.settings if path in editors]
 
     def _has_own_validation(self) -> bool:
         return self.validation_box.currentIndex() == _FOLDERS and self.source() == "folders"
@@ -214,9 +208,7 @@ class DataForm(QWidget):
 
     def _add_path(self, name: str, caption: str, label: str = "", kind: Kind = "either") -> None:
         editor = PathEdit(kind, history=name.rpartition("_")[2], placeholder="Choose or drop a folder")
-        editor.setToolTip(help_text(all_fields()[f"data.{name}"]))
-        editor.set_accessible_name(caption)
-        self.rows.add(f"data.{name}", editor, label)
+        self.rows.add(f"data.{name}", editor, label).set_accessible_name(caption)
 
     def _switch(self, *_: Any) -> None:
         self._show_rows()
