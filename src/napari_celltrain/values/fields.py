@@ -44,11 +44,6 @@ class FieldFacts:
         """What every face calls the field, such as ``Batch size``."""
         return self.shown.label or self.path.rpartition(".")[2].replace("_", " ").capitalize()
 
-    @property
-    def is_percent(self) -> bool:
-        """Whether the form shows the value, a fraction, in percent."""
-        return self.shown.unit == "%"
-
     def choice_label(self, key: str) -> str:
         return self.shown.choices.get(key) or {"auto": "automatic"}.get(key) or key.replace("_", " ")
 

@@ -68,7 +68,7 @@ def help_text(facts: FieldFacts) -> str:
     if not facts.range or facts.path in _REGISTRIES:
         return facts.help
     low, high = facts.low or 0.0, facts.high or 1.0
-    limits = f"from {100 * low:.0f} to {100 * high:.0f} %" if facts.is_percent else facts.range
+    limits = f"from {100 * low:.0f} to {100 * high:.0f} %" if facts.shown.unit == "%" else facts.range
     return f"{facts.help}\n{limits.capitalize()}."
 
 
@@ -103,7 +103,7 @@ def _number_box(facts: FieldFacts, kind: type) -> NumberBox:
         whole=kind is int,
         step=_stepper(facts, kind is int),
         num_letters=num_letters,
-        percent=facts.is_percent,
+        percent=facts.shown.unit == "%",
         digits=facts.shown.digits,
     )
 

@@ -94,9 +94,6 @@ def _median(values: Sequence[Spacing | None]) -> Spacing | None:
     return (z, y, x)
 
 
-# --- patches --------------------------------------------------------------------------------------------
-
-
 def suggestion(facts: DataFacts, training: TrainingConfig) -> PatchSuggestion:
     """The patch size that training would take by itself, and why."""
     divisor = network_divisor(training.model, facts.voxel_size)
@@ -139,9 +136,6 @@ def _object_words(patch_size: ZYX, extent: Spacing) -> str:
     if ratio < 2:
         return f"A typical object spans {typical} voxels, so a patch holds about one."
     return f"A typical object spans {typical} voxels, so a patch shows whole ones with their surroundings."
-
-
-# --- augmentation ---------------------------------------------------------------------------------------
 
 
 def should_augment(patches: bool, num_images: int, samples: int) -> bool:

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from napari import Viewer
 
 _TITLES = ("&Data", "&Augmentation", "&Training")
-_MARK = " ⚠"
-_MIN_FORM = 120  # pixels: at the end of a run, its buttons matter more than the form
 _MEASURED_EPOCHS = 3  # after these, the time of a step is known well enough
 
 
@@ -160,7 +158,8 @@ class TrainWidget(QWidget):
         if not self.panel.has_run:
             self.splitter.setSizes([height, 0])
             return
-        wanted = min(self.panel.wanted_height(), height - _MIN_FORM)
+        # at least 120 pixels for the form: at the end of a run, its buttons matter more
+        wanted = min(self.panel.wanted_height(), height - 120)
         panel = max(wanted, height // 2, self.panel.height() if self._has_room else 0)
         self._has_room = True
         self.splitter.setSizes([height - panel, panel])
@@ -210,7 +209,7 @@ class TrainWidget(QWidget):
 
     def _mark_titles(self, wrong: list[bool]) -> None:
         for index, (title, is_wrong) in enumerate(zip(_TITLES, wrong, strict=True)):
-            self.tabs.setTabText(index, title + _MARK if is_wrong else title)
+            self.tabs.setTabText(index, f"{title} ⚠" if is_wrong else title)
 
     def _preview_patches(self) -> None:
         try:
