@@ -16,7 +16,7 @@ from qtpy.QtWidgets import QFileDialog, QLineEdit, QMenu, QPushButton, QStyle, Q
 from napari_celltrain.widgets.forms.editors import Editor
 from napari_celltrain.widgets.theme import menu_text, tooltip
 
-Kind = Literal["folder", "file", "either"]
+Kind = Literal["folder", "either"]
 
 PATIENCE = 0.3  # seconds; a disk that has to start takes longer, and is asked again the next time
 NUM_RECENT = 8
@@ -72,7 +72,7 @@ class PathEdit(Editor):
     ) -> None:
         super().__init__()
         self._kind = kind
-        self._caption = caption or ("Choose a file" if kind == "file" else "Choose a folder")
+        self._caption = caption or "Choose a folder"
         self._filter = file_filter
         self._history = history or kind
         self._value: Path | None = None
@@ -84,7 +84,7 @@ class PathEdit(Editor):
         self.edit.textChanged.connect(self._renew_tooltip)
         self.browse_button = QPushButton("…")
         self.browse_button.setToolTip(tooltip(f"{self._caption}…"))
-        self.browse_button.clicked.connect(self._browse_file if kind == "file" else self._browse_folder)
+        self.browse_button.clicked.connect(self._browse_folder)
         self.menu = QMenu(self)
         self.menu.setToolTipsVisible(True)
         self.menu.aboutToShow.connect(self._fill_menu)
@@ -156,9 +156,8 @@ class PathEdit(Editor):
             assert nothing is not None
             nothing.setEnabled(False)
         self.menu.addSeparator()
-        if self._kind != "file":
-            self.menu.addAction("Choose a folder…", self._browse_folder)
-        if self._kind != "folder":
+        self.menu.addAction("Choose a folder…", self._browse_folder)
+        if self._kind == "either":
             self.menu.addAction("Choose a file…", self._browse_file)
 
     def _take_recent(self, action: Any) -> None:  # a QAction, which Qt 5 and 6 keep in different modules
@@ -184,12 +183,9 @@ class PathEdit(Editor):
 
     def _commit(self) -> None:
         """Typing has ended, by Enter or by leaving the field."""
-        value = self.value()
-        if value != self._value:
-            self._value = value
-            self.edit.setText("" if value is None else str(value))
+        if (value := self.value()) != self._value:
+            self.setValue(value)
             self._remember()
-            self.valueChanged.emit()
 
     def _remember(self) -> None:
         if self._value is not None and all(are_there([self._value])):
@@ -199,9 +195,9 @@ class PathEdit(Editor):
         """The path that is meant: itself, or the folder of several files or where a folder is wanted."""
         paths = [Path(url.toLocalFile()) for url in data.urls() if url.isLocalFile()] if data is not None else []
         folders = {path.parent for path in paths}
-        if len(paths) == 1 and (self._kind == "either" or (self._kind == "file") == paths[0].is_file()):
+        if len(paths) == 1 and (self._kind == "either" or not paths[0].is_file()):
             return paths[0]
-        return folders.pop() if len(folders) == 1 and self._kind != "file" else None
+        return folders.pop() if len(folders) == 1 else None
 
 
 def are_there(paths: Sequence[Path], ask: Callable[[Path], bool] = Path.exists) -> list[bool]:
