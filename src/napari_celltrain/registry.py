@@ -57,7 +57,10 @@ class Registry(Generic[B]):
         try:
             return self._entries[key]
         except KeyError:
-            raise ConfigError(self._unknown(key)) from None
+            close = get_close_matches(key, list(self._entries), n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            choices = ", ".join(self._entries)
+            raise ConfigError(f"There is no {self.kind} called {key!r}.{hint} The choices are: {choices}.") from None
 
     def __contains__(self, key: object) -> bool:
         self._load_entry_points()
@@ -69,11 +72,6 @@ class Registry(Generic[B]):
 
     def keys(self) -> list[str]:
         return [entry.key for entry in self]
-
-    def _unknown(self, key: str) -> str:
-        close = get_close_matches(key, list(self._entries), n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        return f"There is no {self.kind} called {key!r}.{hint} The choices are: {', '.join(self._entries)}."
 
     def _load_entry_points(self) -> None:
         if self._group is None:

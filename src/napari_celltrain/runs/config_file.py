@@ -171,8 +171,12 @@ def _block(model: BaseModel, content: dict[str, Any], prefix: str, commented: bo
     lines: list[str] = []
     for name in field_names(type(model)):
         value, path = getattr(model, name), prefix + name
-        if commented:
-            lines += _comment(path, indent)
+        if commented and name != "name":
+            facts = all_fields()[path]
+            text = f"{facts.help} ({facts.limits})" if facts.limits else facts.help
+            # A blank line sets off blocks; within an augmentation the lines stay together.
+            blank = [] if prefix.startswith(f"{AUGMENTATIONS_PATH}.") else [""]
+            lines += [*blank, *_wrapped(text, indent)]
         if isinstance(value, BaseModel):
             lines += [f"{indent}{name}:", *_block(value, content[name], f"{path}.", commented, depth + 1)]
         elif path == AUGMENTATIONS_PATH and value:
@@ -190,16 +194,6 @@ def _list_item(spec: AugmentationSpec, content: dict[str, Any], commented: bool,
     dash = "  " * depth + "- " + lines[first].lstrip()
     about = _wrapped((type(spec).__doc__ or "").strip(), "  " * depth) if commented else []
     return [*([""] if commented else []), *about, dash, *lines[first + 1 :]]
-
-
-def _comment(path: str, indent: str) -> list[str]:
-    facts = all_fields()[path]
-    if path.endswith(".name"):
-        return []
-    text = f"{facts.help} ({facts.limits})" if facts.limits else facts.help
-    # A blank line sets off blocks; within an augmentation the lines stay together.
-    blank = [] if path.startswith(f"{AUGMENTATIONS_PATH}.") else [""]
-    return [*blank, *_wrapped(text, indent)]
 
 
 def _wrapped(text: str, indent: str) -> list[str]:

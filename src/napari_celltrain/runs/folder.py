@@ -64,9 +64,12 @@ class RunFolder:
         )
         with files.writing(results if name is None else results / name):
             results.mkdir(parents=True, exist_ok=True)
-            path = next(filter(None, (_make(results / one) for one in names)), None)
-        if path is None:
-            raise _exists(results, name)
+            for path in (results / one for one in names):
+                with contextlib.suppress(FileExistsError):
+                    path.mkdir()
+                    break
+            else:
+                raise _exists(results, name)
         try:
             with files.writing(path):
                 for subfolder in _SUBFOLDERS:
@@ -124,8 +127,11 @@ class RunFolder:
         """
         path = self.path / relative
         with files.writing(path):
-            if relative not in self._whole:
-                _trim_torn_line(path)
+            if relative not in self._whole and path.exists():
+                # a killed process or a full disk left an unfinished last line: the next one must be whole
+                content = path.read_bytes()
+                if not content.endswith(b"\n"):
+                    os.truncate(path, content.rfind(b"\n") + 1)
             self._whole.discard(relative)  # a full disk may take half of the line
             with path.open("ab") as file:
                 file.write(line.encode("utf-8", "backslashreplace") + b"\n")
@@ -219,24 +225,6 @@ class EventTail:
         return events
 
 
-def _make(path: Path) -> Path | None:
-    """The new folder; None where something of that name exists."""
-    try:
-        path.mkdir()
-    except FileExistsError:
-        return None
-    return path
-
-
 def _exists(results: Path, name: str | None) -> RunFolderError:
     message, remedy = f"exists already in {results}.", "Choose another run name, or continue that run."
     return RunFolderError(Problem("run-exists", f"The run {name!r}", message, remedy, settings=("run_name",)))
-
-
-def _trim_torn_line(path: Path) -> None:
-    """Cut off an unfinished last line, which a killed process or a full disk left, so that the next one is whole."""
-    with contextlib.suppress(FileNotFoundError):
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.truncate(path, whole)

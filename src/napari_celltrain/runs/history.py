@@ -152,13 +152,14 @@ class Curves:
     """
 
     def __init__(self, figure: Figure, palette: Palette, side_by_side: bool = False) -> None:
+        from matplotlib.ticker import MaxNLocator
+
         self._figure = figure
         if side_by_side:
             self._above, self._below = figure.subplots(1, 2)
         else:
             self._above, self._below = figure.subplots(2, 1, sharex=True)
             figure.align_ylabels([self._above, self._below])
-        self._side_by_side = side_by_side
         self._loss = _line(self._above, "-", "", "training loss")
         self._dice = _line(self._below, "-", "o", "Dice")
         self._f1 = _line(self._below, "--", "s", "F1 (IoU 0.5)")
@@ -170,11 +171,14 @@ class Curves:
         self._above.set_ylabel("Training loss")
         self._below.set_ylabel("Validation score")
         self._below.set_ylim(-0.03, 1.03)
-        for axes in (self._above, self._below) if side_by_side else (self._below,):
-            axes.set_xlabel("Epoch")
+        self._below.set_xlabel("Epoch")
+        if side_by_side:
+            self._above.set_xlabel("Epoch")
         for axes in (self._above, self._below):
-            _tidy(axes)
-        self._palette = palette
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            axes.set_axisbelow(True)
+            axes.tick_params(labelsize=9)
+            axes.spines[["top", "right"]].set_visible(False)
         self._history = History()
         self.recolor(palette)
 
@@ -187,10 +191,9 @@ class Curves:
             axes.set_facecolor(palette.background)
             axes.tick_params(colors=palette.text)
             axes.grid(True, color=palette.grid, linewidth=0.7)
-            for label in (axes.xaxis.label, axes.yaxis.label):
-                label.set_color(palette.text)
-            for spine in axes.spines.values():
-                spine.set_edgecolor(palette.text)
+            axes.xaxis.label.set_color(palette.text)
+            axes.yaxis.label.set_color(palette.text)
+            axes.spines[:].set_edgecolor(palette.text)
         self._loss.set_color(palette.loss)
         self._f1.set_color(palette.f1)
         for line in (self._dice, self._best, self._best_epoch):
@@ -203,7 +206,12 @@ class Curves:
         _move(self._dice, history.dices, "o", 4)
         _move(self._f1, history.f1s, "s", 4)
         self._mark_best(history)
-        self._fit(history)
+        last = max((row.epoch for row in history.rows), default=1)
+        first = 0.5 if not history.rows or history.rows[0].epoch > 0 else -0.5
+        for axes in (self._above, self._below):
+            axes.set_xlim(first, max(last, 2) + 0.5)
+        self._above.relim(visible_only=True)
+        self._above.autoscale_view(scalex=False)
         started = history.started
         self._title.set_text("" if started is None else started.run)
         self._subtitle.set_text("" if started is None else f"{started.model}, {started.loss}, {started.device}")
@@ -233,14 +241,6 @@ class Curves:
         elif (legend := self._below.get_legend()) is not None:
             legend.remove()
 
-    def _fit(self, history: History) -> None:
-        last = max((row.epoch for row in history.rows), default=1)
-        first = 0.5 if not history.rows or history.rows[0].epoch > 0 else -0.5
-        for axes in (self._above, self._below):
-            axes.set_xlim(first, max(last, 2) + 0.5)
-        self._above.relim(visible_only=True)
-        self._above.autoscale_view(scalex=False)
-
 
 def _line(axes: Axes, style: str, marker: str, label: str) -> Line2D:
     [line] = axes.plot([], [], linestyle=style, marker=marker, linewidth=1.6, label=label)
@@ -255,13 +255,3 @@ def _move(line: Line2D, points: list[tuple[int, float]], marker: str, size: floa
     line.set_marker(marker if len(points) <= _FEW_POINTS else "")
     line.set_markersize(size)
     line.set_visible(bool(points))
-
-
-def _tidy(axes: Axes) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)

@@ -56,12 +56,20 @@ def run_lock(path: Path) -> Iterator[None]:
     with files.writing(path):
         path.parent.mkdir(exist_ok=True)
         with _alone(path.with_name("taking")):
-            owner = owner_of(path)
-            if owner is not None:
-                raise RunFolderError(_held_by(owner, path))
+            if (owner := owner_of(path)) is not None:
+                where = "" if owner.host == socket.gethostname() else f" on {owner.host}"
+                message = f"The run {path.parent.parent} is still being trained by process {owner.pid}{where}."
+                remedy = "Stop it first (`celltrain stop`), or wait for its end."
+                raise RunFolderError(Problem("running", "", message, remedy))
             _claim(path)
     released = threading.Event()
-    renewal = threading.Thread(target=_renew, args=(path, released), name="celltrain-lock", daemon=True)
+
+    def renew() -> None:
+        while not released.wait(RENEWAL_SECONDS):
+            with contextlib.suppress(OSError):
+                _claim(path)
+
+    renewal = threading.Thread(target=renew, name="celltrain-lock", daemon=True)
     renewal.start()
     try:
         yield
@@ -73,14 +81,8 @@ def run_lock(path: Path) -> Iterator[None]:
 
 
 def _claim(path: Path) -> None:
+    """Name this process as it is now: its start, as the system reports it, moves with the clock."""
     files.write_text(path, json.dumps(asdict(Owner.this_process())))
-
-
-def _renew(path: Path, released: threading.Event) -> None:
-    """Write the owner again and again, since the start of a process moves with the system's clock."""
-    while not released.wait(RENEWAL_SECONDS):
-        with contextlib.suppress(OSError):
-            _claim(path)
 
 
 @contextlib.contextmanager
@@ -116,9 +118,3 @@ def _is_alive(owner: Owner, renewed: float) -> bool:
         return False
     except psutil.AccessDenied:
         return True
-
-
-def _held_by(owner: Owner, path: Path) -> Problem:
-    where = "" if owner.host == socket.gethostname() else f" on {owner.host}"
-    message = f"The run {path.parent.parent} is still being trained by process {owner.pid}{where}."
-    return Problem("running", "", message, "Stop it first (`celltrain stop`), or wait for its end.")

@@ -80,8 +80,12 @@ class Recorder:
         warning (see :meth:`own_events`).
         """
         event = self._write(event)
-        if isinstance(event, Started | EpochDone | Validated | Finished):
-            self._tabulate(event)
+        row = self._builder.row(event.epoch) if isinstance(event, EpochDone) else None
+        if row is not None and row.dice is None and self._has_table:
+            self._folder.append_line("metrics.csv", _line(row))  # its validation, if one follows, renews the file
+        elif isinstance(event, Started | EpochDone | Validated | Finished):
+            self._folder.write_text("metrics.csv", metrics_csv(self._builder.history()))
+            self._has_table = True
         if isinstance(event, Validated):
             if self._plot("training.png"):
                 self._own.append(self._write(Saved(what="plot", path="training.png", epoch=event.epoch)))
@@ -105,14 +109,6 @@ class Recorder:
             self._folder.append_line("training.log", f"{stamp}  {line}".replace("\n", "\n" + " " * 21))
         return event
 
-    def _tabulate(self, event: Started | EpochDone | Validated | Finished) -> None:
-        row = self._builder.row(event.epoch) if isinstance(event, EpochDone) else None
-        if row is not None and row.dice is None and self._has_table:
-            self._folder.append_line("metrics.csv", _line(row))  # its validation, if one follows, renews the file
-        else:
-            self._folder.write_text("metrics.csv", metrics_csv(self._builder.history()))
-            self._has_table = True
-
     def _plot(self, name: str) -> bool:
         try:
             self._folder.write_with(name, lambda temporary: save_plot(self._builder.history(), temporary))
@@ -127,22 +123,14 @@ class Recorder:
 def metrics_csv(history: History) -> str:
     """The whole table. Numbers only, so that no cell can be taken for a formula."""
     lines = [METRICS_HEADER, *(_line(row) for row in history.rows)]
-    if history.finished is not None:
-        lines.append(_line(_best_row(history, history.finished)))
+    if (end := history.finished) is not None:
+        steps = {row.epoch: row.step for row in history.rows}
+        if history.best is not None:
+            steps[history.best.epoch] = history.best.step
+        step = steps.get(end.best_epoch, 0)
+        best = EpochRow(end.best_epoch, step, dice=end.best_dice, f1=end.best_f1, seconds=end.seconds)
+        lines.append(_line(best))
     return "\n".join(lines) + "\n"
-
-
-def _best_row(history: History, finished: Finished) -> EpochRow:
-    steps = [row.step for row in history.rows if row.epoch == finished.best_epoch]
-    if history.best is not None and history.best.epoch == finished.best_epoch:
-        steps = [history.best.step]
-    return EpochRow(
-        epoch=finished.best_epoch,
-        step=steps[0] if steps else 0,
-        dice=finished.best_dice,
-        f1=finished.best_f1,
-        seconds=finished.seconds,
-    )
 
 
 def _line(row: EpochRow) -> str:

@@ -175,7 +175,6 @@ def _output(model: SourceModel) -> str:
 
 HALO_SHARE = 8
 """With a halo, an eighth of the window is cut off on each side: half of what our own windows overlap by."""
-_EPS = 1e-6
 
 
 def describe_model(folder: Path, weights: Path, model: SourceModel, metadata: Metadata) -> ModelDescr:
@@ -226,7 +225,7 @@ def _input_tensor(folder: Path, model: SourceModel, *, fixed: bool) -> dict[str,
     if model.takes_any_window and not fixed:
         window = [{"min": size, "step": step} for size, step in zip(window, model.network.divisor, strict=True)]
     # over all voxels of a volume, each volume and channel by itself; only (value - offset) / scale, nothing is clipped
-    settings: dict[str, Any] = {"axes": ["channel", "z", "y", "x"], "eps": _EPS}
+    settings: dict[str, Any] = {"axes": ["channel", "z", "y", "x"], "eps": 1e-6}
     scaling = "zero_mean_unit_variance"
     if model.card.normalization == "percentile":
         scaling = "scale_range"

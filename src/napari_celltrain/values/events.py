@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: small frozen values, one JSON line each in ``events.jsonl``.
+"""What a run reports while it goes on: small frozen values, one JSON line each in ``events.jsonl``.
 
 They hold numbers, strings and paths, never tensors, so they cross threads and processes and outlive the run.
 Past tense: each says what has happened. Paths are relative to the run folder, with forward slashes.
@@ -35,6 +35,8 @@ class Prepared(_Event):
 
 
 class Started(_Event):
+    """Training has begun, or is resumed."""
+
     event: Literal["started"] = "started"
     run: str
     """Name of the run folder."""
@@ -56,6 +58,8 @@ class Started(_Event):
 
 
 class StepDone(_Event):
+    """One optimizer step."""
+
     event: Literal["step_done"] = "step_done"
     epoch: int
     step: int
@@ -67,6 +71,8 @@ class StepDone(_Event):
 
 
 class EpochDone(_Event):
+    """One epoch, before its validation."""
+
     event: Literal["epoch_done"] = "epoch_done"
     epoch: int
     step: int
@@ -89,12 +95,16 @@ class VolumeScore(BaseModel):
 
 
 class ValidationProgressed(_Event):
+    """Parts of a validation, ``done`` of ``total``."""
+
     event: Literal["validation_progressed"] = "validation_progressed"
     done: int
     total: int
 
 
 class Validated(_Event):
+    """The scores of a validation; those of each volume are in ``volumes``."""
+
     event: Literal["validated"] = "validated"
     epoch: int
     step: int
@@ -110,6 +120,8 @@ class Validated(_Event):
 
 
 class Saved(_Event):
+    """A file or folder is on the disk, whole."""
+
     event: Literal["saved"] = "saved"
     what: Literal["last", "best", "plot", "model", "validation", "prediction"]
     path: str
@@ -124,11 +136,15 @@ class Logged(_Event):
 
 
 class Warned(_Event):
+    """Something a person should know; the run goes on."""
+
     event: Literal["warned"] = "warned"
     message: str
 
 
 class StopRequested(_Event):
+    """The run was asked to end: after the next validation, or (``now``) after the current batch."""
+
     event: Literal["stop_requested"] = "stop_requested"
     now: bool
 
@@ -184,12 +200,11 @@ def to_json(event: Event) -> str:
     try:
         return event.model_dump_json()
     except ValueError:  # a path with bytes that are no text
-        values = {key: _as_text(value) for key, value in event.model_dump().items()}
+        values = {
+            key: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+            for key, value in event.model_dump().items()
+        }
         return type(event).model_validate(values).model_dump_json()
-
-
-def _as_text(value: object) -> object:
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def from_json(line: str | bytes) -> Event:

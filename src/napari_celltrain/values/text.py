@@ -35,7 +35,10 @@ def describe(event: Event) -> str | None:
     """One line (a message may have several) for ``event``; None for progress that a line would not help."""
     match event:
         case Prepared():
-            return _prepared(event)
+            stage = printable(event.stage).capitalize()
+            if event.total == 0:
+                return f"{stage} …"
+            return f"{stage}: {event.total} done" if event.done == event.total else None
         case Started():
             return _started(event)
         case StepDone():
@@ -91,14 +94,8 @@ def printable(text: str) -> str:
     return "".join(char if char == "\n" or not unicodedata.category(char).startswith("C") else "�" for char in text)
 
 
-def _prepared(event: Prepared) -> str | None:
-    if event.total == 0:
-        return f"{printable(event.stage).capitalize()} …"
-    return f"{printable(event.stage).capitalize()}: {event.total} done" if event.done == event.total else None
-
-
 def _started(event: Started) -> str:
-    patch = "whole images" if event.patch_size is None else "patches of " + " x ".join(map(str, event.patch_size))
+    patch = "whole images" if event.patch_size is None else "patches of " + sizes(event.patch_size)
     resumed = f", continued at epoch {event.first_epoch}" if event.first_epoch > 1 else ""
     length = f"{count(event.epochs, 'epoch')} of {count(event.steps_per_epoch, 'step')}"
     return (
