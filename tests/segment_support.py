@@ -68,7 +68,7 @@ def held_at_the_network() -> Iterator[list[Job]]:
     def wait_for_cancel(job: Job, done: int, total: int, text: str = "") -> None:
         if total:
             jobs.append(job)
-            job.wait_for_cancel(30)
+            job.cancelled.wait(30)
         tell(job, done, total, text)
 
     with patch.object(Job, "tell", wait_for_cancel):

@@ -95,7 +95,7 @@ def test_a_generator_is_closed_when_it_is_given_up(qtbot, work: Background) -> N
     def steps(job: Job):
         try:
             begun.set()
-            assert job.wait_for_cancel(20)
+            assert job.cancelled.wait(20)
             yield None
             found.append("went on")
         finally:
@@ -116,7 +116,7 @@ def test_only_the_last_work_is_answered_and_two_never_run_at_once(qtbot, work: B
 
     def first(job: Job):
         begun.set()
-        job.wait_for_cancel(20)
+        job.cancelled.wait(20)
         running.append("first left")
         return 1
 
@@ -165,7 +165,7 @@ def test_napari_need_not_wait_for_a_generator(qtbot, work: Background, kept: lis
 
     def endless(job: Job):
         while True:
-            job.wait_for_cancel(0.01)
+            job.cancelled.wait(0.01)
             yield None
 
     work.start(endless)

@@ -118,7 +118,7 @@ def cancel_a_segmentation(qtbot, widget: TrainWidget) -> None:
         click(qtbot, row.run.button)
         assert not row.run.button.isEnabled()
         wait(qtbot, lambda: row.run.button.text() != "Cancel")
-        assert jobs[0].is_cancelled
+        assert jobs[0].cancelled.is_set()
     assert list(widget.viewer.layers) == layers
     assert row.run.button.isEnabled()
     assert row.run.bar.isHidden()

@@ -260,7 +260,7 @@ def test_cancelled_it_leaves_nothing_and_can_start_again(qtbot, viewer, widget: 
         click(qtbot, widget.run.button)
         assert not widget.run.button.isEnabled()
         wait(qtbot, lambda: not widget.run.is_running)
-        assert jobs[0].is_cancelled
+        assert jobs[0].cancelled.is_set()
     assert len(viewer.layers) == 1
     run(qtbot, widget)
     assert "mine – run" in viewer.layers
@@ -330,7 +330,7 @@ def test_closed_while_working_it_gives_up(qtbot, viewer, widget: SegmentWidget, 
         click(qtbot, widget.run.button)
         wait(qtbot, lambda: jobs)
         viewer.window.remove_dock_widget(widget)
-        wait(qtbot, lambda: jobs[0].is_cancelled and jobs[0].is_done)
+        wait(qtbot, lambda: jobs[0].cancelled.is_set() and jobs[0].is_done)
     assert len(viewer.layers) == 1
 
 

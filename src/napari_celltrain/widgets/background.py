@@ -6,14 +6,14 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
-from napari.qt.threading import FunctionWorker, create_worker
-from qtpy.QtCore import QObject, QTimer, Signal
+from napari.qt.threading import create_worker
+from qtpy.QtCore import QObject, Signal
 
 from napari_celltrain.values.errors import CellTrainError
-from napari_celltrain.widgets.responsive import background_work
+from napari_celltrain.widgets.responsive import background_work, timer
 
 _LOOK_MS = 200
 _PATIENCE_MS = 1500
@@ -41,38 +41,20 @@ class Job:
     def __init__(self, work: Work, activity: str) -> None:
         self._work: Work | None = work
         self._activity = activity
-        self._cancelled = threading.Event()
-        self._notes: deque[Any] = deque()
-        self._result: Any = None
+        self.cancelled = threading.Event()
+        self.notes: deque[Any] = deque()
+        """For the window: what must not be lost, as progress may be."""
+        self.result: Any = None
         self.message: str | None = None
         """Why there is no result."""
         self.is_done = False
         self.progress: tuple[int, int, str] = (0, 0, "")
 
-    @property
-    def is_cancelled(self) -> bool:
-        return self._cancelled.is_set()
-
-    def cancel(self) -> None:
-        self._cancelled.set()
-
-    def wait_for_cancel(self, seconds: float) -> bool:
-        return self._cancelled.wait(seconds)
-
     def tell(self, done: int, total: int, text: str = "") -> None:
         """Progress of work that calls back instead of yielding. Raises :class:`GivenUpError` to leave it."""
-        if self.is_cancelled:
+        if self.cancelled.is_set():
             raise GivenUpError
         self.progress = (done, total, text)
-
-    def note(self, item: Any) -> None:
-        """Something for the window that must not be lost, as progress may be."""
-        self._notes.append(item)
-
-    def notes(self) -> Iterator[Any]:
-        """What was noted since the last call."""
-        while self._notes:
-            yield self._notes.popleft()
 
     def run(self) -> None:
         """In the thread. No error gets out: napari's workers swallow RuntimeErrors, which most errors of torch are."""
@@ -80,19 +62,15 @@ class Job:
         assert work is not None
         try:
             with background_work():  # torch may have to be imported
-                result = None if self.is_cancelled else self._follow(work(self))
-            if not self.is_cancelled:
-                self._result = result
+                result = None if self.cancelled.is_set() else self._follow(work(self))
+            if not self.cancelled.is_set():
+                self.result = result
         except GivenUpError:
             pass
         except Exception as error:
             self.message = explain(error, self._activity)
         finally:
             self.is_done = True
-
-    def take(self) -> Any:
-        result, self._result = self._result, None
-        return result
 
     def _follow(self, result: Any) -> Any:
         """The result of a generator; it is closed where the job is given up."""
@@ -107,8 +85,8 @@ class Job:
                 if isinstance(item, tuple):
                     self.tell(*item)
                 elif item is not None:
-                    self.note(item)
-                if self.is_cancelled:
+                    self.notes.append(item)
+                if self.cancelled.is_set():
                     raise GivenUpError
 
 
@@ -133,9 +111,9 @@ class Background(QObject):
         self._job: Job | None = None
         self._next: Work | None = None
         self._reported: tuple[int, int, str] = (0, 0, "")
-        self._delay = self._timer(self._begin)
-        self._patience = self._timer(self._leave, _PATIENCE_MS)
-        self._clock = self._timer(self._look, _LOOK_MS, repeats=True)
+        self._delay = timer(self, self._begin)
+        self._patience = timer(self, self._leave, _PATIENCE_MS)
+        self._clock = timer(self, self._look, _LOOK_MS, repeats=True)
 
     @property
     def is_busy(self) -> bool:
@@ -162,8 +140,8 @@ class Background(QObject):
             self.ended.emit()
 
     def _give_up(self) -> None:
-        if self._job is not None and not self._job.is_cancelled:
-            self._job.cancel()
+        if self._job is not None and not self._job.cancelled.is_set():
+            self._job.cancelled.set()
             self._patience.start()
 
     def _begin(self) -> None:
@@ -172,10 +150,10 @@ class Background(QObject):
             return
         self._job, self._next = Job(self._next, self._activity), None
         # a window that is gone wants no answer, and napari waits for its threads before it ends
-        self.destroyed.connect(self._job.cancel)
+        self.destroyed.connect(self._job.cancelled.set)
         bar = {"desc": self._activity} if self._shown else None
-        worker: Any = create_worker(self._job.run, _start_thread=False, _worker_class=_Worker, _progress=bar)
-        worker.job = self._job
+        worker: Any = create_worker(self._job.run, _start_thread=False, _progress=bar)
+        worker.quit = self._job.cancelled.set  # which napari calls when it is closed
         worker.finished.connect(self._look)
         worker.start()
         self._reported = (0, 0, "")
@@ -188,9 +166,9 @@ class Background(QObject):
             return
         is_done = job.is_done  # read before the notes, so that none is left behind
         if self._next is None:
-            for item in job.notes():
-                self.noted.emit(item)
-            if not is_done and not job.is_cancelled and job.progress != self._reported:
+            while job.notes:
+                self.noted.emit(job.notes.popleft())
+            if not is_done and not job.cancelled.is_set() and job.progress != self._reported:
                 self._reported = job.progress
                 self.progressed.emit(*job.progress)
         if is_done and job is self._job:
@@ -203,30 +181,16 @@ class Background(QObject):
         self._patience.stop()
         if job is None:
             return
-        self.destroyed.disconnect(job.cancel)
-        if not job.is_cancelled:
+        self.destroyed.disconnect(job.cancelled.set)
+        if not job.cancelled.is_set():
             if job.message is None:
-                self.answered.emit(job.take())
+                result, job.result = job.result, None
+                self.answered.emit(result)
             else:
                 self.failed.emit(job.message)
         self._begin()
         if not self.is_busy:  # else the answer has begun the next one
             self.ended.emit()
-
-    def _timer(self, slot: Callable[[], None], interval: int = 0, *, repeats: bool = False) -> QTimer:
-        timer = QTimer(self)
-        timer.setSingleShot(not repeats)
-        timer.setInterval(interval)
-        timer.timeout.connect(slot)
-        return timer
-
-
-class _Worker(FunctionWorker):  # type: ignore[misc]  # napari is untyped
-    job: Job
-
-    def quit(self) -> None:
-        """napari is being closed."""
-        self.job.cancel()
 
 
 def explain(error: Exception, activity: str) -> str:

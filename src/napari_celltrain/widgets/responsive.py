@@ -1,4 +1,4 @@
-"""What keeps the window awake while something of ours goes on: threads that give way, and redraws that are few."""
+"""What keeps the window awake while something of ours goes on: threads that give way, redraws that are few, timers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import gc
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from qtpy.QtCore import QCoreApplication, QEvent
+from qtpy.QtCore import QCoreApplication, QEvent, QObject, QTimer
 from qtpy.QtWidgets import QWidget
 
 _INTERVAL = 0.0005  # seconds
@@ -84,3 +84,12 @@ def drawn_once(widget: QWidget) -> Iterator[None]:
     begun = time.perf_counter()
     QCoreApplication.sendPostedEvents(widget.window(), QEvent.Type.UpdateRequest.value)
     _redraw_seconds += _WEIGHT * (time.perf_counter() - begun - _redraw_seconds)
+
+
+def timer(owner: QObject, slot: Callable[[], None], milliseconds: int = 0, *, repeats: bool = False) -> QTimer:
+    """A timer that calls ``slot`` when it is started: ``milliseconds`` later, or as late as its ``start`` says."""
+    made = QTimer(owner)
+    made.setSingleShot(not repeats)
+    made.setInterval(milliseconds)
+    made.timeout.connect(slot)
+    return made

@@ -1,17 +1,19 @@
-"""Colours with a meaning, of napari's theme but always readable, and text that is shown as it is: no HTML."""
+"""The look of the widgets: colours of napari's theme that can be read, text shown as it is, and parts in a row."""
 
 from __future__ import annotations
 
 import html
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, TypeVar
 
 import napari
 from napari.settings import get_settings
 from napari.utils.theme import get_theme
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor
-from qtpy.QtWidgets import QLabel, QSizePolicy, QWidget
+from qtpy.QtWidgets import QBoxLayout, QLabel, QLayout, QPushButton, QSizePolicy, QWidget
 
+BoxLayout = TypeVar("BoxLayout", bound=QBoxLayout)
 Meaning = Literal["text", "error", "warning", "current", "background", "foreground", "icon"]
 
 READABLE = 4.5
@@ -66,3 +68,24 @@ def plain_label(text: str = "", parent: QWidget | None = None) -> QLabel:
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
     label.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
     return label
+
+
+def button(text: str, tip: str, slot: Callable[[], object]) -> QPushButton:
+    """A button that calls ``slot``, which takes no argument."""
+    made = QPushButton(text)
+    made.setToolTip(tooltip(tip))
+    made.clicked.connect(slot)
+    return made
+
+
+def fill(layout: BoxLayout, *parts: QWidget | QLayout, spacing: int | None = None) -> BoxLayout:
+    """Put ``parts`` into ``layout``, which gets no margins, and return it."""
+    layout.setContentsMargins(0, 0, 0, 0)
+    if spacing is not None:
+        layout.setSpacing(spacing)
+    for part in parts:
+        if isinstance(part, QWidget):
+            layout.addWidget(part)
+        else:
+            layout.addLayout(part)
+    return layout

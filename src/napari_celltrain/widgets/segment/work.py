@@ -157,7 +157,7 @@ def segment_files(job: Job, request: PredictRequest) -> Generator[Progress | Wri
     yield 0, 0, "Starting"
     images = {stem_of(path): path for entry in request.inputs for path in find_volumes(entry)}
     num_written = 0
-    for event in segment_in_process(request, lambda: job.is_cancelled):
+    for event in segment_in_process(request, lambda: job.cancelled.is_set()):
         match event:
             case Prepared():
                 stage = printable(event.stage)
