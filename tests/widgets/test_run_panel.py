@@ -115,7 +115,7 @@ def test_the_log_of_a_run_is_saved_with_its_times(qtbot, tmp_path: Path) -> None
     qtbot.addWidget(log)
     folder = make_run(tmp_path)
     folder.append_line("training.log", "2026-11-22 12:00:00  hello")
-    log.setFolder(folder)
+    log.folder = folder
     log.saveTo(tmp_path / "a.log")
     assert (tmp_path / "a.log").read_text() == "2026-11-22 12:00:00  hello\n"
 

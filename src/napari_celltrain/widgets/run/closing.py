@@ -9,6 +9,7 @@ from qtpy.QtGui import QCloseEvent
 from qtpy.QtWidgets import QMainWindow, QMessageBox, QPushButton, QWidget
 
 from napari_celltrain.widgets.preferences import preferences
+from napari_celltrain.widgets.responsive import timer
 from napari_celltrain.widgets.run.controller import RunController
 
 Answer = Literal["keep training", "stop", "cancel"]
@@ -46,19 +47,15 @@ class CloseGuard(QObject):
                     controller.request_stop(now=True)
                 event.ignore()
                 return True
-        self._leave(stop=answer == "stop")
-        return False
-
-    def _leave(self, stop: bool) -> None:
-        """Leave the run to itself. The process that trains ends by itself where it was asked to stop."""
-        if stop:
-            self._controller.request_stop(now=True)
-        self._controller.leave()
-        if self._controller.outlives_napari and self._controller.is_busy:  # else napari waits for its workers
+        if answer == "stop":  # then the process that trains ends by itself
+            controller.request_stop(now=True)
+        controller.leave()
+        if controller.outlives_napari and controller.is_busy:  # else napari waits for its workers
             loop = QEventLoop()
-            self._controller.stateChanged.connect(loop.quit)
+            controller.stateChanged.connect(loop.quit)
             QTimer.singleShot(_LEAVE_MS, loop.quit)
             loop.exec()
+        return False
 
     def _renew(self) -> None:
         if self._closes_at_end and not self._controller.is_busy:
@@ -105,25 +102,20 @@ def ask_after_undocking(window: QWidget, controller: RunController) -> None:
         controller.request_stop(now=True)
 
 
-class DeferredClose(QObject):
-    """What is left to do when the widget has been taken out of its dock, once napari is done with that.
+def close_undocked(widget: QWidget, window: QMainWindow, controller: RunController) -> None:
+    """Close ``widget``, which was taken out of its dock, once napari is done with that.
 
-    It is a child of the window: if that is deleted before, nothing is left to do.
+    If the window is deleted before, nothing is left to do.
     """
 
-    def __init__(self, widget: QWidget, window: QMainWindow, controller: RunController) -> None:
-        super().__init__(window)
-        self._widget: QWidget | None = widget
-        self._window = window
-        self._controller = controller
-        QTimer.singleShot(0, self._finish)
-
-    def _finish(self) -> None:
-        widget, self._widget = self._widget, None
-        self.deleteLater()
-        if widget is not None and widget.parent() is None:  # else docked again elsewhere
+    def close() -> None:
+        clock.deleteLater()
+        if widget.parent() is None:  # else docked again elsewhere
             widget.deleteLater()
-            ask_after_undocking(self._window, self._controller)
+            ask_after_undocking(window, controller)
+
+    clock = timer(window, close)
+    clock.start()
 
 
 def _is_torn_down(window: QMainWindow) -> bool:

@@ -7,11 +7,12 @@ closed, and a widget that is opened later finds it again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
-from napari.qt.threading import GeneratorWorker, create_worker
+from napari.qt.threading import create_worker
 from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtCore import QCoreApplication, QObject, Signal
 
@@ -21,34 +22,14 @@ from napari_celltrain.runs.history import History, HistoryBuilder
 from napari_celltrain.runs.process import Child
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import CellTrainError, RunFolderError
-from napari_celltrain.values.events import (
-    Event,
-    Failed,
-    Finished,
-    Prepared,
-    Started,
-    StepDone,
-    StopRequest,
-    StopRequested,
-    ValidationProgressed,
-    Warned,
-)
+from napari_celltrain.values.events import Event, Failed, Finished, Started, StopRequest, StopRequested, Warned
 from napari_celltrain.values.text import describe, printable
 from napari_celltrain.widgets.preferences import remember_run
-from napari_celltrain.widgets.run.sources import (
-    Batch,
-    ProcessRun,
-    RunSource,
-    ThreadRun,
-    WatchedRun,
-    spare_cores,
-)
+from napari_celltrain.widgets.run.sources import PASSING, ProcessRun, RunSource, ThreadRun, WatchedRun, spare_cores
 
 State = Literal["idle", "preparing", "training", "stopping", "finished", "failed"]
 
 _TRAIN = ("train", "-", "--json")
-_NO_REASON = "The run ended without saying why."
-_PASSING = (StepDone, ValidationProgressed, Prepared)  # of no interest once they are past
 
 
 @dataclass(slots=True)
@@ -87,8 +68,6 @@ class RunController(QObject):
         self._worker: Any = None
         self._waiting: Child | None = None
         self._forget()
-
-    # --- what is known -------------------------------------------------------------------------------------
 
     @property
     def state(self) -> State:
@@ -140,23 +119,18 @@ class RunController(QObject):
         if self.state != "failed":
             return ""
         reason = self.outcome.message if isinstance(self.outcome, Failed) else self._course.warning
-        return printable(reason or _NO_REASON)
+        return printable(reason or "The run ended without saying why.")
 
     @property
-    def events(self) -> Batch:
+    def events(self) -> tuple[Event, ...]:
         """All that happened so far but single steps, for a widget that comes later."""
         return tuple(self._events)
 
     def history(self) -> History:
         return self._history.history()
 
-    # --- what can be asked for -------------------------------------------------------------------------------
-
     def prepare(self) -> None:
-        """Start the training process ahead: it loads torch and waits, so that :meth:`start` answers at once.
-
-        May be called often.
-        """
+        """Start the training process ahead, unless it is: it loads torch and waits, so that :meth:`start` is quick."""
         if self._waiting is None and not self.is_busy:
             with contextlib.suppress(RunFolderError):  # start() will say so
                 self._waiting = Child(*_TRAIN)
@@ -170,16 +144,18 @@ class RunController(QObject):
     def start(self, config: RunConfig, own_process: bool = True) -> None:
         """Train as ``config`` says; all that goes wrong comes by events."""
         self._refuse_if_training()
-        spared = _with_a_core_left(config)
+        spared = config
+        if config.training.threads is None:  # else the user has said how many cores to take from the window
+            training = config.training.model_copy(update={"threads": spare_cores()})
+            spared = config.model_copy(update={"training": training})
 
         def train() -> Iterator[Event]:
             from napari_celltrain.runs import session
 
             return session.run(spared)
 
-        child, notice = self._child(own_process, dump_config(spared), *_TRAIN)
-        results = config.data.results
-        self._begin(ThreadRun(train, results) if child is None else ProcessRun(child, results), config, notice)
+        self.config = config
+        self._train(ThreadRun(train, config.data.results), _TRAIN if own_process else None, dump_config(spared))
 
     def resume(self, folder: RunFolder, epochs: int | None = None, own_process: bool = True) -> None:
         """Continue a run of which nothing is training; ``epochs`` gives it a new end."""
@@ -191,15 +167,13 @@ class RunController(QObject):
             return session.resume(folder.path, epochs=epochs)
 
         new_end = [] if epochs is None else ["--epochs", str(epochs)]
-        child, notice = self._child(own_process, "", "resume", str(folder.path.absolute()), "--json", *new_end)
-        results = folder.path.parent
-        source = ThreadRun(resume, results, folder) if child is None else ProcessRun(child, results, folder)
-        self._begin(source, _config_of(folder), notice)
+        arguments = ("resume", str(folder.path.absolute()), "--json", *new_end)
+        self._train(ThreadRun(resume, folder.path.parent, folder), arguments if own_process else None)
 
     def watch(self, folder: RunFolder) -> None:
         """Follow a run that something else trains, or show one that has ended."""
         self._refuse_if_training()
-        self._begin(WatchedRun(folder), _config_of(folder))
+        self._begin(WatchedRun(folder))
 
     def stop(self) -> None:
         """The first time: after the next validation; the second time: now."""
@@ -220,41 +194,44 @@ class RunController(QObject):
         if self._source is not None and self.is_busy:
             self._source.leave()
 
-    # --- starting ----------------------------------------------------------------------------------------------
-
     def _refuse_if_training(self) -> None:
         if self.is_training:
             raise RunFolderError("A run is being trained already. Stop it first, or wait for its end.")
 
-    def _child(self, wanted: bool, text: str, *arguments: str) -> tuple[Child | None, Warned | None]:
-        """A process with ``arguments`` that was sent ``text``; else, where it was ``wanted``, why there is none."""
-        if not wanted or arguments != _TRAIN or (self._waiting is not None and not self._waiting.is_running()):
+    def _train(self, inside: ThreadRun, arguments: Sequence[str] | None, text: str = "") -> None:
+        """In a process with ``arguments`` that is sent ``text``; ``inside`` napari without arguments or a process."""
+        if arguments != _TRAIN or (self._waiting is not None and not self._waiting.is_running()):
             self.dismiss()
-        if not wanted:
-            return None, None
         waiting, self._waiting = self._waiting, None
         try:
-            child = waiting or Child(*arguments)
+            child = None if arguments is None else waiting or Child(*arguments)
         except RunFolderError as error:
-            return None, Warned(message=f"{error} Training runs inside napari instead, and ends with it.")
-        child.send(text)
-        return child, None
+            self._begin(inside)
+            notice = Warned(message=f"{error} Training runs inside napari instead, and ends with it.")
+            show_warning(notice.message)
+            self._receive(inside, (notice,))
+            return
+        if child is not None:
+            child.send(text)
+        self._begin(inside if child is None else ProcessRun(child, inside.results, inside.folder))
 
-    def _begin(self, source: RunSource, config: RunConfig | None, notice: Warned | None = None) -> None:
+    def _begin(self, source: RunSource) -> None:
         self.leave()  # a run that is only watched
-        self._source, self.config = source, config
+        self._source = source
+        if source.folder is not None:
+            self.config = None
+            with contextlib.suppress(CellTrainError):  # what happened can be shown all the same
+                self.config = source.folder.read_config()
         self._forget()
-        self._worker = create_worker(_relay, source, _start_thread=False, _worker_class=_Worker)
-        self._worker.source = source
-        self._worker.yielded.connect(self._receive)
-        self._worker.returned.connect(self._end)
+        self._worker = create_worker(source.batches, _start_thread=False)
+        # napari asks its workers to quit when it is closed; that must end a run in order, not drop it
+        self._worker.quit = source.leave
+        self._worker.yielded.connect(partial(self._receive, source))
+        self._worker.returned.connect(partial(self._end, source))
         self._worker.start()
         if source.folder is not None and not self.watching:
             remember_run(source.folder.path)
         self.stateChanged.emit()
-        if notice is not None:
-            show_warning(notice.message)
-            self._receive((source, (notice,)))
 
     def _forget(self) -> None:
         """Make room for the events of the next run."""
@@ -262,10 +239,7 @@ class RunController(QObject):
         self._course = _Course()
         self._events: list[Event] = []
 
-    # --- following -----------------------------------------------------------------------------------------------
-
-    def _receive(self, yielded: tuple[RunSource, Batch]) -> None:
-        source, batch = yielded
+    def _receive(self, source: RunSource, batch: tuple[Event, ...]) -> None:
         if source is not self._source:  # one that was left
             return
         before = self.state
@@ -274,12 +248,12 @@ class RunController(QObject):
             self._course.add(event)
             if isinstance(event, Started) and not self.watching and self.folder is not None:
                 remember_run(self.folder.path)
-        self._events += [event for event in batch if not isinstance(event, _PASSING)]
+        self._events += [event for event in batch if not isinstance(event, PASSING)]
         self.eventsReceived.emit(batch)
         if self.state != before:
             self.stateChanged.emit()
 
-    def _end(self, source: RunSource) -> None:
+    def _end(self, source: RunSource, returned: object) -> None:
         if source is not self._source:
             return
         self._worker = None
@@ -290,22 +264,6 @@ class RunController(QObject):
             show_info(printable(describe(self.outcome) or ""))
         elif self.state == "failed" and not (self.watching and self.outcome is not None):
             show_error(self.message)
-
-
-class _Worker(GeneratorWorker):  # type: ignore[misc]  # napari is untyped
-    """napari asks its workers to quit when it is closed; that must end a run in order, not drop it."""
-
-    source: RunSource
-
-    def quit(self) -> None:
-        self.source.leave()
-
-
-def _relay(source: RunSource) -> Generator[tuple[RunSource, Batch], None, RunSource]:
-    """The generator function that napari's worker runs."""
-    for batch in source.batches():
-        yield source, batch
-    return source
 
 
 def shared_controller() -> RunController:
@@ -320,18 +278,3 @@ def shared_controller() -> RunController:
 
 
 _shared: RunController | None = None
-
-
-def _config_of(folder: RunFolder) -> RunConfig | None:
-    """None where it cannot be read: what happened can be shown all the same."""
-    with contextlib.suppress(CellTrainError):
-        return folder.read_config()
-    return None
-
-
-def _with_a_core_left(config: RunConfig) -> RunConfig:
-    """Training must not take the processor that the window needs, unless the user has said how many to take."""
-    if config.training.threads is not None:
-        return config
-    training = config.training.model_copy(update={"threads": spare_cores()})
-    return config.model_copy(update={"training": training})

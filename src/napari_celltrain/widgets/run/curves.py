@@ -6,6 +6,7 @@ picture. Import this module only where matplotlib has been imported in a thread 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -23,7 +24,8 @@ from qtpy.QtGui import QImage, QPainter, QResizeEvent
 from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
 from napari_celltrain.runs.history import Curves, History, Palette
-from napari_celltrain.widgets.responsive import background_work, pause
+from napari_celltrain.widgets.responsive import background_work, pause, timer
+from napari_celltrain.widgets.theme import fill
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -43,26 +45,21 @@ class CurvesPlot(QWidget):
     def __init__(self, viewer: Viewer, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._viewer = viewer
+        self._history = History()
+        self._curves: Curves | None = None
+        self._looks: object = None  # of the curves
+        self._side_by_side = False
+        self._drawn_at = 0.0
         self.figure = Figure(figsize=(6.4, 2.2), layout="constrained")  # its size is the canvas's hint
-        self.canvas: Any = QuietCanvas(self.figure)
+        self.canvas: Any = QuietCanvas(self.figure, self._renew_figure)
         self.canvas.setMinimumSize(200, 120)
         self.canvas.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self.canvas.setAccessibleName("Training curves")
-        self.toolbar: Any = Toolbar(self.canvas, self)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(0)
-        layout.addWidget(self.canvas, 1)
-        layout.addWidget(self.toolbar)
-        self._history = History()
-        self._curves: Curves | None = None
-        self._side_by_side = False
-        self._drawn_at = 0.0
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.timeout.connect(self._draw)
-        viewer.events.theme.connect(self._follow_theme)
-        self._arrange()
+        self.toolbar: Any = Toolbar(self.canvas, self)  # type: ignore[no-untyped-call]
+        fill(QVBoxLayout(self), self.canvas, self.toolbar, spacing=0).setStretchFactor(self.canvas, 1)
+        self._timer = timer(self, self._draw)
+        viewer.events.theme.connect(self._begin_again)
+        self.canvas.renew()
 
     def show_history(self, history: History) -> None:
         """Show it soon: within half a second where the window is drawn quickly."""
@@ -72,43 +69,34 @@ class CurvesPlot(QWidget):
             self._timer.start(max(0, int(left * 1000)))
 
     def resizeEvent(self, event: QResizeEvent | None) -> None:
+        """Put the two plots one above the other, or side by side where the place is low and wide."""
         super().resizeEvent(event)
-        self._arrange()
+        height = self.height() - self.toolbar.height()  # the canvas itself is given its size later
+        side_by_side = height < _LOW_HEIGHT and self.width() > 1.5 * height
+        if side_by_side != self._side_by_side:
+            self._side_by_side = side_by_side
+            self._begin_again()
 
     def forget_viewer(self) -> None:
         """Follow the viewer's theme no longer."""
-        self._viewer.events.theme.disconnect(self._follow_theme)
+        self._viewer.events.theme.disconnect(self._begin_again)
 
     def _draw(self) -> None:
         self._drawn_at = time.monotonic()
-        self.canvas.change(self._show)
+        self.canvas.renew()
 
-    def _arrange(self) -> None:
-        """The two plots one above the other, or side by side where the place is low and wide."""
-        height = self.height() - self.toolbar.height()  # the canvas itself is given its size later
-        side_by_side = height < _LOW_HEIGHT and self.width() > 1.5 * height
-        if self._curves is None or side_by_side != self._side_by_side:
-            self._side_by_side = side_by_side
-            self.toolbar.update()  # what was zoomed to is gone
-            self.canvas.change(self._make_curves)
+    def _begin_again(self, event: object = None) -> None:
+        self.toolbar.update()  # what was zoomed to is gone
+        self.canvas.renew()
 
-    def _follow_theme(self, event: object = None) -> None:
-        self.canvas.change(self._recolor)
-
-    # --- changes of the figure, all of them made in the canvas's thread ---------------------------------------
-
-    def _make_curves(self) -> None:
-        self.figure.clear()
-        self._curves = Curves(self.figure, palette_of(str(self._viewer.theme)), self._side_by_side)
-        self._show()
-
-    def _show(self) -> None:
-        if self._curves is not None:
-            self._curves.show(self._history)
-
-    def _recolor(self) -> None:
-        if self._curves is not None:
-            self._curves.recolor(palette_of(str(self._viewer.theme)))
+    def _renew_figure(self) -> None:
+        """In the canvas's thread."""
+        palette, side_by_side = palette_of(str(self._viewer.theme)), self._side_by_side
+        if self._curves is None or self._looks != (palette, side_by_side):
+            self._looks = palette, side_by_side
+            self.figure.clear()
+            self._curves = Curves(self.figure, palette, side_by_side)
+        self._curves.show(self._history)
 
 
 def palette_of(theme_name: str) -> Palette:
@@ -124,36 +112,33 @@ class Toolbar(NavigationToolbar2QT):
     """Without the dialogs that lay out and edit a figure: ours does that itself."""
 
     toolitems: Any = [  # noqa: RUF012  # as the base class has it
-        item for item in NavigationToolbar2QT.toolitems if item[3] not in ("configure_subplots", None)
+        item
+        for item in NavigationToolbar2QT.toolitems
+        if item[3] not in ("configure_subplots", "edit_parameters", None)
     ]
-
-    def __init__(self, canvas: QuietCanvas, parent: QWidget) -> None:
-        super().__init__(canvas, parent, coordinates=True)  # type: ignore[no-untyped-call]
-        for action in self.actions():
-            if action.text() == "Customize":
-                self.removeAction(action)
 
 
 class QuietCanvas(FigureCanvasQTAgg):
-    """Its figure is to be changed by :meth:`change` only: the thread may be drawing it.
+    """Draws its figure in a thread, where ``renew_figure`` first brings it up to date; nothing else may change it.
 
     Moving and zooming by the toolbar are exceptions, which at worst cost a picture that is drawn again at once.
     """
 
     _drawn = Signal(object)
 
-    def __init__(self, figure: Figure) -> None:
+    def __init__(self, figure: Figure, renew_figure: Callable[[], None]) -> None:
         super().__init__(figure)  # type: ignore[no-untyped-call]
+        self._renew_figure = renew_figure
         self._image: QImage | None = None
-        self._changes: list[Callable[[], None]] = []
+        self._is_stale = False
         self._asked = False
         self._drawing = False
         self._lock = threading.Lock()  # of the figure
         self._drawn.connect(self._show)
 
-    def change(self, change: Callable[[], None]) -> None:
-        """Call ``change`` in the drawing thread, and draw the figure again."""
-        self._changes.append(change)
+    def renew(self) -> None:
+        """Have the figure brought up to date, and draw it again."""
+        self._is_stale = True
         self.draw_idle()
 
     def draw(self) -> None:
@@ -166,11 +151,6 @@ class QuietCanvas(FigureCanvasQTAgg):
         if is_placed and not getattr(self, "_drawing", True):
             self._drawing = True
             QTimer.singleShot(_LATER_MS, self._begin)
-
-    def _begin(self) -> None:
-        self._asked = False
-        changes, self._changes = self._changes, []
-        threading.Thread(target=self._work, args=(changes,), name="celltrain-plot", daemon=True).start()
 
     def print_figure(self, *args: Any, **kwargs: Any) -> Any:
         with self._lock:
@@ -185,25 +165,24 @@ class QuietCanvas(FigureCanvasQTAgg):
         self._draw_rect_callback(painter)  # type: ignore[no-untyped-call]  # the frame of the zoom tool
         painter.end()
 
-    def _work(self, changes: list[Callable[[], None]]) -> None:
-        image = None
+    def _begin(self) -> None:
+        threading.Thread(target=self._work, args=(self._is_stale,), name="celltrain-plot", daemon=True).start()
+        self._asked = self._is_stale = False
+
+    def _work(self, is_stale: bool) -> None:
+        pixels = None
         try:
             with self._lock, background_work():
-                for change in changes:
-                    change()
-                image = self._render()
+                if is_stale:
+                    self._renew_figure()
+                width, height = (max(1, int(size)) for size in self.figure.bbox.size)
+                renderer: Any = RendererAgg(width, height, self.figure.dpi)  # type: ignore[no-untyped-call]
+                self.figure.draw(renderer)
+                pixels = np.array(renderer.buffer_rgba())
         except Exception as error:  # a picture must never end anything; the next one may succeed
             logger.warning("The plot could not be drawn.", exc_info=error)
-        try:
-            self._drawn.emit(image)
-        except RuntimeError:  # the canvas was deleted meanwhile
-            return
-
-    def _render(self) -> np.ndarray:
-        width, height = (int(size) for size in self.figure.bbox.size)
-        renderer: Any = RendererAgg(max(1, width), max(1, height), self.figure.dpi)  # type: ignore[no-untyped-call]
-        self.figure.draw(renderer)
-        return np.array(renderer.buffer_rgba())
+        with contextlib.suppress(RuntimeError):  # the canvas was deleted meanwhile
+            self._drawn.emit(pixels)
 
     def _show(self, pixels: np.ndarray | None) -> None:
         self._drawing = False

@@ -11,16 +11,7 @@ from typing import TYPE_CHECKING
 from napari.utils.notifications import show_error
 from qtpy.QtCore import Qt, QUrl, Signal
 from qtpy.QtGui import QDesktopServices
-from qtpy.QtWidgets import (
-    QFileDialog,
-    QHBoxLayout,
-    QLabel,
-    QPushButton,
-    QSizePolicy,
-    QSpinBox,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QSpinBox, QVBoxLayout, QWidget
 from superqt import QFlowLayout
 
 from napari_celltrain.runs.folder import RunFolder
@@ -37,7 +28,7 @@ from napari_celltrain.widgets.run.shown import PredictionLayers, PredictionRow
 from napari_celltrain.widgets.segment.input_panel import LayerBox, place_of, volume_of
 from napari_celltrain.widgets.segment.parts import RunRow
 from napari_celltrain.widgets.segment.work import LOADING, Result, SegmentOptions, segment_volume
-from napari_celltrain.widgets.theme import plain_label, tooltip
+from napari_celltrain.widgets.theme import button, fill, plain_label, tooltip
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -74,9 +65,8 @@ class RunPanel(QWidget):
         self.button.setMinimumWidth(90)
         self.state = plain_label()
         self.state.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.watch_button = _button(
-            "Watch a run…", "Open the folder of a run that goes on elsewhere, or that has ended"
-        )
+        help_text = "Open the folder of a run that goes on elsewhere, or that has ended"
+        self.watch_button = button("Watch a run…", help_text, self._press_watch)
         self.progress = RunProgress()
         self.message = plain_label()
         self.log = RunLog()
@@ -85,14 +75,17 @@ class RunPanel(QWidget):
         self.predictions = PredictionLayers(viewer, self)
         self.previews = PredictionRow(viewer, self.predictions)
         self._lay_out()
-        self._connect()
+        self.button.clicked.connect(self.press)
+        self.end_row.resumeRequested.connect(self._resume)
+        self.end_row.settings_button.clicked.connect(self.settingsRequested)
+        self.end_row.open_button.clicked.connect(self._open_folder)
+        controller.stateChanged.connect(self._renew)
+        controller.eventsReceived.connect(self._add)
         self._renew()
         if controller.is_busy:
             self.progress.begin()
         if controller.events:  # which happened before this panel was there
             self._add(controller.events)
-
-    # --- the run ------------------------------------------------------------------------------------------------
 
     @property
     def has_run(self) -> bool:
@@ -126,43 +119,22 @@ class RunPanel(QWidget):
         with _errors_shown():
             self._controller.watch(RunFolder.open(path))
 
-    def reset_choices(self, *_: object) -> None:
-        self.segment_row.reset_choices()
-
-    # --- the parts ----------------------------------------------------------------------------------------------
-
     def _lay_out(self) -> None:
-        head = QHBoxLayout()
-        middle = Qt.AlignmentFlag.AlignVCenter
-        head.addWidget(self.button, 0, middle)
-        head.addWidget(self.state, 1)
-        head.addWidget(self.watch_button, 0, middle)
+        head = fill(QHBoxLayout(), self.button, self.state, self.watch_button)
+        head.setStretchFactor(self.state, 1)
+        for push_button in (self.button, self.watch_button):
+            head.setAlignment(push_button, Qt.AlignmentFlag.AlignVCenter)
         self.scroll_area = TabPage()  # what does not fit a low window is scrolled to, and never cut
-        column = self.scroll_area.column
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(4)
-        for part in (self.progress, self.message, self.end_row, self.segment_row, self.previews):
-            column.addWidget(part)
-        column.addWidget(self.log, 1)
-        layout = QVBoxLayout(self)
+        parts = (self.progress, self.message, self.end_row, self.segment_row, self.previews, self.log)
+        fill(self.scroll_area.column, *parts, spacing=4).setStretchFactor(self.log, 1)
+        layout = fill(QVBoxLayout(self), head, self.scroll_area, spacing=4)
         layout.setContentsMargins(6, 6, 6, 6)
-        layout.setSpacing(4)
-        layout.addLayout(head)
-        layout.addWidget(self.scroll_area, 1)
-
-    def _connect(self) -> None:
-        self.button.clicked.connect(self.press)
-        self.watch_button.clicked.connect(self._press_watch)
-        self.end_row.resumeRequested.connect(self._resume)
-        self.end_row.settings_button.clicked.connect(self.settingsRequested)
-        self.end_row.open_button.clicked.connect(self._open_folder)
-        self._controller.stateChanged.connect(self._renew)
-        self._controller.eventsReceived.connect(self._add)
+        layout.setStretchFactor(self.scroll_area, 1)
 
     def _add(self, events: tuple[Event, ...]) -> None:
         folder = self._controller.folder
         with drawn_once(self):
-            self.log.setFolder(folder)
+            self.log.folder = folder
             self.log.addEvents(events)
             self.progress.addEvents(events)
             self.predictions.add_events(events, folder)
@@ -190,7 +162,16 @@ class RunPanel(QWidget):
         self.message.setVisible(bool(controller.message))
         for widget in (self.progress, self.log, self.scroll_area):
             widget.setVisible(self.has_run)
-        self._renew_end()
+        if not busy:
+            self.progress.end()
+        folder = controller.folder
+        ended = not busy and folder is not None and folder.path.is_dir()
+        model = folder.path if ended and folder is not None and (folder.model / "model.yaml").is_file() else None
+        self.end_row.setVisible(ended)
+        self.segment_row.setVisible(model is not None)
+        self.segment_row.setModel(model)
+        if ended:
+            self.end_row.setRun(controller.config, controller.history())
 
     def _state_text(self) -> str:
         controller = self._controller
@@ -205,21 +186,6 @@ class RunPanel(QWidget):
         if controller.watching and controller.state != "idle":
             text = f"Watching: {text.lower()}"
         return text
-
-    def _renew_end(self) -> None:
-        controller = self._controller
-        folder = controller.folder
-        ended = not controller.is_busy and folder is not None and folder.path.is_dir()
-        if not controller.is_busy:
-            self.progress.end()
-        has_model = ended and folder is not None and (folder.model / "model.yaml").is_file()
-        self.end_row.setVisible(ended)
-        self.segment_row.setVisible(has_model)
-        self.segment_row.setModel(folder.path if has_model and folder is not None else None)
-        if ended:
-            self.end_row.setRun(controller.config, controller.history())
-
-    # --- buttons --------------------------------------------------------------------------------------------------
 
     def _press_watch(self) -> None:
         if self._controller.is_busy:
@@ -251,21 +217,17 @@ class EndRow(QWidget):
         self._planned: int | None = None
         self.open_button = QPushButton("Open results folder")
         self.settings_button = QPushButton("Use these settings again")
-        self.resume_button = _button("Resume", "Train on from the last saved state, as if the run had never ended")
+        help_text = "Train on from the last saved state, as if the run had never ended"
+        self.resume_button = button("Resume", help_text, self._resume)
         self.epochs = QSpinBox()
         self.epochs.setAccessibleName("Last epoch of the resumed run")
         training_on = QWidget()
-        row = QHBoxLayout(training_on)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self.resume_button)
-        row.addWidget(QLabel("until epoch"))
-        row.addWidget(self.epochs)
+        fill(QHBoxLayout(training_on), self.resume_button, QLabel("until epoch"), self.epochs)
         layout = QFlowLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
         for widget in (self.open_button, self.settings_button, training_on):
             layout.addWidget(widget)
-        self.resume_button.clicked.connect(self._resume)
 
     def setRun(self, config: RunConfig | None, history: History) -> None:
         """A run that has done all its epochs is offered twice as many."""
@@ -294,11 +256,7 @@ class SegmentRow(QWidget):
         help_text = "Add a labels layer with what the best model of this run finds in the layer"
         self.run = RunRow("Segment a layer with this model", help_text, "Segmenting")
         self.layer = LayerBox(viewer, "image", "Layer to segment", "An image layer that holds a volume")
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(2)
-        layout.addWidget(self.run)
-        layout.addWidget(self.layer)
+        fill(QVBoxLayout(self), self.run, self.layer, spacing=2)
         self.run.started.connect(self._start)
         self.layer.valueChanged.connect(self._renew)
         self._renew()
@@ -326,15 +284,8 @@ class SegmentRow(QWidget):
                 name = f"{layer.name} segmentation"
                 add_layer(self._viewer, "labels", place.shaped(result.labels), name=name, **place.options)
 
-            self.run.start(
-                partial(segment_volume, model=self._model, image=volume, options=SegmentOptions()), show, LOADING
-            )
-
-
-def _button(text: str, tip: str) -> QPushButton:
-    button = QPushButton(text)
-    button.setToolTip(tooltip(tip))
-    return button
+            work = partial(segment_volume, model=self._model, image=volume, options=SegmentOptions())
+            self.run.start(work, show, LOADING)
 
 
 @contextmanager

@@ -8,17 +8,8 @@ from pathlib import Path
 
 from napari.utils import progress
 from napari.utils.notifications import show_error
-from qtpy.QtCore import QObject, QSize, QTimer
-from qtpy.QtWidgets import (
-    QFileDialog,
-    QHBoxLayout,
-    QLabel,
-    QPlainTextEdit,
-    QProgressBar,
-    QPushButton,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtCore import QObject
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPlainTextEdit, QProgressBar, QVBoxLayout, QWidget
 
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.values.events import (
@@ -34,7 +25,8 @@ from napari_celltrain.values.events import (
 )
 from napari_celltrain.values.text import describe, duration, printable, scores
 from napari_celltrain.widgets.layers import PAUSE_MS
-from napari_celltrain.widgets.theme import plain_label
+from napari_celltrain.widgets.responsive import timer
+from napari_celltrain.widgets.theme import button, fill, plain_label
 
 MAX_LINES = 5000
 """What is older is in ``training.log``."""
@@ -52,10 +44,7 @@ class Activity(QObject):
         super().__init__(parent)
         self._bar: progress | None = None
         self._wanted = (0, 0, "")
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(PAUSE_MS)
-        self._timer.timeout.connect(self._move)
+        self._timer = timer(self, self._move, PAUSE_MS)
         self._timer.start()  # napari has the whole window drawn for a new bar: not while a run is begun
 
     def show(self, done: int, total: int, text: str) -> None:
@@ -87,14 +76,12 @@ class RunProgress(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.epochs = _bar("Epochs")
-        self.steps = _bar("Steps")
+        self.epochs = QProgressBar()
+        self.epochs.setAccessibleName("Epochs")
+        self.steps = QProgressBar()
+        self.steps.setAccessibleName("Steps")
         self.numbers = plain_label()
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(3)
-        for widget in (self.epochs, self.steps, self.numbers):
-            layout.addWidget(widget)
+        fill(QVBoxLayout(self), self.epochs, self.steps, self.numbers, spacing=3)
         self._activity: Activity | None = None
         self.clear()
 
@@ -131,12 +118,17 @@ class RunProgress(QWidget):
             self._add(event)
         self.numbers.setText(self._numbers())
         if self._activity is not None:
-            self._activity.show(*self._overall())
+            per_epoch = self._steps_per_epoch  # 0 while it is not known
+            total = self.epochs.maximum() * per_epoch
+            steps = self.steps.value() if self.steps.format().startswith("Step") else 0
+            done = min(self.epochs.value() * per_epoch + steps, total)
+            self._activity.show(done, total, self.epochs.text() if per_epoch else self.steps.format())
 
     def _add(self, event: Event) -> None:
         match event:
             case Prepared():
-                _show(self.steps, event.done, event.total, _stage(event.stage))
+                stage = printable(event.stage).replace("%", "%\N{WORD JOINER}")  # else `%v` of a name becomes a number
+                _show(self.steps, event.done, event.total, f"{stage[:1].upper()}{stage[1:]} …")
             case Started():
                 self._finished = None
                 self._is_stopping = False
@@ -166,14 +158,6 @@ class RunProgress(QWidget):
     def _show_step(self, step: int) -> None:
         _show(self.steps, step, self._steps_per_epoch, "Step %v of %m")
 
-    def _overall(self) -> tuple[int, int, str]:
-        """Steps done, of how many, and the epoch in words; (0, 0) while that is not known."""
-        if not self._steps_per_epoch:
-            return 0, 0, self.steps.format()
-        steps = self.steps.value() if self.steps.format().startswith("Step") else 0
-        total = self.epochs.maximum() * self._steps_per_epoch
-        return min(self.epochs.value() * self._steps_per_epoch + steps, total), total, self.epochs.text()
-
     def _numbers(self) -> str:
         if self._finished is not None:
             best = self._finished
@@ -189,18 +173,6 @@ class RunProgress(QWidget):
         return "   ".join(filter(None, parts))
 
 
-def _stage(stage: str) -> str:
-    """Qt would put numbers for the ``%v`` of a file's name."""
-    text = printable(stage).replace("%", "%\N{WORD JOINER}")
-    return f"{text[:1].upper()}{text[1:]} …"
-
-
-def _bar(name: str) -> QProgressBar:
-    bar = QProgressBar()
-    bar.setAccessibleName(name)
-    return bar
-
-
 def _show(bar: QProgressBar, value: int, total: int, text: str) -> None:
     """Of no total, the text alone: a bar that says "busy" by moving has the whole window drawn all the time."""
     bar.setFormat(text)
@@ -208,52 +180,40 @@ def _show(bar: QProgressBar, value: int, total: int, text: str) -> None:
     bar.setValue(min(value, total))
 
 
-class _Lines(QPlainTextEdit):
-    def sizeHint(self) -> QSize:
-        """A few lines will do: it takes what room is left, and claims none from what stands above it."""
-        return QSize(super().sizeHint().width(), _LOG_HEIGHT)
-
-
 class RunLog(QWidget):
     """The log of a run, following its last line unless the user has scrolled up to read."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._folder: RunFolder | None = None
-        self.text = _Lines()
+        self.text = QPlainTextEdit()
         self.text.setReadOnly(True)
         self.text.setMaximumBlockCount(MAX_LINES)
         self.text.setMinimumHeight(_LOG_HEIGHT)
+        # it takes what room is left, and claims none from what stands above it
+        policy = self.text.sizePolicy()
+        policy.setVerticalPolicy(policy.Policy.Ignored)
+        self.text.setSizePolicy(policy)
         self.text.setAccessibleName("Log")
         self.text.setTabChangesFocus(True)  # Tab leaves the log, as it leaves every other control
-        self._follows = True
         bar = self.text.verticalScrollBar()
         assert bar is not None
         self._bar = bar
         bar.actionTriggered.connect(self._note_scrolling)
         bar.rangeChanged.connect(self._keep_at_end)
-        self.save_button = QPushButton("Save log…")
-        self.save_button.setToolTip("Save the log so far as a text file; at the end it is in the run folder anyway")
-        self.save_button.clicked.connect(self._ask_and_save)
-        head = QHBoxLayout()
-        head.addWidget(QLabel("Log"))
-        head.addStretch()
-        head.addWidget(self.save_button)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(2)
-        layout.addLayout(head)
-        layout.addWidget(self.text, 1)
+        help_text = "Save the log so far as a text file; at the end it is in the run folder anyway"
+        self.save_button = button("Save log…", help_text, self._ask_and_save)
+        label = QLabel("Log")
+        head = fill(QHBoxLayout(), label, self.save_button)
+        head.setStretchFactor(label, 1)
+        fill(QVBoxLayout(self), head, self.text, spacing=2).setStretchFactor(self.text, 1)
         self.clear()
 
     def clear(self) -> None:
         self.text.clear()
         self._follows = True
-        self._folder = None
+        self.folder: RunFolder | None = None
+        """That of the run, as soon as there is one."""
         self.save_button.setEnabled(False)
-
-    def setFolder(self, folder: RunFolder | None) -> None:
-        self._folder = folder
 
     def addEvents(self, events: Iterable[Event]) -> None:
         lines = [describe(event) for event in events if not isinstance(event, StepDone)]
@@ -267,13 +227,13 @@ class RunLog(QWidget):
 
     def saveTo(self, path: Path) -> None:
         """The whole log: of the run folder where there is one, with its times. Raises ``OSError``."""
-        if self._folder is not None and self._folder.log_file.is_file():
-            path.write_bytes(self._folder.log_file.read_bytes())
+        if self.folder is not None and self.folder.log_file.is_file():
+            path.write_bytes(self.folder.log_file.read_bytes())
         else:
             path.write_text(self.text.toPlainText() + "\n", encoding="utf-8")
 
     def _note_scrolling(self, action: int) -> None:
-        """The user's own scrolling, not what the text does by itself."""
+        """After the user's own scrolling, not what the text does by itself."""
         self._follows = self._bar.sliderPosition() >= self._bar.maximum() - 1
 
     def _keep_at_end(self, low: int, high: int) -> None:
@@ -282,7 +242,7 @@ class RunLog(QWidget):
             self._bar.setValue(high)
 
     def _ask_and_save(self) -> None:
-        start = self._folder.name if self._folder is not None else "training"
+        start = self.folder.name if self.folder is not None else "training"
         name, _ = QFileDialog.getSaveFileName(self, "Save log", f"{start}.log", "Log (*.log *.txt)")
         if not name:
             return

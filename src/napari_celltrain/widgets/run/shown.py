@@ -13,28 +13,22 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from napari.layers import Labels
 from napari.qt.threading import create_worker
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.notifications import show_warning
 from qtpy.QtCore import QObject, QSignalBlocker, Qt, QTimer, Signal
-from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QMainWindow, QPushButton, QSlider, QWidget
+from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QMainWindow, QSlider, QWidget
 
 from napari_celltrain.data.differences import DESCRIPTIONS, Difference
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.values.events import EpochDone, Event, Failed, Finished, Started, Validated
 from napari_celltrain.widgets.background import Background, Job
-from napari_celltrain.widgets.layers import (
-    PAUSE_MS,
-    beside_the_others,
-    find_layer,
-    show_layer,
-    sized,
-    undisturbed,
-)
+from napari_celltrain.widgets.layers import PAUSE_MS, beside_the_others, find_layer, show_layer, sized, undisturbed
 from napari_celltrain.widgets.previews import Preview, PreviewVolume, open_preview_volume, read_preview
-from napari_celltrain.widgets.responsive import SHARE, drawn_once, redraw_seconds
+from napari_celltrain.widgets.responsive import SHARE, drawn_once, redraw_seconds, timer
 from napari_celltrain.widgets.run.controller import RunController
-from napari_celltrain.widgets.theme import tooltip
+from napari_celltrain.widgets.theme import button, fill, tooltip
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -55,7 +49,11 @@ COLORS = {
 LONGEST_REST = 20.0
 """Seconds: a prediction is renewed that often even where it takes the window long to show it."""
 _NUM_REDRAWS = 2  # to renew the prediction and its errors
-_OVER = object()
+
+_HEIGHT = 250  # of the curves
+_LATER_MS = 90  # after a start, which has enough to show by itself
+_CORNER = Qt.Corner.BottomRightCorner
+_DRAWN = (Started, EpochDone, Validated, Finished, Failed)
 
 _warmed_up: set[np.dtype[Any]] = set()
 
@@ -74,18 +72,13 @@ class PredictionLayers(QObject):
         self._reading.failed.connect(self._fail)
         self._reading.ended.connect(self._load)
         self._steps: Iterator[None] | None = None
-        self._turn = QTimer(self)
-        self._turn.timeout.connect(self._step)
-        self._rest = QTimer(self)
-        self._rest.timeout.connect(self._load)
-        for timer in (self._turn, self._rest):
-            timer.setSingleShot(True)
+        self._turn = timer(self, self._step, PAUSE_MS)
+        self._rest = timer(self, self._load)
         self.forget()
 
     def forget(self) -> None:
         """Begin again with another run; its layers take the place of the old ones."""
         self._reading.cancel()
-        self._turn.stop()
         self._rest.stop()
         self._steps = None
         self._folder: RunFolder | None = None
@@ -96,7 +89,6 @@ class PredictionLayers(QObject):
         self._where: dict[str, Any] = {}
         self._failed = False
         self._ended = False
-        self._seconds = 0.0
         self.epoch: int | None = None
         """That of the layers."""
         self.epochsChanged.emit()
@@ -113,7 +105,7 @@ class PredictionLayers(QObject):
 
     def set_enabled(self, enabled: bool) -> None:
         self._enabled = enabled
-        self._load_now()
+        self._load(now=True)
 
     def add_events(self, events: tuple[Event, ...], folder: RunFolder | None) -> None:
         paths = {e.epoch: e.preview for e in events if isinstance(e, Validated) and e.preview is not None}
@@ -121,33 +113,24 @@ class PredictionLayers(QObject):
         if folder is None or not (paths or self._ended):
             return
         self._folder = folder
+        self._paths |= paths
         if paths:
-            self._paths |= paths
             self.epochsChanged.emit()
-        if self._ended:
-            self._load_now()
-        else:
-            self._load()
+        self._load(now=self._ended)
 
     def show_epoch(self, epoch: int | None) -> None:
         """Go back to ``epoch``, or with None follow the run again."""
         self._chosen = epoch
-        self._load_now()
+        self._load(now=True)
 
-    # --- reading, in a thread ------------------------------------------------------------------------------
-
-    def _load_now(self) -> None:
-        self._rest.stop()
-        self._load()
-
-    def _load(self) -> None:
-        """Read what is to be seen, unless it is seen already; while something is being read, when that is done."""
+    def _load(self, *, now: bool = False) -> None:
+        """Read what is to be seen, unless it is seen already: at once where ``now``, else after the rest."""
+        if now:
+            self._rest.stop()
         wanted = self._wanted()
-        if wanted is None or self._folder is None or self._failed or not self._enabled:
-            return
-        if self.is_busy or self._rest.isActive() or wanted == self.epoch:
-            return
-        self._reading.start(partial(_read, self._folder, self._volume, self._paths[wanted], wanted))
+        may_read = self._enabled and not (self._failed or self.is_busy or self._rest.isActive())
+        if may_read and self._folder is not None and wanted is not None and wanted != self.epoch:
+            self._reading.start(partial(_read, self._folder, self._volume, self._paths[wanted], wanted))
 
     def _wanted(self) -> int | None:
         return self._chosen if self._chosen in self._paths else max(self._paths, default=None)
@@ -157,10 +140,7 @@ class PredictionLayers(QObject):
         if self._folder is not None and self._folder.path.is_dir():  # where all is gone, the run itself says so
             show_warning(f"The live prediction cannot be shown. {message}")
 
-    # --- layers, in the thread of the window -----------------------------------------------------------------
-
     def _show(self, loaded: tuple[PreviewVolume, Preview]) -> None:
-        self._seconds = 0.0
         self._steps = self._put(*loaded)
         self._step()
 
@@ -170,20 +150,20 @@ class PredictionLayers(QObject):
         begun = time.perf_counter()
         try:
             with undisturbed(self._viewer):
-                is_over = next(self._steps, _OVER) is _OVER
+                next(self._steps, None)
         except Exception:  # napari shows it; the layers that are left would hardly fare better
             self._steps = None
             self._failed = True
             raise
         self._seconds += time.perf_counter() - begun
-        if is_over:
-            self._steps = None
+        if self._steps is None:
             self._load()
         else:
-            self._turn.start(PAUSE_MS)
+            self._turn.start()
 
     def _put(self, volume: PreviewVolume, preview: Preview) -> Iterator[None]:
         """One layer at a time: each costs the window up to a tenth of a second, mostly inside napari."""
+        self._seconds = 0.0
         is_renewed = {PREDICTION, ERRORS} <= self._added
         if self._volume is None:
             self._volume = volume
@@ -204,6 +184,7 @@ class PredictionLayers(QObject):
         if is_renewed and not self._ended and self._chosen is None:
             seconds = self._seconds + _NUM_REDRAWS * redraw_seconds()
             self._rest.start(int(1000 * min(seconds / SHARE, LONGEST_REST)))
+        self._steps = None
 
     def _set(self, name: str, kind: str, data: Any, **looks: Any) -> Any:
         """Renew a layer, or add it; one that the user has removed since stays away until the next run."""
@@ -221,35 +202,24 @@ class PredictionRow(QWidget):
         self._viewer = viewer
         self._layers = layers
         self.box = QCheckBox("Show predictions")
-        self.box.setToolTip(
-            tooltip(
-                "At each validation, show one validation volume, its labels, the prediction and its errors as layers"
-            )
-        )
+        shown = "one validation volume, its labels, the prediction and its errors"
+        self.box.setToolTip(tooltip(f"At each validation, show {shown} as layers"))
         self.box.setChecked(True)
         self.slider = QSlider(Qt.Orientation.Horizontal)
         self.slider.setAccessibleName("Epoch of the prediction shown")
         self.label = QLabel()
-        self.find_button = QPushButton("Go there")
-        self.find_button.setToolTip(tooltip("Move the view so that all layers are seen, the predictions among them"))
-        row = QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self.box)
-        row.addWidget(self.slider, 1)
-        row.addWidget(self.label)
-        row.addWidget(self.find_button)
-        self.find_button.clicked.connect(self._find)
-        self.box.toggled.connect(self._toggle)
+        help_text = "Move the view so that all layers are seen, the predictions among them"
+        self.find_button = button("Go there", help_text, self._find)
+        row = fill(QHBoxLayout(self), self.box, self.slider, self.label, self.find_button)
+        row.setStretchFactor(self.slider, 1)
+        self.box.toggled.connect(layers.set_enabled)
+        self.box.toggled.connect(self._renew)
         self.slider.valueChanged.connect(self._go_to)
         layers.epochsChanged.connect(self._renew)
         self._renew()
 
     def _find(self) -> None:
         self._viewer.reset_view()
-
-    def _toggle(self, on: bool) -> None:
-        self._layers.set_enabled(on)
-        self._renew()
 
     def _renew(self) -> None:
         epochs = self._layers.epochs
@@ -285,8 +255,6 @@ def warm_up(*dtypes: np.dtype[Any]) -> None:
     It loads pandas and parts of scikit-image and of scipy (a camera's angles), compiles by numba, where installed, how
     numbers become colours, and has vispy work out the dashes of the lines that tools draw with.
     """
-    from napari.layers import Labels
-
     for dtype in {*dtypes, np.dtype(np.uint8)} - _warmed_up:
         Labels(np.ones((1, 2, 2), dtype), features={"index": [1]}).colormap.map(np.ones((2, 2), dtype))
         _warmed_up.add(dtype)
@@ -304,14 +272,6 @@ def error_looks(kinds: Container[Difference] = frozenset(Difference)) -> dict[st
         "colormap": DirectLabelColormap(color_dict=colors),
         "features": {"index": [int(d) for d in DESCRIPTIONS], "difference": list(DESCRIPTIONS.values())},
     }
-
-
-# --- curves ------------------------------------------------------------------------------------------------
-
-_HEIGHT = 250
-_LATER_MS = 90  # after a start, which has enough to show by itself
-_CORNER = Qt.Corner.BottomRightCorner
-_DRAWN = (Started, EpochDone, Validated, Finished, Failed)
 
 
 class CurvesDock(QObject):
@@ -353,18 +313,17 @@ class CurvesDock(QObject):
         if self._is_removed or self._is_opening or self._is_docked():
             return
         self._is_opening = True
-        worker = create_worker(import_curves)
+        # in a thread: it takes half a second, and minutes where matplotlib looks for fonts for the first time
+        worker = create_worker(importlib.import_module, "napari_celltrain.widgets.run.curves")
         worker.returned.connect(self._dock)
         worker.start()
 
-    def _dock(self) -> None:
-        from napari_celltrain.widgets.run.curves import CurvesPlot
-
+    def _dock(self, curves: Any) -> None:
         self._is_opening = False
         if self._is_removed:
             return
         self._drop()  # one that was closed by its ✕
-        self.plot = CurvesPlot(self._viewer)
+        self.plot = curves.CurvesPlot(self._viewer)
         with drawn_once(self._widget.window() or self._widget):
             dock = self._viewer.window.add_dock_widget(self.plot, name="CellTrain curves", area="bottom")
             window = self.plot.window()
@@ -386,8 +345,3 @@ class CurvesDock(QObject):
     def _draw(self, events: tuple[Event, ...]) -> None:
         if self.plot is not None and self._is_docked() and any(isinstance(event, _DRAWN) for event in events):
             self.plot.show_history(self._controller.history())
-
-
-def import_curves() -> None:
-    """For a thread: it takes half a second, and minutes where matplotlib looks for fonts for the first time."""
-    importlib.import_module("napari_celltrain.widgets.run.curves")

@@ -26,6 +26,7 @@ from napari_celltrain.values.events import (
     Event,
     Failed,
     Finished,
+    Prepared,
     Saved,
     Started,
     StepDone,
@@ -38,14 +39,14 @@ from napari_celltrain.values.events import (
 from napari_celltrain.widgets import responsive
 from napari_celltrain.widgets.background import explain
 
-Batch = tuple[Event, ...]
-
 MAX_BATCH = 1000
 """So that even the past of a long run is taken in small bites."""
 PAUSES = (0.25, 5.0)
 """Seconds between two batches, at least and at most."""
 NOT_BEGUN = "Training was stopped before it had begun; nothing was trained."
 _SUPERSEDED = (StepDone, ValidationProgressed)  # only the latest of these counts
+PASSING = (*_SUPERSEDED, Prepared)
+"""Of no interest once they are past."""
 _URGENT = (Started, StopRequested, Warned, Finished, Failed)
 _REACHED = (EpochDone, Validated, Saved)
 
@@ -57,12 +58,13 @@ class RunSource(ABC):
     """Whether the run goes on when napari is closed."""
 
     def __init__(self, results: Path, folder: RunFolder | None = None) -> None:
+        self.results = results
+        """The folder in which that of the run is made."""
         self.folder = folder
         """None until training has started in it."""
         self.stop_request: StopRequest | None = None
         """The most urgent stop asked for by :meth:`request_stop`."""
         self.left = False
-        self._results = results
         self._begun = False
 
     @abstractmethod
@@ -73,7 +75,7 @@ class RunSource(ABC):
         """Seconds between two batches, where the later one ends with ``last``."""
         return responsive.pause(*PAUSES)
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[tuple[Event, ...]]:
         """What happens, as it happens; every error comes as :class:`Failed`, never as an exception."""
         waiting: list[Event] = []
         last = 0.0
@@ -113,27 +115,20 @@ class RunSource(ABC):
 
     def _noted(self) -> Iterator[Sequence[Event]]:
         try:
+            if self.folder is not None and not self._begun:  # resumed: curves and predictions go on where they ended
+                with contextlib.suppress(CellTrainError, OSError):  # resuming itself will say so
+                    yield [event for event in self.folder.read_events() if isinstance(event, _REACHED)]
             for events in self._looks():
                 for event in events:
                     if isinstance(event, Started) and not self._begun:
-                        self._enter(event)
+                        self.folder = self.folder or RunFolder(self.results / event.run)
+                        self._begun = True
+                        if self.stop_request is not None:
+                            with contextlib.suppress(RunFolderError):
+                                self.folder.request_stop(self.stop_request == "stop-now")
                 yield events
         except Exception as error:  # also RuntimeError, which napari's worker would swallow
             yield [Failed(message=explain(error, "Training"), time=time.time())]
-
-    def _enter(self, started: Started) -> None:
-        self.folder = self.folder or RunFolder(self._results / started.run)
-        self._begun = True
-        if self.stop_request is not None:
-            with contextlib.suppress(RunFolderError):
-                self.folder.request_stop(self.stop_request == "stop-now")
-
-    def _past(self) -> list[Event]:
-        """What a run that is resumed has reached: its curves and predictions go on where they ended."""
-        if self.folder is not None:
-            with contextlib.suppress(CellTrainError, OSError):  # resuming itself will say so
-                return [event for event in self.folder.read_events() if isinstance(event, _REACHED)]
-        return []
 
 
 class ProcessRun(RunSource):
@@ -144,8 +139,7 @@ class ProcessRun(RunSource):
         self.child = child
 
     def _looks(self) -> Iterator[Sequence[Event]]:
-        yield self._past()
-        yield from process.follow(self.child, self._last_word, lambda: self.left)
+        return process.follow(self.child, self._last_word, lambda: self.left)
 
     def request_stop(self, now: bool) -> None:
         super().request_stop(now)
@@ -193,7 +187,6 @@ class ThreadRun(RunSource):
     def _looks(self) -> Iterator[Sequence[Event]]:
         # libgomp's threads spin while they wait and starve the window; it reads this when torch is first loaded
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        yield self._past()
         events: Iterable[Event] = ()
         try:
             with responsive.background_work():

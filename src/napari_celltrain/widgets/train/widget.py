@@ -18,7 +18,7 @@ from napari_celltrain.values.events import EpochDone, Event, Started
 from napari_celltrain.widgets.background import Background
 from napari_celltrain.widgets.forms.focus import FocusRing
 from napari_celltrain.widgets.preferences import ask_and_load, ask_and_save, last_run, preferences
-from napari_celltrain.widgets.run.closing import CloseGuard, DeferredClose
+from napari_celltrain.widgets.run.closing import CloseGuard, close_undocked
 from napari_celltrain.widgets.run.controller import RunController, shared_controller
 from napari_celltrain.widgets.run.panel import RunPanel
 from napari_celltrain.widgets.run.shown import CurvesDock
@@ -83,7 +83,7 @@ class TrainWidget(QWidget):
     def reset_choices(self, *_: object) -> None:
         """The layers of the viewer have changed (napari connects this by its name)."""
         self.data_tab.reset_choices()
-        self.panel.reset_choices()
+        self.panel.segment_row.reset_choices()
 
     def load_settings(self) -> None:
         config = ask_and_load(self, self.data_tab.value().results)
@@ -308,7 +308,7 @@ class TrainWidget(QWidget):
         self.curves.remove()
         if not self.controller.is_busy:
             self.controller.dismiss()
-        DeferredClose(self, window, self.controller)
+        close_undocked(self, window, self.controller)
 
 
 def _running_folder(path: Path) -> RunFolder | None:
