@@ -14,6 +14,7 @@ from qtpy.QtWidgets import QApplication
 from balls import make_pair
 from napari_celltrain.widgets.background import Job
 from napari_celltrain.widgets.segment.widget import SegmentWidget
+from napari_celltrain.widgets.segment.work import PREDICTING
 from tiny_models import VOXEL_SIZE
 
 UNITS = ("um", "um", "um")
@@ -66,7 +67,7 @@ def held_at_the_network() -> Iterator[list[Job]]:
     tell = Job.tell
 
     def wait_for_cancel(job: Job, done: int, total: int, text: str = "") -> None:
-        if total:
+        if total and text == PREDICTING:  # not the progress of other work, as of the data check
             jobs.append(job)
             job.cancelled.wait(30)
         tell(job, done, total, text)
