@@ -66,7 +66,7 @@ class ScriptedLearner:
 
     def step(self, batch: Batch, rate: float, num_items: int) -> float:
         self.rates.append(rate)
-        assert num_items == batch.num_items
+        assert num_items == len(batch.image)
         return next(self._losses) if self._losses else 1.0
 
     def weights(self) -> dict[str, Any]:
