@@ -75,8 +75,8 @@ def count(number: int, noun: str) -> str:
 
 
 def sizes(values: Iterable[float]) -> str:
-    """Such as ``51 × 130 × 130`` or ``1.75 × 0.8 × 0.8``: whole numbers in full, others with three digits."""
-    return " × ".join(str(int(value)) if isinstance(value, Integral) else f"{value:.3g}" for value in values)
+    """Such as ``51 × 130 × 130`` or ``1.75 × 0.8 × 0.8``: whole numbers in full, others with four digits."""
+    return " × ".join(str(int(value)) if isinstance(value, Integral) else f"{value:.4g}" for value in values)
 
 
 def duration(seconds: float) -> str:
