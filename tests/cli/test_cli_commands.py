@@ -261,7 +261,7 @@ def test_only_options_of_the_command_are_named(monkeypatch):
         settings = ("data.axes", "data.label_kind", "data.normalization")
         raise DataError(Problem("code", "a.tif", "is wrong.", "Give the right one.", settings=settings))
 
-    importlib.import_module("napari_celltrain.evaluate.score_files")  # it needs the real one
+    importlib.import_module("napari_celltrain.evaluate.tables")  # it needs the real one
     stand_in(monkeypatch, "napari_celltrain.evaluate", "evaluation", evaluate=refuse)
     with pytest.raises(DataError, match=r"one \(--label-kind, --set data\.normalization=…\)\.$"):
         invoke("evaluate", "a", "b")

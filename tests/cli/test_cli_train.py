@@ -271,7 +271,7 @@ class TestInterrupts:
 
     def test_the_first_says_what_the_second_does(self, session, celltrain, monkeypatch):
         said: list[str] = []
-        monkeypatch.setattr("napari_celltrain.cli.display.report_at_once", said.append)
+        monkeypatch.setattr("napari_celltrain.cli.follow.report_at_once", said.append)
         session.events = [signal.SIGINT, FINISHED]
         celltrain(*ARGUMENTS)
         assert "(Ctrl-C again: end after this batch)" in said[0]
@@ -335,7 +335,7 @@ class TestResume:
 def test_the_live_display_draws_all_events(session, tmp_path):
     from rich.console import Console
 
-    from napari_celltrain.cli.display import LiveDisplay
+    from napari_celltrain.cli.follow import LiveDisplay
 
     console = Console(force_terminal=True, width=100, file=open(os.devnull, "w"), record=True)  # noqa: SIM115
     settings = RunConfig(run_name="[red]run")
@@ -357,7 +357,7 @@ def test_the_live_display_draws_all_events(session, tmp_path):
 def test_the_live_numbers_are_one_line(width):
     from rich.console import Console
 
-    from napari_celltrain.cli.display import LiveDisplay
+    from napari_celltrain.cli.follow import LiveDisplay
 
     console = Console(force_terminal=True, width=width, file=open(os.devnull, "w"))  # noqa: SIM115
     display = LiveDisplay(console)
@@ -378,7 +378,7 @@ def test_only_whole_epochs_count_as_done(session, tmp_path, steps, done):
     """An epoch that a stop cuts short ends, too."""
     from rich.console import Console
 
-    from napari_celltrain.cli.display import LiveDisplay
+    from napari_celltrain.cli.follow import LiveDisplay
 
     console = Console(force_terminal=True, width=80, file=open(os.devnull, "w"))  # noqa: SIM115
     display = LiveDisplay(console)

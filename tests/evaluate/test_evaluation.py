@@ -17,7 +17,7 @@ from napari_celltrain.data.differences import Difference
 from napari_celltrain.engine.scores import Counts, VoxelCounts
 from napari_celltrain.evaluate import evaluation
 from napari_celltrain.evaluate.evaluation import Evaluation, VolumeScores
-from napari_celltrain.evaluate.score_files import write_evaluation
+from napari_celltrain.evaluate.tables import write_evaluation
 from napari_celltrain.io import volume
 from napari_celltrain.io.volume import fingerprint
 from napari_celltrain.io.volumes import open_labels

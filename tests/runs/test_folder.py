@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from napari_celltrain.runs import folder as folder_module
-from napari_celltrain.runs import lock as lock_module
-from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.runs.lock import Owner
+from napari_celltrain.runs import folder as lock_module
+from napari_celltrain.runs.folder import Owner, RunFolder
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import ConfigError, RunFolderError
 from napari_celltrain.values.events import EpochDone, Logged, to_json

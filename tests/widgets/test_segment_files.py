@@ -15,7 +15,7 @@ from qtpy.QtGui import QDropEvent
 
 from balls import write_pairs
 from napari_celltrain.io.volumes import open_labels
-from napari_celltrain.predict.process import PredictRequest
+from napari_celltrain.runs.process import PredictRequest
 from napari_celltrain.values.decoding import ObjectDecoding
 from napari_celltrain.values.errors import CellTrainError
 from napari_celltrain.widgets.background import Job

@@ -61,7 +61,7 @@ def evaluate(
             "A run folder knows itself what its labels mean. Leave out the options on data, or give LABELS."
         )
     data = override(RunConfig(), overrides).data
-    from napari_celltrain.evaluate import evaluation, score_files
+    from napari_celltrain.evaluate import evaluation, tables
 
     if labels is None:
         steps = evaluation.evaluate_run(predictions)
@@ -69,11 +69,11 @@ def evaluate(
         kind, ignored = data.label_kind, data.ignore_value
         steps = evaluation.evaluate(predictions, labels, label_kind=kind, ignore_value=ignored)
     found = show_progress(steps, "Comparing … {0} of {1}, {2}")
-    paths = score_files.write_evaluation(found, output) if output is not None else ()
+    paths = tables.write_evaluation(found, output) if output is not None else ()
     for problem in found.problems:
         report("Warning", str(worded(problem)))
     if json:
-        write_line(score_files.scores_json(found).rstrip())
+        write_line(tables.scores_json(found).rstrip())
         return
     console().print(score_table(found))
     for path in paths:
@@ -141,7 +141,7 @@ def measure(
 ) -> None:
     """Measure every object: position, volume, shape, and intensity where there are images."""
     data = override(RunConfig(), overrides).data
-    from napari_celltrain.evaluate.measure import measure_files
+    from napari_celltrain.evaluate.tables import measure_files
 
     steps = measure_files(labels, output, image=image, axes=data.axes, voxel_size=data.voxel_size)
     found = show_progress(steps, "Measuring {2} … {0} of {1} objects")

@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from napari_celltrain.cli.display import Display, make_display
-from napari_celltrain.cli.follow import follow, refusals_shown
+from napari_celltrain.cli.follow import Display, follow, make_display, refusals_shown
 from napari_celltrain.cli.options import (
     TRAINING_OPTIONS,
     Json,

@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic import ValidationError
 
-from napari_celltrain.cli.display import make_display
-from napari_celltrain.cli.follow import follow, refusals_shown
+from napari_celltrain.cli.follow import follow, make_display, refusals_shown
 from napari_celltrain.cli.options import (
     AXES,
     CHANNEL,

@@ -36,7 +36,7 @@ from napari_celltrain.io.axes import Region, zyx
 from napari_celltrain.io.volume import LazyArray, Volume, voxels_in
 from napari_celltrain.io.writer import CHUNK
 from napari_celltrain.nets.normalize import IntensityStatistics
-from napari_celltrain.runs.lock import owner_of, run_lock
+from napari_celltrain.runs.folder import owner_of, run_lock
 from napari_celltrain.runs.model import ModelCard, model_folder
 from napari_celltrain.runs.model_package import CARD, WEIGHTS
 from napari_celltrain.values import files

@@ -10,9 +10,8 @@ from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QResizeEvent
 from qtpy.QtWidgets import QBoxLayout, QCheckBox, QLabel, QLineEdit, QSizePolicy, QWidget
 
-from napari_celltrain.widgets.forms.focus import Frame
 from napari_celltrain.widgets.forms.inputs import ComboBox, NumberBox
-from napari_celltrain.widgets.theme import plain_label, tooltip
+from napari_celltrain.widgets.theme import Frame, plain_label, tooltip
 
 
 class Editor(QWidget):

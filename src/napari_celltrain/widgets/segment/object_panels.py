@@ -229,7 +229,7 @@ class ScoresPanel(ObjectPanel):
 
     def _write(self, path: Path) -> str:
         from napari_celltrain.evaluate.evaluation import Evaluation
-        from napari_celltrain.evaluate.score_files import write_evaluation
+        from napari_celltrain.evaluate.tables import write_evaluation
 
         assert self.scores is not None
         paths = write_evaluation(Evaluation(self._kind, (self.scores,), self.scores), path)

@@ -14,11 +14,10 @@ from qtpy.QtCore import QEvent, QSize, Qt, QTimer
 from qtpy.QtGui import QKeySequence, QShortcut, QShowEvent
 from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow, QWidget
 
-from napari_celltrain.predict.process import PredictRequest
+from napari_celltrain.runs.process import PredictRequest
 from napari_celltrain.values.config import DataConfig
 from napari_celltrain.values.errors import DataError
 from napari_celltrain.values.text import count
-from napari_celltrain.widgets.forms.focus import FocusRing
 from napari_celltrain.widgets.forms.rows import Fold, TabPage, column
 from napari_celltrain.widgets.layers import add_layer, full_resolution, undisturbed
 from napari_celltrain.widgets.preferences import preferences
@@ -37,6 +36,7 @@ from napari_celltrain.widgets.segment.work import (
     segment_files,
     segment_volume,
 )
+from napari_celltrain.widgets.theme import FocusRing
 
 if TYPE_CHECKING:
     from napari import Viewer

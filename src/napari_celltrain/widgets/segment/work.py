@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from napari_celltrain.data.differences import mark_wrong
 from napari_celltrain.io.axes import zyx
 from napari_celltrain.io.volume import ArrayVolume, LazyArray
-from napari_celltrain.predict.process import PredictRequest, segment_in_process
 from napari_celltrain.runs.model import ModelCard
+from napari_celltrain.runs.process import PredictRequest, segment_in_process
 from napari_celltrain.values.config import LabelKind, Spacing
 from napari_celltrain.values.decoding import ObjectDecoding
 from napari_celltrain.values.errors import CellTrainError, DataError

@@ -16,12 +16,12 @@ from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import CellTrainError
 from napari_celltrain.values.events import EpochDone, Event, Started
 from napari_celltrain.widgets.background import Background
-from napari_celltrain.widgets.forms.focus import FocusRing
 from napari_celltrain.widgets.preferences import ask_and_load, ask_and_save, last_run, preferences
 from napari_celltrain.widgets.run.closing import CloseGuard, close_undocked
 from napari_celltrain.widgets.run.controller import RunController, shared_controller
 from napari_celltrain.widgets.run.panel import RunPanel
 from napari_celltrain.widgets.run.shown import CurvesDock
+from napari_celltrain.widgets.theme import FocusRing
 from napari_celltrain.widgets.train.advice import data_facts
 from napari_celltrain.widgets.train.augmentation_tab import AugmentationTab
 from napari_celltrain.widgets.train.data_check import start_problems, texts_of
