@@ -9,7 +9,6 @@ from qtpy.QtGui import QCloseEvent
 from qtpy.QtWidgets import QMainWindow, QMessageBox, QPushButton, QWidget
 
 from napari_celltrain.widgets.preferences import preferences
-from napari_celltrain.widgets.responsive import timer
 from napari_celltrain.widgets.run.controller import RunController
 
 Answer = Literal["keep training", "stop", "cancel"]
@@ -102,20 +101,25 @@ def ask_after_undocking(window: QWidget, controller: RunController) -> None:
         controller.request_stop(now=True)
 
 
-def close_undocked(widget: QWidget, window: QMainWindow, controller: RunController) -> None:
-    """Close ``widget``, which was taken out of its dock, once napari is done with that.
+class DeferredClose(QObject):
+    """What is left to do when the widget has been taken out of its dock, once napari is done with that.
 
-    If the window is deleted before, nothing is left to do.
+    It is a child of the window: if that is deleted before, nothing is left to do.
     """
 
-    def close() -> None:
-        clock.deleteLater()
-        if widget.parent() is None:  # else docked again elsewhere
-            widget.deleteLater()
-            ask_after_undocking(window, controller)
+    def __init__(self, widget: QWidget, window: QMainWindow, controller: RunController) -> None:
+        super().__init__(window)
+        self._widget: QWidget | None = widget
+        self._window = window
+        self._controller = controller
+        QTimer.singleShot(0, self._finish)
 
-    clock = timer(window, close)
-    clock.start()
+    def _finish(self) -> None:
+        widget, self._widget = self._widget, None
+        self.deleteLater()
+        if widget is not None and widget.parent() is None:  # else docked again elsewhere
+            widget.deleteLater()
+            ask_after_undocking(self._window, self._controller)
 
 
 def _is_torn_down(window: QMainWindow) -> bool:

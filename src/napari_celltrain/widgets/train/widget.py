@@ -17,7 +17,7 @@ from napari_celltrain.values.errors import CellTrainError
 from napari_celltrain.values.events import EpochDone, Event, Started
 from napari_celltrain.widgets.background import Background
 from napari_celltrain.widgets.preferences import ask_and_load, ask_and_save, last_run, preferences
-from napari_celltrain.widgets.run.closing import CloseGuard, close_undocked
+from napari_celltrain.widgets.run.closing import CloseGuard, DeferredClose
 from napari_celltrain.widgets.run.controller import RunController, shared_controller
 from napari_celltrain.widgets.run.panel import RunPanel
 from napari_celltrain.widgets.run.shown import CurvesDock
@@ -308,7 +308,7 @@ class TrainWidget(QWidget):
         self.curves.remove()
         if not self.controller.is_busy:
             self.controller.dismiss()
-        close_undocked(self, window, self.controller)
+        DeferredClose(self, window, self.controller)
 
 
 def _running_folder(path: Path) -> RunFolder | None:
