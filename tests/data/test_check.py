@@ -351,3 +351,14 @@ def test_misfits_are_found_in_real_volumes(folder, turn, expected):
     labels = open_volume(REAL / "labels" / "Emb06_t351.tif")
     folder(image.read()[:, :120, :120], np.ascontiguousarray(turn(labels.read()[:, :120, :120])))
     assert [code for code, _ in codes(check(folder))] == expected
+
+
+def test_alignment_when_the_last_slab_is_thinner_than_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A volume of 97 planes is read in slabs; the last one holds a single plane, which fills no cell."""
+    monkeypatch.setattr("napari_celltrain.io.volume.SLAB_VOXELS", 48 * 20 * 20)
+    labels = np.zeros((97, 20, 20), np.uint8)
+    labels[20:40, 5:12, 5:12] = 1
+    image = labels * np.uint8(100) + np.random.default_rng(0).integers(0, 20, labels.shape, np.uint8)
+    assert alignment_problems("a.tif", image, labels, LabelScheme("objects")) == []
+    [problem] = alignment_problems("a.tif", np.roll(image, 24, 0), labels, LabelScheme("objects"))
+    assert problem.code == "labels-shifted"

@@ -241,7 +241,8 @@ def _block_means(slab: NDArray[Any], factors: tuple[int, ...]) -> Cells:
     kept = tuple(slice(length // factor * factor) for length, factor in zip(slab.shape, factors, strict=True))
     cells: Cells = slab[kept].astype(np.float32)
     for axis in (2, 1, 0):
-        blocks = cells.reshape(*cells.shape[:axis], -1, factors[axis], *cells.shape[axis + 1 :])
+        count = cells.shape[axis] // factors[axis]
+        blocks = cells.reshape(*cells.shape[:axis], count, factors[axis], *cells.shape[axis + 1 :])
         cells = blocks.mean(axis=axis + 1, dtype=np.float32)
     return cells
 
