@@ -10,6 +10,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
+from hypothesis import settings
+
+# the same examples in every run: a test that finds something new must not fail by chance
+settings.register_profile("suite", derandomize=True, deadline=None, database=None, max_examples=200)
+settings.load_profile("suite")
 
 
 def pytest_collection_finish() -> None:

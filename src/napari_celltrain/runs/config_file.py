@@ -11,7 +11,7 @@ from typing import Any, Literal, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from napari_celltrain.values import files
+from napari_celltrain.values import outside
 from napari_celltrain.values.config import SCHEMA_VERSION, AugmentationSpec, DataConfig, RunConfig, TrainingConfig
 from napari_celltrain.values.errors import ConfigError, Problem, raise_problems
 from napari_celltrain.values.fields import AUGMENTATIONS_PATH, FieldFacts, all_fields, augmentation_classes, field_names
@@ -91,23 +91,15 @@ HEADER = """\
 
 def load_config(path: Path) -> RunConfig:
     """Read a configuration. Raises ``ConfigError`` that names the file, and each field that is wrong."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(files.MAX_YAML_BYTES + 1)
-    except FileNotFoundError:
-        raise ConfigError(f"There is no configuration {path}. `celltrain config --output {path}` writes one.") from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
-    try:
-        return parse_config(content.decode("utf-8-sig"), str(path))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not a configuration: it is not text in UTF-8.") from error
+    if outside.kind_of(path) is None:
+        raise ConfigError(f"There is no configuration {path}. `celltrain config --output {path}` writes one.")
+    return parse_config(outside.read_text(path, ConfigError, outside.MAX_YAML_BYTES), str(path))
 
 
 def parse_config(text: str, source: str) -> RunConfig:
     """The configuration in a YAML ``text``, which errors call ``source``."""
     try:
-        content = files.load_yaml(text)
+        content = outside.load_yaml(text)
         if not isinstance(content, dict | None):
             raise ConfigError(f"{source} is not a configuration: it must hold settings such as `training:`.")
         return RunConfig.model_validate(content or {})
@@ -184,7 +176,7 @@ def _block(model: BaseModel, content: dict[str, Any], prefix: str, commented: bo
             for spec, item in zip(value, content[name], strict=True):
                 lines += _list_item(spec, item, commented, depth + 1)
         else:
-            lines.append(f"{indent}{name}: {files.yaml_scalar(content[name])}")
+            lines.append(f"{indent}{name}: {outside.yaml_scalar(content[name])}")
     return lines
 
 
@@ -212,7 +204,7 @@ def _value(facts: FieldFacts, text: str) -> Any:
     if get_origin(facts.type) is tuple and not facts.section and not text.startswith("["):
         text = f"[{text.strip('()')}]"
     try:
-        return files.load_yaml(text)
+        return outside.load_yaml(text)
     except ValueError:
         return text  # validation then says what was expected instead
 

@@ -24,7 +24,7 @@ from napari_celltrain.nets.models import MODELS, NetworkSpec, build_network, loa
 from napari_celltrain.nets.normalize import IntensityStatistics
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.runs.model_package import CARD, WEIGHTS, read_packed_card, read_packed_weights
-from napari_celltrain.values import files
+from napari_celltrain.values import outside
 from napari_celltrain.values.config import ZYX, Frozen, LabelKind, Spacing
 from napari_celltrain.values.decoding import OBJECT_MAPS, ObjectDecoding, Target
 from napari_celltrain.values.errors import ModelFileError
@@ -176,8 +176,8 @@ def read_card(path: Path) -> ModelCard:
     packed = is_package(path)
     where = f"{CARD} in {path}" if packed else str(model_folder(path) / CARD)
     try:
-        text = read_packed_card(path) if packed else Path(where).read_text(encoding="utf-8")
-        return ModelCard.model_validate(files.load_yaml(text))
+        text = read_packed_card(path) if packed else outside.read_text(Path(where), ModelFileError)
+        return ModelCard.model_validate(outside.load_yaml(text))
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
@@ -185,7 +185,7 @@ def read_card(path: Path) -> ModelCard:
             f"{where} is damaged or of a newer version: {field or 'the file'}: {first['msg']}. "
             f"({error.error_count()} such problems.)"
         ) from error
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ModelFileError(f"{where} cannot be read. {error}") from error
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from napari_celltrain.io.tensors import parse_tensors
-from napari_celltrain.values import files
+from napari_celltrain.values import outside
 from napari_celltrain.values.errors import ModelFileError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def read_packed_card(path: Path) -> str:
     """The text of the card in a zip. Raises :class:`ModelFileError` with one sentence."""
     card, _ = _find_model(path)
     try:
-        return _read(path, card, files.MAX_YAML_BYTES).decode("utf-8")
+        return _read(path, card, outside.MAX_YAML_BYTES).decode("utf-8")
     except UnicodeDecodeError:
         raise ModelFileError(f"{card} in {path.name} is not text. Export the model again.") from None
 
