@@ -4,7 +4,6 @@ import importlib
 import os
 import subprocess
 import sys
-import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -418,16 +417,14 @@ def test_demo_goes_the_whole_way(monkeypatch, tmp_path):
 
 class TestAsAProgram:
     @pytest.mark.parametrize(("argument", "more"), [("--help", ("scipy", "rich.progress")), ("list", ())])
-    def test_help_is_quick_and_loads_no_torch(self, argument, more):
+    def test_help_loads_no_torch(self, argument, more):
         code = (
             f"import sys; sys.argv = ['celltrain', {argument!r}]\n"
             "from napari_celltrain.cli import main\n"
             "try: main()\n"
             f"finally: print({{'torch', 'monai', 'napari', 'matplotlib', *{more}}} & set(sys.modules))"
         )
-        start = time.perf_counter()
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert time.perf_counter() - start < 10  # generous: other tests may run beside it
         assert result.stdout.splitlines()[-1] == "set()"
 
     def test_module_and_exit_code(self, tmp_path):

@@ -341,8 +341,8 @@ def test_the_live_display_draws_all_events(session, tmp_path):
     settings = RunConfig(run_name="[red]run")
     settings = settings.model_copy(update={"data": settings.data.model_copy(update={"results": tmp_path})})
     display = LiveDisplay(console)
-    finished, _ = follow_module.follow(session.run(settings), display)
-    assert finished == FINISHED
+    last, _ = follow_module.follow(session.run(settings), display)
+    assert last[Finished] == FINISHED
     display.show(Prepared(stage="reading [b]a.tif", done=1, total=2))
     console.print(display._picture())
     text = console.export_text()

@@ -7,17 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_celltrain.cli.options import (
-    AXES,
-    IGNORE_VALUE,
-    LABEL_KIND,
-    VOXEL_SIZE,
-    Overrides,
-    argument,
-    option,
-    with_options,
-    worded,
-)
+from napari_celltrain.cli.options import Overrides, argument, option, output_to, with_options, worded
 from napari_celltrain.cli.terminal import console, report, say, show_progress, text, write_line
 from napari_celltrain.runs.config_file import override
 from napari_celltrain.values.config import RunConfig
@@ -30,7 +20,7 @@ if TYPE_CHECKING:
     from napari_celltrain.evaluate.evaluation import Evaluation, VolumeScores
 
 
-@with_options(LABEL_KIND, IGNORE_VALUE)
+@with_options("data.label_kind", "data.ignore_value")
 def evaluate(
     predictions: Annotated[
         Path,
@@ -44,12 +34,7 @@ def evaluate(
     ] = None,
     output: Annotated[
         Path | None,
-        option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            help="Folder for scores.csv, scores.json and scores.png; earlier ones are replaced.",
-        ),
+        output_to(metavar="DIR", help="Folder for scores.csv, scores.json and scores.png; earlier ones are replaced."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the scores as one JSON object.")] = False,
     *,
@@ -90,10 +75,9 @@ def score_table(found: Evaluation) -> Table:
     rows = [_cells(scores) for scores in (*found.volumes, found.pooled)]
     for index, title in enumerate(rows[0]):
         table.add_column(title, justify="right" if index else "left", overflow="fold", no_wrap=bool(index))
-    for row in rows[:-1]:
-        table.add_row(*map(text, row.values()))
-    table.add_section()
-    table.add_row(*map(text, rows[-1].values()), style="bold")
+    for row in rows:
+        style = "bold" if row is rows[-1] else ""
+        table.add_row(*map(text, row.values()), style=style, end_section=row is rows[-2])
     return table
 
 
@@ -118,19 +102,16 @@ def _score(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-@with_options(AXES, VOXEL_SIZE)
+@with_options("data.axes", "data.voxel_size")
 def measure(
     labels: Annotated[Path, argument(help="Folder of the labels, or one file.")],
     output: Annotated[
         Path,
-        option(
-            "--output", "-o", metavar="FILE.csv", help="The table, a row for each object; an earlier one is replaced."
-        ),
+        output_to(metavar="FILE.csv", help="The table, a row for each object; an earlier one is replaced."),
     ],
     image: Annotated[
         Path | None,
         option(
-            "--image",
             metavar="PATH",
             help="Images in which intensities are measured, all channels: a folder, paired with the labels by name, "
             "or one file.",
@@ -144,9 +125,8 @@ def measure(
     from napari_celltrain.evaluate.tables import measure_files
 
     steps = measure_files(labels, output, image=image, axes=data.axes, voxel_size=data.voxel_size)
-    found = show_progress(steps, "Measuring {2} … {0} of {1} objects")
-    for problem in found.problems:
+    num_volumes, num_objects, problems = show_progress(steps, "Measuring {2} … {0} of {1} objects")
+    for problem in problems:
         report("Warning", str(worded(problem)))
-    objects, volumes = count(found.num_objects, "object"), count(found.num_volumes, "volume")
-    say(f"Measured {objects} of {volumes}.")
+    say(f"Measured {count(num_objects, 'object')} of {count(num_volumes, 'volume')}.")
     say(f"Saved {output}")

@@ -9,25 +9,16 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.text import Text
 
-from napari_celltrain.cli.terminal import (
-    ExitCode,
-    UnexpectedError,
-    console,
-    is_main_process,
-    report_at_once,
-    text,
-    write_line,
-    write_report,
-)
+from napari_celltrain.cli.terminal import ExitCode, console, is_main_process, mistake, report_at_once, text, write_line
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.values.errors import CellTrainError, RunFolderError
 from napari_celltrain.values.events import (
@@ -58,13 +49,12 @@ class Display:
     """Shows events between ``with`` and its end. This one shows none: of several processes that train together, the
     first shows them all."""
 
-    for_programs = False
-    """Whether a program reads it, which then wants to read of failures as events too."""
+    reader: Literal["nobody", "people", "programs"] = "nobody"
 
     def __enter__(self) -> Display:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         return None
 
     def show(self, event: Event) -> None:
@@ -78,6 +68,8 @@ class Display:
 class PlainDisplay(Display):
     """A line for each epoch, validation and message, for files and terminals that cannot move the cursor."""
 
+    reader = "people"
+
     def show(self, event: Event) -> None:
         line = None if isinstance(event, StepDone) else describe(event)
         if line is not None:
@@ -87,7 +79,7 @@ class PlainDisplay(Display):
 class JsonDisplay(Display):
     """One event a line, each with its time: also those from before there is a folder, whose writer gives them one."""
 
-    for_programs = True
+    reader = "programs"
 
     def show(self, event: Event) -> None:
         write_line(to_json(event if event.time else event.model_copy(update={"time": time.time()})))
@@ -96,25 +88,22 @@ class JsonDisplay(Display):
 class LiveDisplay(Display):
     """Two bars, the latest numbers, and above them what is worth keeping; drawn at its own pace."""
 
+    reader = "people"
+
     def __init__(self, console: Console) -> None:
         # the help of the command line needs neither
         from rich.live import Live
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+        columns = TextColumn("{task.description:<11}", markup=False), BarColumn(bar_width=None), MofNCompleteColumn()
         self._console = console
-        self._bars = Progress(
-            TextColumn("{task.description:<11}", markup=False),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            console=console,
-        )
+        self._bars = Progress(*columns, console=console)
         self._epochs: TaskID | None = None
         self._steps = self._bars.add_task("preparing", total=None)
         self._steps_per_epoch: int | None = None
         self._latest: Validated | None = None
         self._best: Validated | None = None
         self._loss: float | None = None
-        self._step_in_epoch = 0
         self._end: float | None = None
         self._notice = ""
         self._live = Live(
@@ -129,7 +118,7 @@ class LiveDisplay(Display):
         self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self._live.stop()
 
     def show(self, event: Event) -> None:
@@ -144,12 +133,8 @@ class LiveDisplay(Display):
     def _move(self, event: Event) -> None:
         match event:
             case Prepared():
-                self._bars.update(
-                    self._steps,
-                    description=printable(event.stage)[:36],
-                    completed=event.done,
-                    total=event.total or None,
-                )
+                stage, total = printable(event.stage)[:36], event.total or None
+                self._bars.update(self._steps, description=stage, completed=event.done, total=total)
             case Started():  # more than once where a run is resumed while it is watched
                 self._steps_per_epoch = event.steps_per_epoch
                 if self._epochs is None:
@@ -158,14 +143,11 @@ class LiveDisplay(Display):
                     self._steps = self._bars.add_task("step", total=event.steps_per_epoch)
                 self._bars.update(self._epochs, completed=event.first_epoch - 1, total=event.epochs)
             case StepDone():
-                self._loss = event.loss
-                self._step_in_epoch = event.step_in_epoch
-                total = self._steps_per_epoch
+                self._loss, total = event.loss, self._steps_per_epoch
                 self._bars.update(self._steps, description="step", completed=event.step_in_epoch, total=total)
             case EpochDone():
                 self._end = (event.time or time.time()) + event.remaining_seconds
-                cut_short = self._step_in_epoch != self._steps_per_epoch
-                if self._epochs is not None and not cut_short:
+                if self._epochs is not None and self._bars.tasks[-1].remaining == 0:  # else it was cut short
                     self._bars.update(self._epochs, completed=event.epoch)
             case ValidationProgressed():
                 self._bars.update(self._steps, description="validation", completed=event.done, total=event.total)
@@ -173,11 +155,9 @@ class LiveDisplay(Display):
                 self._latest = event
                 self._best = event if event.is_best else self._best
 
-    def _picture(self) -> RenderableType:
-        parts: list[RenderableType] = [self._bars.get_renderable(), self._numbers()]
-        if self._notice:
-            parts.append(text(self._notice, "bold yellow"))
-        return Group(*parts)
+    def _picture(self) -> Group:
+        notice = [text(self._notice, "bold yellow")] if self._notice else []
+        return Group(self._bars.get_renderable(), self._numbers(), *notice)
 
     def _numbers(self) -> Text:
         """Loss, Dice, best and remaining time, as far as they are known and fit one line."""
@@ -210,26 +190,20 @@ def make_display(json: bool) -> Display:
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
 
 
-class StopSignals:
-    """In ``with``, signals become stop requests in ``folder``; before it is known they end the program."""
+class StopSignals(ExitStack):
+    """Until it is closed, signals become stop requests in ``folder``; before that is known they end the program."""
 
     def __init__(self, display: Display) -> None:
+        super().__init__()
         self.folder: RunFolder | None = None
         self.exit_code = ExitCode.DONE
         self._display = display
         self._received = 0
-        self._previous: dict[Any, Any] = {}
-
-    def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
-        return self
+            for number in _SIGNALS:
+                self.callback(signal.signal, number, signal.signal(number, self._handle))
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: object) -> None:
         terminate = number == signal.SIGTERM
         ended = ExitCode.TERMINATED if terminate else ExitCode.INTERRUPTED
         if self.folder is None or self._received >= 2:
@@ -255,55 +229,45 @@ class StopSignals:
 
 
 def follow(
-    events: Iterator[Event], display: Display, folder_of: Callable[[Started], RunFolder] | None = None
-) -> tuple[Finished | None, RunFolder | None]:
-    """Show all ``events``; gives the last one, where training has finished, and the run folder.
+    events: Iterator[Event], display: Display, results: Path | None = None
+) -> tuple[dict[type, Any], RunFolder | None]:
+    """Show all ``events``; gives the last one of each kind, and the run folder.
 
-    ``folder_of`` finds the run folder when training starts: from then on Ctrl-C asks for a stop there.
+    ``results`` is where the run folder is made: from its start on, Ctrl-C asks for a stop there.
     Raises ``CellTrainError`` on any failure, ``typer.Exit`` after a stop by force.
     """
-    failed: Failed | None = None
-    finished: Finished | None = None
+    last: dict[type, Any] = {}
     with StopSignals(display) as signals:
         try:
-            with display:
+            with refusals_shown(display), display:
                 for event in events:
-                    if isinstance(event, Started) and folder_of is not None:
-                        signals.folder = folder_of(event)
-                    failed = event if isinstance(event, Failed) else failed
-                    finished = event if isinstance(event, Finished) else finished
-                    if display.for_programs or not isinstance(event, Failed):
-                        display.show(event)
-            if failed is not None:
-                raise CellTrainError(failed.message)
+                    if isinstance(event, Failed):
+                        raise CellTrainError(event.message)
+                    if isinstance(event, Started) and results is not None:
+                        signals.folder = RunFolder(results / event.run)
+                    last[type(event)] = event
+                    display.show(event)
         except KeyboardInterrupt:
             raise typer.Exit(signals.exit_code or ExitCode.INTERRUPTED) from None
-        except CellTrainError as error:
-            _tell_programs(display, failed, str(error))
+        except CellTrainError:
             raise
         except Exception as error:
-            report = write_report(error, signals.folder)
-            _tell_programs(display, failed, f"A mistake in this program: {error}")
-            raise UnexpectedError(error, report) from error
+            raise mistake(error, signals.folder) from error
         finally:
             if isinstance(events, Generator):
                 events.close()  # its clean-up must not wait for the garbage collector
     if signals.exit_code:
         raise typer.Exit(signals.exit_code)
-    return finished, signals.folder
+    return last, signals.folder
 
 
 @contextmanager
 def refusals_shown(display: Display) -> Iterator[None]:
-    """Around what is read before there are events: a program must read, as an event, why there will be none."""
+    """A program that reads events must read, as one of them, why there will be no more."""
     try:
         yield
-    except CellTrainError as error:
-        _tell_programs(display, None, str(error))
+    except Exception as error:
+        if display.reader == "programs":
+            ours = "" if isinstance(error, CellTrainError) else "A mistake in this program: "
+            display.show(Failed(message=f"{ours}{error}"))
         raise
-
-
-def _tell_programs(display: Display, failed: Failed | None, message: str) -> None:
-    """A program that reads events must read of every failure, once."""
-    if display.for_programs and failed is None:
-        display.show(Failed(message=message))

@@ -11,7 +11,7 @@ import typer
 from napari_celltrain import __version__
 from napari_celltrain.cli.evaluate import evaluate, measure
 from napari_celltrain.cli.prepare import check, config, list_choices
-from napari_celltrain.cli.terminal import MEANINGS, ExitCode, UnexpectedError, exit_code_of, report, write_report
+from napari_celltrain.cli.terminal import ExitCode, exit_code_of, mistake, report
 from napari_celltrain.cli.train import demo, resume, stop, train, watch
 from napari_celltrain.cli.use import export, predict
 from napari_celltrain.values.errors import CellTrainError
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: " + "; ".join(f"{code.value} {meaning}" for code, meaning in MEANINGS.items()) + ".",
+    epilog="Exit codes: " + "; ".join(f"{code.value} {code.meaning}" for code in ExitCode) + ".",
 )
 
 for _panel, _commands in {
@@ -60,12 +60,7 @@ def main() -> None:
         app(prog_name="celltrain")
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
-    except CellTrainError as error:
-        report("Error", str(error))
-        sys.exit(exit_code_of(error))
-    except UnexpectedError as crash:
-        report("Error", str(crash))
-        sys.exit(ExitCode.OUR_MISTAKE)
     except Exception as error:
-        report("Error", str(UnexpectedError(error, write_report(error, None))))
-        sys.exit(ExitCode.OUR_MISTAKE)
+        shown = error if isinstance(error, CellTrainError) else mistake(error)
+        report("Error", str(shown))
+        sys.exit(exit_code_of(shown))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 from pydantic import BaseModel
@@ -17,24 +17,28 @@ from rich.markup import escape
 from napari_celltrain.runs.config_file import absolute_paths, load_config, override, parse_config, setting_problems
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import CellTrainError, ConfigError, Problem
-from napari_celltrain.values.fields import all_fields, facts_of
+from napari_celltrain.values.fields import all_fields
 
 argument = partial(typer.Argument, show_default=False)
 option = partial(typer.Option, show_default=False)
+output_to = partial(option, "--output", "-o")
 Json = Annotated[bool, typer.Option("--json", help="Print events for programs, one JSON object a line.")]
+
+_METAVARS: dict[Any, str] = {int: "N", float: "F", Path: "PATH", tuple: "Z,Y,X", "model": "KEY", "loss": "KEY"}
+_OPPOSITES = {"augmentation.patches": "/--whole-images", "augmentation.augment": "/--no-augment"}
 
 
 @dataclass(frozen=True, slots=True)
 class FieldOption:
-    """``flag`` sets the field ``path`` of the configuration, or of ``model``; with ``opposite`` both are switches.
+    """Sets the field ``path`` of the configuration, or of ``model``.
 
-    ``help`` is for options that the field's own explanation does not fit; they stand among the command's own.
+    ``own_name`` is for parameters that are not called as the field. ``help`` is for options that the field's own
+    explanation does not fit; they stand among the command's own.
     """
 
-    flag: str
     path: str
-    metavar: str = "VALUE"
-    opposite: str = ""
+    metavar: str = ""
+    own_name: str = ""
     help: str = ""
     model: type[BaseModel] = RunConfig
     panel: str = ""
@@ -42,110 +46,81 @@ class FieldOption:
     @property
     def name(self) -> str:
         """Of the command's parameter."""
-        return self.flag.removeprefix("--").replace("-", "_")
+        return self.own_name or self.path.rpartition(".")[2]
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.name.replace('_', '-')}"
 
     def parameter(self) -> inspect.Parameter:
-        facts = all_fields()[self.path] if self.model is RunConfig else facts_of(self.model, self.path)
-        kind: Any = str
-        if facts.type is bool:
-            kind = bool
-        elif get_args(facts.type)[-1:] == (...,):
-            kind = list[str]
+        facts = all_fields(self.model)[self.path]
+        kind: Any = list[str] if get_args(facts.type)[-1:] == (...,) else bool if facts.type is bool else str
         default = str(facts.default).lower() if isinstance(facts.default, bool) else facts.default
         if default is None or self.model is not RunConfig:  # of other values the model or the run decides
             default = ""
         notes = "; ".join(filter(None, [facts.limits, f"default: {default}" if default != "" else ""]))
         section = self.path.partition(".")[0].capitalize() if "." in self.path else "Run"
         explanation = self.help or facts.help
+        usual = _METAVARS.get(get_origin(facts.type) or facts.type, self.name.rpartition("_")[2].upper())
         info = typer.Option(
-            f"{self.flag}/{self.opposite}" if self.opposite else self.flag,
+            f"{self.flag}{_OPPOSITES.get(self.path, '')}",
             help=escape(f"{explanation} ({notes})" if notes else explanation),  # brackets would be taken for markup
-            metavar=None if kind is bool else self.metavar,
+            metavar=None if kind is bool else self.metavar or _METAVARS.get(self.name, usual),
             rich_help_panel=None if self.help else self.panel or section,
             show_default=False,
         )
         return _keyword(self.name, Annotated[kind | None, info])
 
 
-IMAGES = FieldOption("--images", "data.images", "PATH")
-LABELS = FieldOption("--labels", "data.labels", "PATH")
-LABEL_KIND = FieldOption("--label-kind", "data.label_kind", "KIND")
-IGNORE_VALUE = FieldOption("--ignore-value", "data.ignore_value", "N")
-CHANNEL = FieldOption("--channel", "data.channel", "N")
-AXES = FieldOption("--axes", "data.axes", "AXES")
-VOXEL_SIZE = FieldOption("--voxel-size", "data.voxel_size", "Z,Y,X")
-PATCH_SIZE = FieldOption("--patch-size", "augmentation.patch_size", "Z,Y,X")
-
-TRAINING_OPTIONS = (
-    IMAGES,
-    LABELS,
-    FieldOption("--results", "data.results", "PATH"),
-    LABEL_KIND,
-    IGNORE_VALUE,
-    CHANNEL,
-    AXES,
-    VOXEL_SIZE,
-    FieldOption("--validation-fraction", "data.validation_fraction", "F"),
-    FieldOption("--validation-images", "data.validation_images", "PATH"),
-    FieldOption("--validation-labels", "data.validation_labels", "PATH"),
-    FieldOption("--patches", "augmentation.patches", opposite="--whole-images"),
-    PATCH_SIZE,
-    FieldOption("--samples-per-volume", "augmentation.samples_per_volume", "N"),
-    FieldOption("--augment", "augmentation.augment", opposite="--no-augment"),
-    FieldOption("--model", "training.model", "KEY"),
-    FieldOption("--model-size", "training.model_size", "SIZE"),
-    FieldOption("--starting-weights", "training.starting_weights", "PATH"),
-    FieldOption("--target", "training.target", "TARGET"),
-    FieldOption("--loss", "training.loss", "KEY"),
-    FieldOption("--epochs", "training.epochs", "N"),
-    FieldOption("--batch-size", "training.batch_size", "N"),
-    FieldOption("--validation-interval", "training.validation_interval", "N"),
-    FieldOption("--learning-rate", "training.learning_rate", "F"),
-    FieldOption("--seed", "training.seed", "N"),
-    FieldOption("--device", "training.device", "DEVICE"),
-    FieldOption("--max-minutes", "training.max_minutes", "F"),
-    FieldOption("--run-name", "run_name", "NAME"),
-)
-_FLAGS = {option.path: option.flag for option in TRAINING_OPTIONS}
+_TRAINING_FIELDS = {
+    "data.": "images labels results label_kind ignore_value channel axes voxel_size validation_fraction "
+    "validation_images validation_labels",
+    "augmentation.": "patches patch_size samples_per_volume augment",
+    "training.": "model model_size starting_weights target loss epochs batch_size validation_interval learning_rate "
+    "seed device max_minutes",
+    "": "run_name",
+}
+TRAIN_OPTIONS = [FieldOption(prefix + name) for prefix, names in _TRAINING_FIELDS.items() for name in names.split()]
+_FLAGS = {option.path: option.flag for option in TRAIN_OPTIONS}
 
 Overrides = list[str]
 """Settings from the command line, each as ``data.channel=1``."""
 
 
 def with_options(
-    *options: FieldOption, **groups: Sequence[FieldOption]
+    *options: FieldOption | str, **groups: Sequence[FieldOption]
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the ``options`` and ``--set``; those that are used become its argument ``overrides``.
+    """Give a command ``options`` (or those of the fields at such paths) and ``--set``; those that are used become its
+    argument ``overrides``.
 
     Those of each of the ``groups`` become the argument of that name: a dictionary from fields to values. All values
     are text: the model itself says what is wrong with them, about all at once.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(function, include_extras=True)
+        fields = dict(groups)
+        if "overrides" in hints:
+            settings = [FieldOption(each) if isinstance(each, str) else each for each in options]
+            fields = {"overrides": settings, **fields}
+
         def command(**arguments: Any) -> None:
-            # the options that were used, by their fields, taken out of the arguments
-            for name, group in groups.items():
+            for name, group in fields.items():
                 given = {option.path: arguments.pop(option.name) for option in group}
                 arguments[name] = {path: value for path, value in given.items() if value is not None}
-            if "overrides" in hints:
-                given = {option.path: arguments.pop(option.name) for option in options}
-                own = [
-                    f"{path}={str(value).lower() if isinstance(value, bool) else value}"
-                    for path, value in given.items()
-                    if value is not None
-                ]
-                arguments["overrides"] = own + (arguments.pop("set") or [])
+            if "overrides" in fields:
+                used = [f"{path}={value}" for path, value in arguments["overrides"].items()]
+                arguments["overrides"] = used + (arguments.pop("set") or [])
             try:
                 function(**arguments)
             except CellTrainError as error:
                 error.args = (explain(error, flags),)  # here it is known which options this command has
                 raise
 
-        hints = get_type_hints(function, include_extras=True)
-        own = [p for p in inspect.signature(function).parameters.values() if p.name not in ("overrides", *groups)]
+        own = [p for p in inspect.signature(function).parameters.values() if p.name not in fields]
         parameters = [p.replace(annotation=hints[p.name], kind=p.KEYWORD_ONLY) for p in own]
-        parameters += [option.parameter() for option in (*options, *(o for group in groups.values() for o in group))]
-        if "overrides" in hints:
+        parameters += [option.parameter() for group in fields.values() for option in group]
+        if "overrides" in fields:
             parameters.append(_keyword("set", _Settings))
         flags = {f"--{p.name.replace('_', '-')}" for p in parameters}
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it there
@@ -158,12 +133,11 @@ def with_options(
 
 _Settings = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--set",
         metavar="KEY=VALUE",
         help="Any other field of the configuration, such as data.normalization=zscore; may be given several times. "
         "`celltrain config` shows them all.",
-        show_default=False,
     ),
 ]
 

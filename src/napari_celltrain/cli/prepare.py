@@ -7,25 +7,14 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from napari_celltrain.cli.options import (
-    AXES,
-    CHANNEL,
-    IGNORE_VALUE,
-    LABEL_KIND,
-    PATCH_SIZE,
-    VOXEL_SIZE,
-    Overrides,
-    argument,
-    option,
-    with_options,
-    worded,
-)
+from napari_celltrain.cli.options import Overrides, argument, output_to, with_options, worded
 from napari_celltrain.cli.terminal import ExitCode, console, report, say, show_progress, text, write_line
 from napari_celltrain.registry import Registry
 from napari_celltrain.runs.config_file import absolute_paths, dump_config, override
@@ -40,7 +29,10 @@ if TYPE_CHECKING:
     from napari_celltrain.data.check import DataReport, PairReport
 
 
-@with_options(LABEL_KIND, IGNORE_VALUE, CHANNEL, AXES, VOXEL_SIZE, PATCH_SIZE)
+@with_options(
+    *(f"data.{name}" for name in ("label_kind", "ignore_value", "channel", "axes", "voxel_size")),
+    "augmentation.patch_size",
+)
 def check(
     images: Annotated[Path, argument(help="Folder of the images, or one file.")],
     labels: Annotated[Path, argument(help="Folder of the labels, or one file.")],
@@ -58,7 +50,8 @@ def check(
     settings = absolute_paths(override(RunConfig(), [*overrides, *paths]))
     steps = check_data(settings.data, patch_size=settings.augmentation.patch_size)
     found = show_progress(steps, "Reading the volumes … {0} of {1}, {2}")
-    problems = all_problems(found)
+    of_pairs = (problem for pair in found.pairs for problem in pair.problems)
+    problems = list(dict.fromkeys([*found.problems, *of_pairs]))  # each once
     if json:
         content = {"pairs": list(map(asdict, found.pairs)), "problems": list(map(asdict, problems))}
         write_line(json_module.dumps(content, default=str))
@@ -66,11 +59,6 @@ def check(
         _print(found, problems)
     if problems:
         raise typer.Exit(ExitCode.PROBLEMS_FOUND)
-
-
-def all_problems(found: DataReport) -> list[Problem]:
-    """Those of the whole and of each pair, each once."""
-    return list(dict.fromkeys([*found.problems, *(problem for pair in found.pairs for problem in pair.problems)]))
 
 
 def _print(found: DataReport, problems: list[Problem]) -> None:
@@ -154,7 +142,7 @@ def slurm_script(config: Path, nodes: int, gpus: int, time: str, partition: str 
     )
 
 
-_SLURM = "Job script for SLURM"
+_of_slurm = partial(typer.Option, rich_help_panel="Job script for SLURM")
 
 
 @with_options()
@@ -162,17 +150,13 @@ def config(
     config: Annotated[Path, typer.Argument(help="With --slurm: the configuration that the job trains.")] = Path(
         "config.yaml"
     ),
-    output: Annotated[Path | None, option("--output", "-o", metavar="FILE", help="Write to this file.")] = None,
+    output: Annotated[Path | None, output_to(metavar="FILE", help="Write to this file.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
-    slurm: Annotated[
-        bool, typer.Option("--slurm", help="Print a job script for sbatch instead.", rich_help_panel=_SLURM)
-    ] = False,
-    gpus: Annotated[int, typer.Option(metavar="N", min=1, help="GPUs on each node.", rich_help_panel=_SLURM)] = 1,
-    nodes: Annotated[int, typer.Option(metavar="M", min=1, help="Nodes.", rich_help_panel=_SLURM)] = 1,
-    time: Annotated[
-        str, typer.Option(metavar="HH:MM:SS", help="Longest time of the job.", rich_help_panel=_SLURM)
-    ] = "04:00:00",
-    partition: Annotated[str | None, option(metavar="NAME", help="Partition.", rich_help_panel=_SLURM)] = None,
+    slurm: Annotated[bool, _of_slurm("--slurm", help="Print a job script for sbatch instead.")] = False,
+    gpus: Annotated[int, _of_slurm(metavar="N", min=1, help="GPUs on each node.")] = 1,
+    nodes: Annotated[int, _of_slurm(metavar="M", min=1, help="Nodes.")] = 1,
+    time: Annotated[str, _of_slurm(metavar="HH:MM:SS", help="Longest time of the job.")] = "04:00:00",
+    partition: Annotated[str | None, _of_slurm(metavar="NAME", help="Partition.")] = None,
     *,
     overrides: Overrides,
 ) -> None:

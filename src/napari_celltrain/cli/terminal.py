@@ -19,14 +19,7 @@ from rich.text import Text
 
 from napari_celltrain import __version__
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.values.errors import (
-    CellTrainError,
-    ConfigError,
-    DataError,
-    DeviceError,
-    ModelFileError,
-    RunFolderError,
-)
+from napari_celltrain.values import errors
 from napari_celltrain.values.events import finish
 from napari_celltrain.values.text import printable
 
@@ -34,41 +27,42 @@ T = TypeVar("T")
 
 
 class ExitCode(IntEnum):
-    DONE = 0
-    PROBLEMS_FOUND = 1
-    USAGE = 2
-    DATA = 3
-    FILES = 4
-    DEVICE = 5
-    FAILED = 6
-    OUR_MISTAKE = 70
-    INTERRUPTED = 130
-    TERMINATED = 143
+    """Each with what it means."""
+
+    meaning: str
+
+    def __new__(cls, code: int, meaning: str) -> ExitCode:
+        member = int.__new__(cls, code)
+        member._value_, member.meaning = code, meaning
+        return member
+
+    DONE = 0, "done; also after a stop that was asked for once"
+    PROBLEMS_FOUND = 1, "`check` has found problems"
+    USAGE = 2, "a wrong option or setting"
+    DATA = 3, "images or labels cannot be used"
+    FILES = 4, "a run folder or model file cannot be used"
+    DEVICE = 5, "the computing device is missing or out of memory"
+    FAILED = 6, "training ended by another error"
+    OUR_MISTAKE = 70, "a mistake in this program"
+    INTERRUPTED = 130, "ended at once by Ctrl-C"
+    TERMINATED = 143, "ended at once by a signal to terminate, as of a cluster's time limit"
 
 
-MEANINGS = {
-    ExitCode.DONE: "done; also after a stop that was asked for once",
-    ExitCode.PROBLEMS_FOUND: "`check` has found problems",
-    ExitCode.USAGE: "a wrong option or setting",
-    ExitCode.DATA: "images or labels cannot be used",
-    ExitCode.FILES: "a run folder or model file cannot be used",
-    ExitCode.DEVICE: "the computing device is missing or out of memory",
-    ExitCode.FAILED: "training ended by another error",
-    ExitCode.OUR_MISTAKE: "a mistake in this program",
-    ExitCode.INTERRUPTED: "ended at once by Ctrl-C",
-    ExitCode.TERMINATED: "ended at once by a signal to terminate, as of a cluster's time limit",
+class UnexpectedError(errors.CellTrainError):
+    """A mistake of ours."""
+
+
+_OF_ERROR: dict[type[errors.CellTrainError], ExitCode] = {
+    errors.ConfigError: ExitCode.USAGE,
+    errors.DataError: ExitCode.DATA,
+    errors.RunFolderError: ExitCode.FILES,
+    errors.ModelFileError: ExitCode.FILES,
+    errors.DeviceError: ExitCode.DEVICE,
+    UnexpectedError: ExitCode.OUR_MISTAKE,
 }
 
-_OF_ERROR: dict[type[CellTrainError], ExitCode] = {
-    ConfigError: ExitCode.USAGE,
-    DataError: ExitCode.DATA,
-    RunFolderError: ExitCode.FILES,
-    ModelFileError: ExitCode.FILES,
-    DeviceError: ExitCode.DEVICE,
-}
 
-
-def exit_code_of(error: CellTrainError) -> ExitCode:
+def exit_code_of(error: errors.CellTrainError) -> ExitCode:
     return next((code for kind, code in _OF_ERROR.items() if isinstance(error, kind)), ExitCode.FAILED)
 
 
@@ -123,29 +117,16 @@ def show_progress(steps: Generator[tuple[int, int, str], None, T], sentence: str
         return finish(steps, lambda step: status.update(text(sentence.format(*step))))
 
 
-class UnexpectedError(Exception):
-    """A mistake of ours, with the ``report`` written about it (None where that failed too)."""
-
-    def __init__(self, error: BaseException, report: Path | None) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.report = report
-
-    def __str__(self) -> str:
-        kind = type(self.error).__name__
-        where = f" The full report is in {self.report}: please send it with yours." if self.report else ""
-        return f"Sorry, this is a mistake in celltrain itself ({kind}: {self.error}).{where}"
-
-
-def write_report(error: BaseException, folder: RunFolder | None) -> Path | None:
-    """The traceback of ``error``, in the run folder or, before there is one, among the temporary files."""
+def mistake(error: BaseException, folder: RunFolder | None = None) -> UnexpectedError:
+    """What a user reads of ``error``; its traceback goes to the run folder or, before there is one, to the temporary
+    files."""
+    now, where = datetime.now(), ""
     about = f"napari-celltrain {__version__}, Python {platform.python_version()}, {platform.platform()}"
-    content = "\n".join([about, f"{datetime.now():%Y-%m-%d %H:%M:%S}", "", *traceback.format_exception(error)])
-    name = f"celltrain-error-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
+    content = "\n".join([about, f"{now:%Y-%m-%d %H:%M:%S}", "", *traceback.format_exception(error)])
     for place in ([folder.path] if folder is not None else []) + [Path(tempfile.gettempdir())]:
-        try:
-            (place / name).write_text(content, encoding="utf-8", errors="backslashreplace")
-        except OSError:
-            continue
-        return place / name
-    return None
+        report = place / f"celltrain-error-{now:%Y%m%d-%H%M%S}-{os.getpid()}.log"
+        with contextlib.suppress(OSError):
+            report.write_text(content, encoding="utf-8", errors="backslashreplace")
+            where = f" The full report is in {report}: please send it with yours."
+            break
+    return UnexpectedError(f"Sorry, this is a mistake in celltrain itself ({type(error).__name__}: {error}).{where}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -11,16 +10,8 @@ import typer
 from rich.text import Text
 
 from napari_celltrain.cli.follow import Display, follow, make_display, refusals_shown
-from napari_celltrain.cli.options import (
-    TRAINING_OPTIONS,
-    Json,
-    Overrides,
-    argument,
-    option,
-    read_settings,
-    with_options,
-)
-from napari_celltrain.cli.terminal import console, is_main_process, say, text
+from napari_celltrain.cli.options import TRAIN_OPTIONS, Json, Overrides, argument, option, read_settings, with_options
+from napari_celltrain.cli.terminal import console, say, text
 from napari_celltrain.runs import process
 from napari_celltrain.runs.config_file import absolute_paths
 from napari_celltrain.runs.folder import RunFolder
@@ -35,14 +26,13 @@ REAL_NUM_EPOCHS = 12
 REAL_AUGMENTATION = AugmentationConfig(samples_per_volume=48)  # there is only one volume to take patches from
 MAX_MINUTES = 2.0
 
-# Below these the closing sentence does not call it a success.
-GOOD_DICE = 0.5
-GOOD_F1 = 0.5
+GOOD = 0.5
+"""Below such a Dice or F1 the closing sentence does not call it a success."""
 
 Run = Annotated[Path, argument(help="The run folder.")]
 
 
-@with_options(*TRAINING_OPTIONS)
+@with_options(*TRAIN_OPTIONS)
 def train(
     config: Annotated[
         Path | None,
@@ -66,9 +56,8 @@ def train(
         settings = read_settings(config, overrides)
     from napari_celltrain.runs import session
 
-    results = settings.data.results
-    finished, folder = follow(session.run(settings), display, lambda started: RunFolder(results / started.run))
-    _say_next(finished, folder, display)
+    last, folder = follow(session.run(settings), display, settings.data.results)
+    _say_next(last.get(Finished), folder, display)
 
 
 @with_options()
@@ -90,8 +79,8 @@ def resume(
     from napari_celltrain.runs import session
 
     events = session.resume(folder.path, epochs=epochs, max_minutes=max_minutes)
-    finished, _ = follow(events, display, lambda _: folder)
-    _say_next(finished, folder, display)
+    last, _ = follow(events, display, folder.path.parent)
+    _say_next(last.get(Finished), folder, display)
 
 
 def watch(run: Run, json: Json = False) -> None:
@@ -156,25 +145,20 @@ def demo(
         max_minutes=MAX_MINUTES if epochs is None else None,
         seed=seed,
     )
-    config = absolute_paths(
-        RunConfig(
-            data=DataConfig(images=images, labels=labels, results=results),
-            augmentation=REAL_AUGMENTATION if real else AugmentationConfig(),
-            training=training,
-        )
-    )
-    runs = config.data.results
-    finished, folder = follow(session.run(config), make_display(False), lambda started: RunFolder(runs / started.run))
-    if finished is not None and folder is not None:
-        _end_demo(finished, folder, images)
+    data = DataConfig(images=images, labels=labels, results=results)
+    augmentation = REAL_AUGMENTATION if real else AugmentationConfig()
+    config = absolute_paths(RunConfig(data=data, augmentation=augmentation, training=training))
+    last, folder = follow(session.run(config), make_display(False), config.data.results)
+    if Finished in last and folder is not None:
+        _end_demo(last[Finished], folder, images)
 
 
 def verdict(finished: Finished) -> tuple[str, bool]:
     """How well it went, in a sentence, and whether that is well."""
     dice, f1 = finished.best_dice, finished.best_f1
-    if dice < GOOD_DICE:
+    if dice < GOOD:
         return f"The model has not learned yet where the nuclei are ({scores(dice, f1)}): it needs more epochs.", False
-    if f1 is not None and f1 < GOOD_F1:
+    if f1 is not None and f1 < GOOD:
         apart = f"but not yet each one apart (F1 {f1:.4f}): touching nuclei count as one, and specks as nuclei."
         return f"The model found where the nuclei are (Dice {dice:.4f}) {apart}", False
     return f"The model found the nuclei with {scores(dice, f1)}.", True
@@ -187,32 +171,31 @@ def _end_demo(finished: Finished, folder: RunFolder, images: Path) -> None:
         say(f"A demo ends after {MAX_MINUTES:g} minutes; --epochs N trains for as long as it takes.")
     _print_steps(
         folder,
-        (str(images.absolute()), str(folder.path.parent / "prediction")),
-        {
-            "Train on your own": "celltrain train --images IMAGES --labels LABELS --results RESULTS",
-            "In a window": "napari, then Plugins ▸ CellTrain ▸ Train a segmentation model",
-        },
+        str(images.absolute()),
+        str(folder.path.parent / "prediction"),
+        ("Train on your own", "celltrain train --images IMAGES --labels LABELS --results RESULTS"),
+        ("In a window", "napari, then Plugins ▸ CellTrain ▸ Train a segmentation model"),
     )
 
 
 def _say_next(finished: Finished | None, folder: RunFolder | None, display: Display) -> None:
-    if folder is None or not is_main_process() or display.for_programs:
+    if folder is None or display.reader != "people":
         return
     if finished is None:
         say(f"The run is in {folder.path}")
         return
     say("")
-    _print_steps(folder, ("NEW_VOLUMES", "DIR"), {})
+    _print_steps(folder, "NEW_VOLUMES", "DIR")
 
 
-def _print_steps(folder: RunFolder, volumes: tuple[str, str], more: Mapping[str, str]) -> None:
-    """What to open or to type next, a line for each; ``volumes`` are segmented into a folder."""
-    steps = {
-        "Everything is in": str(folder.path),
-        "Look at the curves": str(folder.path / "training_final.png"),
-        "Segment volumes": shlex.join(["celltrain", "predict", str(folder.path), volumes[0], "--output", volumes[1]]),
-    }
-    for title, content in {**steps, **more}.items():
+def _print_steps(folder: RunFolder, volumes: str, output: str, *more: tuple[str, str]) -> None:
+    """What to open or to type next, a line for each; ``volumes`` are segmented into the folder ``output``."""
+    steps = (
+        ("Everything is in", str(folder.path)),
+        ("Look at the curves", str(folder.path / "training_final.png")),
+        ("Segment volumes", shlex.join(["celltrain", "predict", str(folder.path), volumes, "--output", output])),
+    )
+    for title, content in (*steps, *more):
         console().print(Text(f"  {title + ':':<20}", style="bold") + text(content), soft_wrap=True)
 
 

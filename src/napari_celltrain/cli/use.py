@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,64 +11,45 @@ import typer
 from pydantic import ValidationError
 
 from napari_celltrain.cli.follow import follow, make_display, refusals_shown
-from napari_celltrain.cli.options import (
-    AXES,
-    CHANNEL,
-    VOXEL_SIZE,
-    FieldOption,
-    Json,
-    Overrides,
-    argument,
-    option,
-    with_options,
-)
-from napari_celltrain.cli.terminal import is_main_process, say
+from napari_celltrain.cli.options import FieldOption, Json, Overrides, argument, option, output_to, with_options
+from napari_celltrain.cli.terminal import say
 from napari_celltrain.runs.config_file import override
 from napari_celltrain.share.metadata import Metadata, parse_citation, parse_person
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.decoding import ObjectDecoding
 from napari_celltrain.values.errors import ConfigError, Problem
-from napari_celltrain.values.events import Event, Saved
-
-_OBJECTS = "Objects (by default as tuned when the model was trained)"
-_LARGE = "Large volumes"
-_CARD = "Card of a bioimage.io package"
+from napari_celltrain.values.events import Saved
 
 Model = Annotated[Path, argument(metavar="RUN_OR_MODEL", help="A run folder, a model in one, or a model.")]
 _DEVICE = FieldOption(
-    "--device",
-    "training.device",
-    "DEVICE",
-    help="Where to compute: auto (the GPU when there is one), cpu, cuda, cuda:1, or mps.",
+    "training.device", help="Where to compute: auto (the GPU when there is one), cpu, cuda, cuda:1, or mps."
 )
+_OBJECTS = "Objects (by default as tuned when the model was trained)"
 _of_objects = partial(FieldOption, model=ObjectDecoding, panel=_OBJECTS)
 DECODING = (
-    _of_objects("--method", "method", "METHOD"),
-    _of_objects("--smoothing", "smoothing_um", "UM"),
-    _of_objects("--seed-distance", "seed_distance_um", "UM"),
-    _of_objects("--seed-level", "seed_level", "LEVEL"),
-    _of_objects("--min-size", "min_size_um3", "UM3"),
+    _of_objects("method", "METHOD"),
+    _of_objects("smoothing_um", "UM", "smoothing"),
+    _of_objects("seed_distance_um", "UM", "seed_distance"),
+    _of_objects("seed_level", "LEVEL"),
+    _of_objects("min_size_um3", "UM3", "min_size"),
 )
-_of_card = partial(FieldOption, model=Metadata, panel=_CARD)
+_of_card = partial(FieldOption, model=Metadata, panel="Card of a bioimage.io package")
 METADATA = (
-    _of_card("--name", "name", "TEXT"),
-    _of_card("--description", "description", "TEXT"),
-    _of_card("--author", "authors", "PERSON"),
-    _of_card("--license", "license", "ID"),
-    _of_card("--cite", "cite", "TEXT"),
-    _of_card("--data", "data", "TEXT"),
-    _of_card("--limits", "limits", "TEXT"),
-    _of_card("--tag", "tags", "WORD"),
-    _of_card("--halo", "halo"),
+    _of_card("name", "TEXT"),
+    _of_card("description", "TEXT"),
+    _of_card("authors", "PERSON", "author"),
+    _of_card("license", "ID"),
+    _of_card("cite", "TEXT"),
+    _of_card("data", "TEXT"),
+    _of_card("limits", "TEXT"),
+    _of_card("tags", "WORD", "tag"),
+    _of_card("halo"),
 )
-
 
 Inputs = Annotated[list[Path], argument(metavar="INPUT...", help="Volumes, or folders with all their subfolders.")]
 ResultsFolder = Annotated[
     Path,
-    option(
-        "--output",
-        "-o",
+    output_to(
         metavar="DIR",
         help="Folder for the results, NAME.tif or NAME.ome.zarr for each volume; earlier ones of the same name are "
         "replaced.",
@@ -81,36 +60,25 @@ FileFormat = Annotated[
     typer.Option("--format", help="Of the results: auto is OME-Zarr for OME-Zarr, TIFF for TIFF."),
 ]
 Probabilities = Annotated[bool, typer.Option("--probabilities", help="Write the probabilities as well as the labels.")]
-Resample = Annotated[
-    bool,
-    typer.Option(
-        "--resample",
-        help="Show the network the image at the voxel size that it was trained on; the labels are brought back.",
-    ),
-]
+_RESAMPLE = "Show the network the image at the voxel size that it was trained on; the labels are brought back."
+Resample = Annotated[bool, typer.Option("--resample", help=_RESAMPLE)]
 Threshold = Annotated[
     float | None, option(metavar="P", help="Probability from which a voxel is foreground.", rich_help_panel=_OBJECTS)
 ]
+_of_large = partial(option, rich_help_panel="Large volumes")
 Blocks = Annotated[
     str | None,
-    option(
+    _of_large(
         metavar="I/N",
         help="Compute only share I of N of the blocks: for N tasks of a cluster, which all get the same command. "
         "The last one makes the result.",
-        rich_help_panel=_LARGE,
     ),
 ]
-Dask = Annotated[
-    str | None,
-    option(
-        metavar="ADDRESS",
-        help="Have the blocks computed by the workers of a dask cluster, such as tcp://host:8786.",
-        rich_help_panel=_LARGE,
-    ),
-]
+_DASK = "Have the blocks computed by the workers of a dask cluster, such as tcp://host:8786."
+Dask = Annotated[str | None, _of_large(metavar="ADDRESS", help=_DASK)]
 
 
-@with_options(_DEVICE, CHANNEL, AXES, VOXEL_SIZE, decoding=DECODING)
+@with_options(_DEVICE, "data.channel", "data.axes", "data.voxel_size", decoding=DECODING)
 def predict(
     model: Model,
     inputs: Inputs,
@@ -146,12 +114,9 @@ def predict(
         model,
         inputs,
         output,
-        device=settings.training.device,
+        **settings.training.model_dump(include={"device", "threads"}),
+        **settings.data.model_dump(include={"axes", "channel", "voxel_size"}),
         probabilities=probabilities,
-        axes=settings.data.axes,
-        channel=settings.data.channel,
-        voxel_size=settings.data.voxel_size,
-        threads=settings.training.threads,
         resample=resample,
         threshold=threshold,
         decoding=changed,
@@ -159,19 +124,9 @@ def predict(
         blocks=share,
         dask=dask,
     )
-    saved: list[Saved] = []
-    follow(_noted(events, saved), display)
-    if saved and is_main_process() and not display.for_programs:
+    last, _ = follow(events, display)
+    if Saved in last and display.reader == "people":  # a share of the blocks may end without any result
         say(f"The results are in {output.absolute()}")
-
-
-def _noted(events: Generator[Event, None, None], saved: list[Saved]) -> Iterator[Event]:
-    """A share of the blocks may end without any result."""
-    with closing(events):
-        for event in events:
-            if isinstance(event, Saved):
-                saved.append(event)
-            yield event
 
 
 def _decoding(model: Path, given: dict[str, Any]) -> ObjectDecoding | None:
@@ -193,12 +148,7 @@ def export(
     model: Model,
     output: Annotated[
         Path,
-        option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="File to write: .zip for bioimageio, .pt for torchscript, .onnx for onnx.",
-        ),
+        output_to(metavar="FILE", help="File to write: .zip for bioimageio, .pt for torchscript, .onnx for onnx."),
     ],
     format: Annotated[
         Literal["bioimageio", "torchscript", "onnx"],
@@ -230,5 +180,5 @@ def export(
         metadata |= {"cite": [parse_citation(text) for text in metadata.get("cite", ())]}
         card = Metadata(**metadata)
     follow(sharing.export(model, format, output, card, sample=sample, replace=force), display)
-    if is_main_process() and not display.for_programs:
+    if display.reader == "people":
         say(f"The model is in {output.absolute()}")
