@@ -7,21 +7,20 @@ how far they are, so that a reader may close them; ``values.events.finish`` give
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from napari_celltrain.data.differences import Difference, WrongObject, wrong_objects
-from napari_celltrain.data.labels import MAX_CLASSES, distinct_values, whole_numbers
+from napari_celltrain.data.labels import IGNORE, MAX_CLASSES, distinct_values, whole_numbers
 from napari_celltrain.data.objects import OverlapCounter, without_ignored
 from napari_celltrain.data.pairs import pair_files
-from napari_celltrain.engine.scores import ObjectScores, VoxelCounts, score_objects
+from napari_celltrain.engine.scores import ObjectScores, VoxelCounts, count_voxels, score_objects
 from napari_celltrain.io.axes import Region
 from napari_celltrain.io.volume import LazyArray, Volume, fingerprint, slabs
 from napari_celltrain.io.volumes import open_labels
@@ -33,9 +32,6 @@ from napari_celltrain.values.text import sizes
 
 Step = tuple[int, int, str]
 """How many are done, how many there are, and the name of the next one or of the work."""
-Sides = tuple[str, str]
-"""The names of labels and prediction in messages."""
-
 POOLED = "pooled"
 """Name of the scores of all volumes together."""
 
@@ -84,8 +80,16 @@ def evaluate(
 
     Raises :class:`DataError` naming the file, where one cannot be read or has another shape than its partner.
     """
-    pairs, problems = _pair_predictions(predictions, labels)
-    return (yield from _evaluate_pairs(pairs, label_kind, ignore_value, (), problems))
+    found = pair_files(predictions, labels)
+    paths = [(pair.name, pair.labels, pair.image) for pair in found.pairs]
+    if not paths:
+        # Words such as _masks are taken off the names of labels alone, and predictions are called so as well.
+        swapped = pair_files(labels, predictions)
+        paths = [(pair.name, pair.image, pair.labels) for pair in swapped.pairs]
+        found = swapped if paths else found
+    raise_problems(found.problems, DataError, "Predictions and labels do not pair up:")
+    pairs = [_Pair.of(name, open_labels(true), open_labels(guess)) for name, true, guess in paths]
+    return (yield from _evaluate_pairs(pairs, label_kind, ignore_value, (), found.problems))
 
 
 def evaluate_run(run: Path) -> Generator[Step, None, Evaluation]:
@@ -109,11 +113,10 @@ def evaluate_run(run: Path) -> Generator[Step, None, Evaluation]:
         for case in cases:
             labels = open_labels(Path(case["labels"]), axes=config.axes, voxel_size=config.voxel_size)
             prediction = open_labels(folder.validation / f"{case['name']}.tif")
-            region: Region | None = None
-            if case["region_zyx"] is not None:
-                z, y, x = (slice(int(start), int(stop)) for start, stop in case["region_zyx"])
-                region = (z, y, x)
-            pairs.append(_FilePair(str(case["name"]), labels, prediction, region))
+            region = case["region_zyx"]
+            if region is not None:
+                region = tuple(slice(int(start), int(stop)) for start, stop in region)
+            pairs.append(_Pair.of(str(case["name"]), labels, prediction, region))
             if case["labels_fingerprint"] not in (None, fingerprint(labels)):
                 message = "The labels have changed since the run was made."
                 remedy = "The scores are of the labels as they are now."
@@ -144,42 +147,38 @@ def evaluate_arrays(
     for fractions.
     """
     sides = (f"{name} (labels)", f"{name} (prediction)") if name else ("The labels", "The prediction")
-    pair = (truth_ZYX, predicted_ZYX, sides)
+    pair = _Pair(name, sides, lambda: (truth_ZYX, predicted_ZYX), voxel_size)
     classes = _find_classes([pair], ignore_value, class_values) if label_kind == "classes" else ()
-    scores = yield from _compare(*pair, label_kind, ignore_value, classes)
-    return replace(scores, name=name, voxel_size=voxel_size)
-
-
-# --- pairs of files -------------------------------------------------------------------------------------------
+    return (yield from _compare(pair, label_kind, ignore_value, classes))
 
 
 @dataclass(frozen=True, slots=True)
-class _FilePair:
-    """A prediction and its labels, of which only the headers are read; of the labels, ``region`` was predicted."""
+class _Pair:
+    """Labels and a prediction of them."""
 
     name: str
-    labels: Volume
-    prediction: Volume
-    region: Region | None = None
+    sides: tuple[str, str]
+    """The names of both in messages."""
+    open: Callable[[], tuple[LazyArray, LazyArray]]
+    voxel_size: Spacing | None
 
-    @property
-    def sides(self) -> Sides:
-        """With the folder, so that they differ also where both files have one name."""
-        labels, prediction = (
-            volume.where if volume.path is None else "/".join(volume.path.parts[-2:])
-            for volume in (self.labels, self.prediction)
-        )
-        return labels, prediction
+    @classmethod
+    def of(cls, name: str, labels: Volume, prediction: Volume, region: Region | None = None) -> _Pair:
+        """Files of which only the headers are read; of the labels, ``region`` was predicted."""
+        # with the folder, so that they differ also where both files have one name
+        true, guessed = ("/".join(Path(each.path or each.where).parts[-2:]) for each in (labels, prediction))
 
-    def open(self) -> tuple[LazyArray, LazyArray]:
-        """Labels and prediction, read piece by piece where their files allow it. A region is read whole: it is part of
-        a volume that was small enough to be the only one."""
-        labels = self.labels.lazy_or_whole()
-        return labels if self.region is None else labels[self.region], self.prediction.lazy_or_whole()
+        def read() -> tuple[LazyArray, LazyArray]:
+            """Piece by piece where the files allow it. A region is read whole: it is part of a volume that was small
+            enough to be the only one."""
+            truth = labels.lazy_or_whole()
+            return truth if region is None else truth[region], prediction.lazy_or_whole()
+
+        return cls(name, (true, guessed), read, labels.voxel_size or prediction.voxel_size)
 
 
 def _evaluate_pairs(
-    pairs: Sequence[_FilePair],
+    pairs: Sequence[_Pair],
     label_kind: LabelKind,
     ignore_value: int | None,
     class_values: Sequence[int],
@@ -187,140 +186,101 @@ def _evaluate_pairs(
 ) -> Generator[Step, None, Evaluation]:
     """One volume is in memory at a time, and of it no more than its file makes necessary."""
     if label_kind == "classes":
-        class_values = _find_classes(((*pair.open(), pair.sides) for pair in pairs), ignore_value, class_values)
+        class_values = _find_classes(pairs, ignore_value, class_values)
     scores = []
     for index, pair in enumerate(pairs):
         yield index, len(pairs), pair.name
-        found = finish(_compare(*pair.open(), pair.sides, label_kind, ignore_value, class_values))
-        voxel_size = pair.labels.voxel_size or pair.prediction.voxel_size
-        scores.append(replace(found, name=pair.name, voxel_size=voxel_size))
+        scores.append(finish(_compare(pair, label_kind, ignore_value, class_values)))
     yield len(pairs), len(pairs), ""
     pooled = replace(reduce(add, scores), name=POOLED, wrong=(), voxel_size=None)
     return Evaluation(label_kind, tuple(scores), pooled, (*problems, *_masks(scores, pairs)))
 
 
-def _masks(scores: Iterable[VolumeScores], pairs: Iterable[_FilePair]) -> list[Problem]:
+def _masks(scores: Iterable[VolumeScores], pairs: Iterable[_Pair]) -> Iterator[Problem]:
     """A mask in which all objects have one number looks like a single, huge object."""
-    problems = []
     for score, pair in zip(scores, pairs, strict=True):
-        if score.objects is None:
-            continue
-        counts = (score.objects.num_true, score.objects.num_predicted)
+        counts = (score.objects.num_true, score.objects.num_predicted) if score.objects is not None else (0, 0)
         if min(counts) == 1 and max(counts) > 2:
             message = f"All of its objects have one number, so they count as one object against {max(counts)}."
             remedy = "If it is a mask, number its objects first, or compare as label kind foreground."
-            side = pair.sides[0 if counts[0] == 1 else 1]
-            problems.append(Problem("looks-like-mask", side, message, remedy, "warning", ("data.label_kind",)))
-    return problems
-
-
-def _pair_predictions(predictions: Path, labels: Path) -> tuple[tuple[_FilePair, ...], tuple[Problem, ...]]:
-    """Pairs by name, and warnings of files without a partner. Raises :class:`DataError` where nothing pairs up."""
-    found = pair_files(predictions, labels)
-    problems = found.problems
-    pairs = [(pair.name, pair.labels, pair.image) for pair in found.pairs]
-    if not pairs:
-        # Words such as _masks are taken off the names of labels alone, and predictions are called so as well.
-        swapped = pair_files(labels, predictions)
-        if swapped.pairs:
-            pairs = [(pair.name, pair.image, pair.labels) for pair in swapped.pairs]
-            problems = swapped.problems
-    raise_problems(problems, DataError, "Predictions and labels do not pair up:")
-    return tuple(_FilePair(name, open_labels(true), open_labels(guess)) for name, true, guess in pairs), problems
-
-
-# --- comparing arrays -----------------------------------------------------------------------------------------
+            side = pair.sides[counts.index(1)]
+            yield Problem("looks-like-mask", side, message, remedy, "warning", ("data.label_kind",))
 
 
 def _compare(
-    truth_ZYX: LazyArray,
-    predicted_ZYX: LazyArray,
-    sides: Sides,
-    label_kind: LabelKind,
-    ignore_value: int | None,
-    class_values: Sequence[int],
+    pair: _Pair, label_kind: LabelKind, ignore_value: int | None, class_values: Sequence[int]
 ) -> Generator[Step, None, VolumeScores]:
     """Go through both arrays together, once and slab by slab, so that large volumes need little memory."""
+    truth_ZYX, predicted_ZYX = pair.open()
     shape, other = tuple(truth_ZYX.shape), tuple(predicted_ZYX.shape)
     if len(shape) != 3:
-        raise DataError(Problem("not-3d", sides[0], f"has {len(shape)} axes, and a volume has 3 (z, y, x)."))
+        raise DataError(Problem("not-3d", pair.sides[0], f"has {len(shape)} axes, and a volume has 3 (z, y, x)."))
     if shape != other:
-        message = f"has {sizes(other)} voxels, but {sides[0]} {sizes(shape)}."
+        message = f"has {sizes(other)} voxels, but {pair.sides[0]} {sizes(shape)}."
         remedy = "They can only be compared voxel by voxel; give the prediction of the same volume."
-        raise DataError(Problem("shape-mismatch", sides[1], message, remedy))
-    size = len(class_values) or 2
-    confusion, counter = np.zeros((size, size), np.int64), OverlapCounter()
+        raise DataError(Problem("shape-mismatch", pair.sides[1], message, remedy))
+    order, size = np.argsort(class_values), len(class_values) or 2
+    voxels, counter = VoxelCounts.of(np.zeros((size, size), np.int64)), OverlapCounter()
     for start, slab in slabs(truth_ZYX):
-        truth = _whole(slab, sides[0])
-        predicted = _whole(np.asarray(predicted_ZYX[start : start + len(slab), :, :]), sides[1])
+        with _fractions_of(pair.sides[0]):
+            truth = whole_numbers(slab)
+        with _fractions_of(pair.sides[1]):
+            predicted = whole_numbers(np.asarray(predicted_ZYX[start : start + len(slab), :, :]))
         if label_kind == "classes":
-            counted = truth != ignore_value if ignore_value is not None else ...
-            true, guessed = (_indices(values[counted], class_values) for values in (truth, predicted))
-            confusion += _confusion(true, guessed, size)
+            true, guessed = (
+                order.take(np.searchsorted(class_values, values, sorter=order), mode="clip").astype(np.uint8)
+                for values in (truth, predicted)
+            )
+            if ignore_value is not None:
+                true[truth == ignore_value] = IGNORE
         else:
             truth, predicted = without_ignored(truth, predicted, ignore_value)
-            confusion += _confusion(truth > 0, predicted > 0, size)
+            true, guessed = (truth > 0).view(np.uint8), (predicted > 0).view(np.uint8)
+        voxels += count_voxels(true, guessed, size)
         if label_kind == "objects":
             counter.add(start, truth, predicted)
         yield start + len(slab), shape[0], "Comparing"
-    voxels = VoxelCounts.of(confusion)
+    scores = VolumeScores(pair.name, voxels, None, tuple(class_values[1:]), voxel_size=pair.voxel_size)
     if label_kind != "objects":
-        return VolumeScores("", voxels, None, tuple(class_values[1:]))
+        return scores
     overlaps = counter.overlaps()
-    return VolumeScores("", voxels, score_objects(overlaps), (), wrong_objects(overlaps))
+    return replace(scores, objects=score_objects(overlaps), wrong=wrong_objects(overlaps))
 
 
-def _find_classes(
-    volumes: Iterable[tuple[LazyArray, LazyArray, Sides]], ignore_value: int | None, known: Sequence[int] = ()
-) -> tuple[int, ...]:
+def _find_classes(pairs: Iterable[_Pair], ignore_value: int | None, known: Sequence[int] = ()) -> tuple[int, ...]:
     """All classes, the background first: it is the smallest value of the labels. Where ``known`` they are those, and
     the other values of the predictions. Raises :class:`DataError` for values that cannot be classes."""
     true, predicted = set(known), set[int]()
-    for truth, prediction, sides in volumes:
+    for pair in pairs:
+        truth, prediction = pair.open()
         if not known:
-            true |= _values(truth, ignore_value, sides[0])
-        predicted |= _values(prediction, None, sides[1])
-    if len(true | predicted) > MAX_CLASSES:
-        raise _too_many("All volumes together")
+            true |= _values(truth, ignore_value, pair.sides[0])
+        predicted |= _values(prediction, None, pair.sides[1])
+    every = _few(true | predicted, "All volumes together")
     background = known[0] if known else min(true, default=0)
-    return (background, *sorted((true | predicted) - {background}))
+    return (background, *sorted(every - {background}))
 
 
 def _values(array: LazyArray, ignore_value: int | None, side: str) -> set[int]:
-    try:
+    with _fractions_of(side):
         values = distinct_values(array, ignore_value, limit=MAX_CLASSES)
-    except DataError:
-        raise _fractions(side) from None
+    return _few(values, side)
+
+
+def _few(values: set[int], side: str) -> set[int]:
     if len(values) > MAX_CLASSES:
-        raise _too_many(side)
+        message = f"more than {MAX_CLASSES} different values, so these look like objects, not classes."
+        remedy = "Compare them as label kind objects."
+        raise DataError(Problem("too-many-classes", side, message, remedy, settings=("data.label_kind",)))
     return values
 
 
-def _too_many(side: str) -> DataError:
-    message = f"more than {MAX_CLASSES} different values, so these look like objects, not classes."
-    remedy = "Compare them as label kind objects."
-    return DataError(Problem("too-many-classes", side, message, remedy, settings=("data.label_kind",)))
-
-
-def _indices(values: NDArray[Any], class_values: Sequence[int]) -> NDArray[np.integer]:
-    """The place of each value in ``class_values``, all of which are there."""
-    order = np.argsort(class_values)
-    return np.asarray(order[np.searchsorted(np.array(class_values, np.int64)[order], values)])
-
-
-def _confusion(truth: NDArray[Any], predicted: NDArray[Any], count: int) -> NDArray[np.int64]:
-    """(count, count): voxels by true and predicted class."""
-    codes = truth.astype(np.uint16) * np.uint16(count) + predicted.astype(np.uint16)
-    return np.bincount(codes.ravel(), minlength=count * count).reshape(count, count)
-
-
-def _whole(slab: NDArray[Any], side: str) -> NDArray[Any]:
+@contextmanager
+def _fractions_of(side: str) -> Iterator[None]:
+    """Around code that refuses labels that are no whole numbers: names them."""
     try:
-        return whole_numbers(slab)
+        yield
     except DataError:
-        raise _fractions(side) from None
-
-
-def _fractions(side: str) -> DataError:
-    message = "holds fractions, where each voxel needs a whole number."
-    return DataError(Problem("fractions", side, message, "Give labels, not intensities or probabilities."))
+        message = "holds fractions, where each voxel needs a whole number."
+        remedy = "Give labels, not intensities or probabilities."
+        raise DataError(Problem("fractions", side, message, remedy)) from None

@@ -6,15 +6,16 @@ Only matplotlib's object interface is used: pyplot and its global state belong t
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Generator, Iterator
+from dataclasses import asdict, replace
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_celltrain.data.measure import Columns, measuring
 from napari_celltrain.data.pairs import pair_files
-from napari_celltrain.engine.scores import THRESHOLDS, ObjectScores
+from napari_celltrain.engine.scores import THRESHOLDS
 from napari_celltrain.evaluate.evaluation import Evaluation, Step, VolumeScores
 from napari_celltrain.io.axes import SeveralChannelsError
 from napari_celltrain.io.volume import Volume
@@ -26,7 +27,6 @@ from napari_celltrain.values.text import sizes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _VOXEL_SCORES = ("dice", "iou", "precision", "recall")
 _OBJECT_SCORES = (
@@ -92,54 +92,24 @@ def score_row(scores: VolumeScores) -> dict[str, Any]:
 
 
 def save_score_plot(evaluation: Evaluation, path: Path) -> None:
-    """F1 against the overlap that is asked for, and how many objects were found; drawn in the format of the suffix."""
+    """F1 against the overlap that is asked for, and how many objects were found; where labels are not objects, the Dice
+    of each volume. Drawn in the format of the suffix."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.0, 4.6), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    _draw_scores(figure, evaluation)
-    figure.savefig(path)
-
-
-def _draw_scores(figure: Figure, evaluation: Evaluation) -> None:
-    """Two axes where labels are objects, else one with the Dice of each volume."""
-    found = [(volume.name, volume.objects) for volume in evaluation.volumes if volume.objects is not None]
-    if evaluation.pooled.objects is None or len(found) < len(evaluation.volumes):
+    if evaluation.pooled.objects is None:
         _draw_dice(figure.add_subplot(), evaluation)
-        return
-    left, right = figure.subplots(1, 2)
-    named = len(found) <= len(_COLORS)
-    for (name, objects), color in zip(found, _COLORS if named else (_OTHER,) * len(found), strict=False):
-        label = _short(name) if named else None
-        _draw_f1(left, objects, color, 1.2, label)
-        right.plot(objects.num_true, objects.num_predicted, "o", color=color, label=label)
-    _draw_f1(left, evaluation.pooled.objects, _POOLED, 2.4, "pooled")
-    left.set(xlabel="IoU from which on an object counts as found", ylabel="F1", ylim=(-0.02, 1.02))
-    left.set_xticks(THRESHOLDS[::2])
-    _draw_diagonal(right)
-    right.set(xlabel="Labelled objects", ylabel="Predicted objects")
-    for axes in (left, right):
-        _tidy(axes)
-    for text in left.legend(fontsize=8, frameon=False, loc="lower left").get_texts():
-        text.set_parse_math(False)  # a $ in a file's name is no formula
-
-
-def _draw_f1(axes: Axes, scores: ObjectScores, color: str, width: float, label: str | None) -> None:
-    f1s = [counts.f1 for counts in scores.counts]
-    axes.plot(THRESHOLDS, f1s, "-o", color=color, linewidth=width, markersize=2 * width, label=label)
-
-
-def _draw_diagonal(axes: Axes) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    top = max(1.0, *axes.dataLim.max) * 1.08
-    axes.plot([0, top], [0, top], "--", color=_OTHER, linewidth=1, zorder=0)
-    axes.set(xlim=(0, top), ylim=(0, top))
-    axes.set_aspect("equal")
-    axes.text(top * 0.97, top * 0.03, "dashed: as many as labelled", color=_OTHER, fontsize=8, ha="right")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    else:
+        left, right = figure.subplots(1, 2)
+        _draw_objects(left, right, evaluation)
+    for axes in figure.axes:
+        axes.grid(True, color="#E4E4E4", linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
 
 
 def _draw_dice(axes: Axes, evaluation: Evaluation) -> None:
@@ -149,29 +119,40 @@ def _draw_dice(axes: Axes, evaluation: Evaluation) -> None:
     axes.set_yticks(range(len(rows)), [_short(row.name) for row in rows], parse_math=False)
     axes.invert_yaxis()
     axes.set(xlabel="Dice", xlim=(0, 1))
-    _tidy(axes)
+
+
+def _draw_objects(left: Axes, right: Axes, evaluation: Evaluation) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    named = len(evaluation.volumes) <= len(_COLORS)
+    colors = cycle(_COLORS if named else (_OTHER,))
+    for scores, color in zip((*evaluation.volumes, evaluation.pooled), colors, strict=False):
+        objects, is_pooled = scores.objects, scores is evaluation.pooled
+        if objects is None:
+            continue
+        color, width = (_POOLED, 2.4) if is_pooled else (color, 1.2)
+        label = _short(scores.name) if named or is_pooled else None
+        f1s = [counts.f1 for counts in objects.counts]
+        left.plot(THRESHOLDS, f1s, "-o", color=color, linewidth=width, markersize=2 * width, label=label)
+        if not is_pooled:
+            right.plot(objects.num_true, objects.num_predicted, "o", color=color)
+    left.set(xlabel="IoU from which on an object counts as found", ylabel="F1", ylim=(-0.02, 1.02))
+    left.set_xticks(THRESHOLDS[::2])
+    for text in left.legend(fontsize=8, frameon=False, loc="lower left").get_texts():
+        text.set_parse_math(False)  # a $ in a file's name is no formula
+    top = max(1.0, *right.dataLim.max) * 1.08
+    right.plot([0, top], [0, top], "--", color=_OTHER, linewidth=1, zorder=0)
+    right.set(xlabel="Labelled objects", ylabel="Predicted objects", xlim=(0, top), ylim=(0, top), aspect="equal")
+    right.text(top * 0.97, top * 0.03, "dashed: as many as labelled", color=_OTHER, fontsize=8, ha="right")
+    for axis in (right.xaxis, right.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _short(name: str) -> str:
     return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…"
 
 
-def _tidy(axes: Axes) -> None:
-    axes.grid(True, color="#E4E4E4", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
 # --- measurements of objects ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    num_volumes: int
-    num_objects: int
-    problems: tuple[Problem, ...]
-    """Warnings, such as of images without labels, and of volumes without a voxel size."""
 
 
 def measure_files(
@@ -181,17 +162,26 @@ def measure_files(
     image: Path | None = None,
     axes: str | None = None,
     voxel_size: Spacing | None = None,
-) -> Generator[Step, None, Measured]:
+) -> Generator[Step, None, tuple[int, int, list[Problem]]]:
     """Write a table with a row for each object of each volume of ``labels`` (a file or folder), named in the first
     column. ``image`` is a file or folder that is paired with the labels by name. The steps count the objects of each
-    volume. Raises :class:`DataError`.
+    volume. Gives the numbers of volumes and objects, and warnings, such as of images without labels. Raises
+    :class:`DataError`.
     """
     if output.suffix.lower() != ".csv":
         remedy = "Give a name that ends in .csv."
         raise DataError(Problem("not-csv", str(output), "the table is written as CSV.", remedy, settings=("output",)))
-    pairs, problems = _pairs(labels, image)
+    problems: list[Problem] = []
+    files: list[tuple[Path, Path | None]] = []
+    if image is None:
+        files += [(path, None) for path in find_volumes(labels)]
+    else:
+        found = pair_files(image, labels)
+        raise_problems(found.problems, DataError, "Images and labels do not pair up:")
+        files += [(pair.labels, pair.image) for pair in found.pairs]
+        problems += found.problems
     tables: list[tuple[str, Columns]] = []
-    for labels_file, image_file in pairs:
+    for labels_file, image_file in files:
         volume = open_labels(labels_file, axes=axes, voxel_size=voxel_size)
         channels = [] if image_file is None else _open_channels(image_file, axes, voxel_size)
         size = volume.voxel_size or next((channel.voxel_size for channel in channels), None)
@@ -203,21 +193,13 @@ def measure_files(
         columns = yield from _measure(volume, channels, size)
         tables.append((volume.name, columns))
     header = list(dict.fromkeys(title for _, columns in tables for title in columns))
-    rows = (
+    rows = [
         [name, *(columns[title][row] if title in columns else None for title in header)]
         for name, columns in tables
         for row in range(len(columns["label"]))
-    )
+    ]
     write_table(output, ["volume", *header], rows)
-    return Measured(len(tables), sum(len(columns["label"]) for _, columns in tables), tuple(problems))
-
-
-def _pairs(labels: Path, image: Path | None) -> tuple[list[tuple[Path, Path | None]], list[Problem]]:
-    if image is None:
-        return [(path, None) for path in find_volumes(labels)], []
-    found = pair_files(image, labels)
-    raise_problems(found.problems, DataError, "Images and labels do not pair up:")
-    return [(pair.labels, pair.image) for pair in found.pairs], list(found.problems)
+    return len(tables), len(rows), problems
 
 
 def _open_channels(path: Path, axes: str | None, voxel_size: Spacing | None) -> list[Volume]:
@@ -225,8 +207,8 @@ def _open_channels(path: Path, axes: str | None, voxel_size: Spacing | None) -> 
     try:
         return [open_volume(path, axes=axes, voxel_size=voxel_size)]
     except SeveralChannelsError as error:
-        count = error.num_channels
-    return [open_volume(path, axes=axes, channel=index, voxel_size=voxel_size) for index in range(count)]
+        numbers = range(error.num_channels)
+    return [open_volume(path, axes=axes, channel=number, voxel_size=voxel_size) for number in numbers]
 
 
 def _measure(labels: Volume, channels: list[Volume], size: Spacing | None) -> Generator[Step, None, Columns]:
@@ -235,13 +217,15 @@ def _measure(labels: Volume, channels: list[Volume], size: Spacing | None) -> Ge
             message = f"has {sizes(channel.shape)} voxels, but its labels {labels.where} {sizes(labels.shape)}."
             remedy = "Give the image that these labels were made of."
             raise DataError(Problem("shape-mismatch", channel.where, message, remedy))
-    steps = measuring(labels.lazy_or_whole(), [channel.lazy_or_whole() for channel in channels], size)
-    while True:
-        try:
-            done, total = next(steps)
-        except StopIteration as end:
-            columns: Columns = end.value
-            return columns
-        except DataError as error:
-            raise DataError(*(replace(found, where=found.where or labels.where) for found in error.problems)) from error
-        yield done, total, labels.name
+    columns: Columns = {}
+
+    def measured() -> Iterator[tuple[int, int]]:
+        images = [channel.lazy_or_whole() for channel in channels]
+        columns.update((yield from measuring(labels.lazy_or_whole(), images, size)))
+
+    try:
+        for done, total in measured():
+            yield done, total, labels.name
+    except DataError as error:
+        raise DataError(*(replace(found, where=found.where or labels.where) for found in error.problems)) from error
+    return columns
