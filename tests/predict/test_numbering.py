@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from napari_celltrain.engine.objects import decode, decode_block, halo
 from napari_celltrain.engine.windows import BlockGrid
-from napari_celltrain.predict.passes import BlockObjects, number_objects
+from napari_celltrain.predict.passes import number_block, number_objects
 from napari_celltrain.values.decoding import ObjectDecoding
 
 SPACING = (1.0, 0.5, 0.5)
@@ -39,9 +39,8 @@ def by_blocks(maps: np.ndarray, size, decoding: ObjectDecoding, min_size_um3: fl
             volume_shape=shape,
             core=core,
         )
-        found.append(BlockObjects.of(objects, with_faces=decoding.method == "components"))
-    blocks = [BlockObjects.from_arrays(kept.to_arrays()) for _, kept in found]
-    count, tables = number_objects(grid, blocks, min_size_um3, float(np.prod(SPACING)))
+        found.append(number_block(objects, with_faces=decoding.method == "components"))
+    count, tables = number_objects(grid, [kept for _, kept in found], min_size_um3, float(np.prod(SPACING)))
     result = np.zeros(shape, np.int64)
     for number, (voxels, _) in enumerate(found):
         result[grid.region(number)] = tables[number][voxels]
@@ -98,6 +97,6 @@ def test_nothing_found_is_no_object():
 def test_many_objects_are_numbered_in_32_bits():
     grid = BlockGrid((1, 1, 1), (1, 1, 1))
     names = np.arange(1, 2**16 + 1, dtype=np.int64)
-    _, tables = number_objects(grid, [BlockObjects(names, np.ones_like(names))], 0.0, 1.0)
+    _, tables = number_objects(grid, [{"names": names, "sizes": np.ones_like(names)}], 0.0, 1.0)
     assert tables[0].dtype == np.uint32
     assert tables[0][-1] == 2**16

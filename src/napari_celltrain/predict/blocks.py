@@ -21,11 +21,11 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import psutil
@@ -44,9 +44,6 @@ from napari_celltrain.values.config import ZYX, Frozen, Spacing
 from napari_celltrain.values.decoding import ObjectDecoding
 from napari_celltrain.values.errors import DataError, RunFolderError
 
-if TYPE_CHECKING:
-    import zarr
-
 COLUMN_BYTES = 800 * 2**20
 """Memory for the sums of one column of blocks: the wider a column, the fewer windows are computed twice."""
 OBJECT_VOXELS = 12 * 2**20
@@ -58,7 +55,7 @@ _BYTES_TO_DECODE = 60
 _ENDING = ".celltrain-partial"
 _PLAN = "plan.json"
 
-Stage = Literal["maps", "objects", "labels"]
+STAGES = ("maps", "objects", "labels")
 
 
 class BlockPlan(Frozen):
@@ -82,6 +79,15 @@ class BlockPlan(Frozen):
     """Voxel size in µm that objects are decoded with."""
     probabilities: bool
     """Whether probabilities are kept, besides the maps that the labels are made from."""
+
+    @property
+    def arrays(self) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
+        """Channels and type of each Zarr array."""
+        channels = (self.num_outputs,)
+        arrays: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {"maps": ((1,), np.uint8)}
+        if self.object_block is not None:
+            arrays = {"maps": (channels, np.uint8), "objects": ((), np.uint32)}
+        return arrays | ({"probabilities": (channels, np.float32)} if self.probabilities else {})
 
     @property
     def maps(self) -> BlockGrid:
@@ -194,9 +200,9 @@ class DoneBlocks:
     def mark_done(self, number: int) -> None:
         (self.folder / str(number)).touch()
 
-    def missing(self, total: int) -> list[int]:
+    def missing(self, numbers: Iterable[int]) -> list[int]:
         done = {entry.name for entry in self.folder.iterdir()}
-        return [number for number in range(total) if str(number) not in done]
+        return [number for number in numbers if str(number) not in done]
 
     def clear(self) -> None:
         for entry in self.folder.iterdir():
@@ -208,22 +214,22 @@ class BlockStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.done: Mapping[Stage, DoneBlocks] = {
-            stage: DoneBlocks(path / "done" / stage) for stage in ("maps", "objects", "labels")
-        }
+        self.done = {stage: DoneBlocks(path / "done" / stage) for stage in STAGES}
         with self._damage_explained():
-            self.plan = BlockPlan.model_validate_json((path / _PLAN).read_text(encoding="utf-8"))
-            self.maps = self._array("maps")
-            self.objects = self._array("objects") if self.plan.objects is not None else None
-            self.probabilities = self._array("probabilities") if self.plan.probabilities else None
+            import zarr
 
-    def read(self, array: zarr.Array[Any], region: tuple[Any, ...]) -> NDArray[Any]:
+            self.plan = BlockPlan.model_validate_json((path / _PLAN).read_text(encoding="utf-8"))
+            self._arrays = {
+                name: zarr.open_array(str(path / name), mode="r+", zarr_format=3) for name in self.plan.arrays
+            }
+
+    def read(self, name: str, region: tuple[Any, ...]) -> NDArray[Any]:
         """A region of an array whose last three axes are Z, Y, X."""
         with self._damage_explained():
-            return np.asarray(array[(..., *region)])
+            return np.asarray(self._arrays[name][(..., *region)])
 
-    def write(self, array: zarr.Array[Any], region: Region, values: NDArray[Any]) -> None:
-        array[(..., *region)] = values
+    def write(self, name: str, region: Region, values: NDArray[Any]) -> None:
+        self._arrays[name][(..., *region)] = values
 
     def read_part(self, number: int) -> dict[str, NDArray[Any]]:
         with self._damage_explained(), np.load(self.path / "parts" / f"{number}.npz") as file:
@@ -254,11 +260,6 @@ class BlockStore:
             yield
         except Exception as error:  # decoders and readers of metadata fail in any way
             raise DataError(f"{self.path} is damaged ({error}). Delete this folder, and start again.") from error
-
-    def _array(self, name: str) -> zarr.Array[Any]:
-        import zarr
-
-        return zarr.open_array(str(self.path / name), mode="r+", zarr_format=3)
 
 
 def store_path(output: Path, name: str, fingerprint: str) -> Path:
@@ -296,16 +297,10 @@ def remove_store(path: Path) -> None:
 def _fill(folder: Path, plan: BlockPlan) -> None:
     import zarr
 
-    for part in ("parts", "finishing", "done/maps", "done/objects", "done/labels"):
+    for part in ("parts", *(f"done/{stage}" for stage in STAGES)):
         (folder / part).mkdir(parents=True)
 
-    def make(name: str, channels: tuple[int, ...], dtype: type[np.generic]) -> None:
+    for name, (channels, dtype) in plan.arrays.items():
         shape, chunks = (*channels, *plan.shape), (*(1 for _ in channels), *plan.chunk)
         zarr.create_array(store=str(folder / name), shape=shape, chunks=chunks, dtype=dtype, zarr_format=3)
-
-    make("maps", (plan.num_outputs if plan.objects is not None else 1,), np.uint8)
-    if plan.objects is not None:
-        make("objects", (), np.uint32)
-    if plan.probabilities:
-        make("probabilities", (plan.num_outputs,), np.float32)
     files.write_text(folder / _PLAN, plan.model_dump_json(indent=2))

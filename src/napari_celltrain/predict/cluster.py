@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from napari_celltrain.io.volume import LazyArray
 from napari_celltrain.predict.blocks import BlockStore
 from napari_celltrain.predict.files import InputRequest
-from napari_celltrain.predict.passes import decode_objects, predict_maps, share_of
+from napari_celltrain.predict.passes import Pass, decode_objects, predict_maps, share_of
 from napari_celltrain.runs.model import Model, ModelCard, load_model
 from napari_celltrain.values import files
 from napari_celltrain.values.errors import CellTrainError, ConfigError, DataError, DeviceError, Problem
@@ -36,12 +36,11 @@ _alone = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One volume and how it is to be segmented, by their files: what a worker needs to know."""
+    """One volume and how it is to be segmented, by their files."""
 
     request: InputRequest
     model: Path
     card: ModelCard
-    store: Path
     device: str
 
 
@@ -71,9 +70,7 @@ def connect(address: str) -> Iterator[Client]:
         yield client
 
 
-def compute_remotely(
-    client: Client, task: Task, stage: Literal["maps", "objects"], numbers: list[int]
-) -> Iterator[int]:
+def compute_remotely(client: Client, task: Task, store: BlockStore, stage: Pass, numbers: list[int]) -> Iterator[int]:
     """Have blocks computed by all workers; gives how many of them are done, whenever that changes.
 
     Raises the errors of the workers.
@@ -85,8 +82,8 @@ def compute_remotely(
     groups = workers * max(1, min(4, len(numbers) // (_BLOCKS_FOR_SEVERAL_GROUPS * workers)))
     shares = [share_of(numbers, index + 1, groups) for index in range(groups)]
     # not pure: a block that was done before may have been deleted since
-    futures = [client.submit(_compute, task, stage, share, pure=False) for share in shares if share]
-    blocks = BlockStore(task.store).done[stage]
+    folder = store.path.absolute()
+    futures = [client.submit(_compute, task, folder, stage, share, pure=False) for share in shares if share]
     reported = 0
     try:
         waiting: set[Future[Any]] = set(futures)
@@ -96,7 +93,7 @@ def compute_remotely(
             for future in futures:
                 if future.status == "error":
                     future.result()
-            done = len(set(numbers).difference(blocks.missing(max(numbers) + 1)))
+            done = len(numbers) - len(store.done[stage].missing(numbers))
             if done > reported:
                 reported = done
                 yield done
@@ -111,20 +108,20 @@ def compute_remotely(
         client.cancel(futures)
 
 
-def _compute(task: Task, stage: Literal["maps", "objects"], numbers: list[int]) -> int:
+def _compute(task: Task, folder: Path, stage: Pass, numbers: list[int]) -> int:
     """Runs in a worker. Blocks that another process has done meanwhile are left out."""
-    with _alone, files.writing(task.store, DataError):
-        if not task.store.is_dir():
+    with _alone, files.writing(folder, DataError):
+        if not folder.is_dir():
             raise CellTrainError(
-                f"A worker does not see {task.store}. All workers must reach the model, the images and the results by "
+                f"A worker does not see {folder}. All workers must reach the model, the images and the results by "
                 "the same paths, as on a shared disk."
             )
-        store = BlockStore(task.store)
-        wanted = sorted(set(numbers).intersection(store.done[stage].missing(max(numbers) + 1)))
+        store = BlockStore(folder)
+        wanted = store.done[stage].missing(numbers)
         model, image = _prepare(task)
-        if stage == "maps":
-            return sum(1 for _ in predict_maps(model, image, store, wanted))
-        return sum(1 for _ in decode_objects(model.card, store, wanted))
+        is_maps = stage == "maps"
+        done = predict_maps(model, image, store, wanted) if is_maps else decode_objects(task.card, store, wanted)
+        return max(done, default=0)
 
 
 @lru_cache(maxsize=1)

@@ -168,22 +168,21 @@ def plan_targets(
     if refusal:
         remedy = "Give another folder for the results."
         raise DataError(Problem("bad-output", str(output), refusal, remedy, settings=("output",)))
-    targets = []
+    targets: list[Target] = []
+    taken: dict[str, Volume] = {}
     for volume in volumes:
         is_zarr = file_format == "zarr" or (file_format == "auto" and volume.path is not None and volume.path.is_dir())
-        targets.append(Target(output, volume.name, "zarr" if is_zarr else "tiff"))
-    taken: dict[str, Volume] = {}
-    for volume, target in zip(volumes, targets, strict=True):
-        for suffix in ("", *suffixes):
-            path = target.path(suffix)
+        target = Target(output, volume.name, "zarr" if is_zarr else "tiff")
+        for path in map(target.path, ("", *suffixes)):
             other = taken.setdefault(path.name.casefold(), volume)  # some disks take a.tif and A.tif for one
             if other is not volume:
                 raise DataError(
                     f"The results of {other.where} and {volume.where} would both be written to {path.name}. "
                     "Segment them into separate folders."
                 )
-            if target.file_format == "zarr":
+            if is_zarr:
                 refuse_foreign(path)
+        targets.append(target)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

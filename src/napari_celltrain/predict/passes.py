@@ -9,10 +9,10 @@ the numbering of the volume is made, when the result is read.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,12 @@ from napari_celltrain.runs.model import ModelCard
 if TYPE_CHECKING:
     from napari_celltrain.runs.model import Model
 
+Pass = Literal["maps", "objects"]
 Arrays = list[NDArray[Any]]
+BlockObjects = dict[str, NDArray[Any]]
+"""Of the objects 1…n of a block: their ``names`` in the volume (int64, ascending) and their ``sizes`` (voxels in the
+block); for components, which may go on in the next block, also ``face0`` to ``face5``, the numbers on the first and the
+last plane of each axis."""
 
 
 def share_of(numbers: Sequence[int], index: int, count: int) -> list[int]:
@@ -39,23 +44,24 @@ def share_of(numbers: Sequence[int], index: int, count: int) -> list[int]:
 
 
 def predict_maps(model: Model, image: LazyArray, store: BlockStore, numbers: list[int]) -> Iterator[int]:
-    """Run the network over blocks (ascending); gives the number of each one that is done.
+    """Run the network over blocks (ascending); gives how many are done.
 
     Consecutive blocks of a column share the windows in which they overlap.
     """
-    grid = store.plan.maps
-    stored = [store.maps] if store.probabilities is None else [store.maps, store.probabilities]
+    grid, done = store.plan.maps, 0
+    names = ["maps", "probabilities"] if store.plan.probabilities else ["maps"]
     for run in grid.runs(numbers):
         regions = [grid.region(number) for number in run]
         whole = (slice(regions[0][0].start, regions[-1][0].stop), *regions[0][1:])
         logits = model.predictor.logits(image, store.plan.statistics, region=whole)
-        groups = ((first, _kept(model, planes, len(stored) > 1)) for first, planes in logits)
+        groups = ((first, _kept(model, planes, store.plan.probabilities)) for first, planes in logits)
         blocks = _cut(groups, [region[0].stop for region in regions])
         for number, region, block in zip(run, regions, blocks, strict=True):
-            for array, values in zip(stored, block, strict=True):
-                store.write(array, region, values)
+            for name, values in zip(names, block, strict=True):
+                store.write(name, region, values)
             store.done["maps"].mark_done(number)
-            yield number
+            done += 1
+            yield done
 
 
 def _kept(model: Model, logits_CZYX: NDArray[np.float32], with_probabilities: bool) -> Arrays:
@@ -83,27 +89,21 @@ def _cut(groups: Iterable[tuple[int, Arrays]], stops: Iterable[int]) -> Iterator
 
 
 def decode_objects(card: ModelCard, store: BlockStore, numbers: Sequence[int], num_threads: int = 1) -> Iterator[int]:
-    """Decode the objects of blocks, several at once; gives the number of each one that is done."""
-    waiting: deque[Future[int]] = deque()
+    """Decode the objects of blocks, several at once; gives how many are done."""
     with ThreadPoolExecutor(num_threads, "celltrain-objects") as pool:
-        for number in numbers:
-            if len(waiting) == num_threads:
-                yield waiting.popleft().result()
-            waiting.append(pool.submit(_decode_block, card, store, number))
-        for future in waiting:
-            yield future.result()
+        for done, _ in enumerate(pool.map(partial(_decode_block, card, store), numbers), start=1):
+            yield done
 
 
-def _decode_block(card: ModelCard, store: BlockStore, number: int) -> int:
+def _decode_block(card: ModelCard, store: BlockStore, number: int) -> None:
     from napari_celltrain.engine.objects import decode_block, halo
 
-    plan, array = store.plan, store.objects
+    plan = store.plan
     assert plan.objects is not None, "labels of this store are not objects"
-    assert array is not None, "a store with such a plan has this array"
     region = plan.objects.region(number)
     outer, core = with_margins(region, halo(card.decoding, plan.spacing), plan.shape)
     objects = decode_block(
-        store.read(store.maps, outer),
+        store.read("maps", outer),
         card.threshold,
         card.decoding,
         plan.spacing,
@@ -111,41 +111,21 @@ def _decode_block(card: ModelCard, store: BlockStore, number: int) -> int:
         volume_shape=plan.shape,
         core=core,
     )
-    voxels, found = BlockObjects.of(objects, with_faces=card.decoding.method == "components")
-    store.write(array, region, voxels)
-    store.write_part(number, found.to_arrays())
+    voxels, kept = number_block(objects, with_faces=card.decoding.method == "components")
+    store.write("objects", region, voxels)
+    store.write_part(number, kept)
     store.done["objects"].mark_done(number)
-    return number
 
 
-@dataclass(frozen=True, slots=True)
-class BlockObjects:
-    """What is kept of the objects of a block, besides its voxels."""
-
-    names: NDArray[np.int64]
-    """(n,) ascending: in the volume, of the objects 1…n of the block."""
-    sizes: NDArray[np.int64]
-    """(n,) voxels in the block."""
-    faces: tuple[NDArray[np.uint32], ...] = ()
-    """For components that may go on in the next block: their numbers on the first and the last plane of each axis."""
-
-    @classmethod
-    def of(cls, objects: NDArray[np.int64], *, with_faces: bool) -> tuple[NDArray[np.uint32], BlockObjects]:
-        """The voxels numbered 1…n, and the rest. ``objects`` holds names, and 0 for background."""
-        found = objects > 0
-        names, inverse, sizes = np.unique(objects[found], return_inverse=True, return_counts=True)
-        numbers = np.zeros(objects.shape, np.uint32)
-        numbers[found] = inverse + 1
-        ends = [(axis, end) for axis in range(3) for end in (0, -1)] if with_faces else []
-        return numbers, cls(names, sizes.astype(np.int64), tuple(np.asarray(numbers.take(e, a)) for a, e in ends))
-
-    def to_arrays(self) -> dict[str, NDArray[Any]]:
-        return {"names": self.names, "sizes": self.sizes} | {f"face{i}": face for i, face in enumerate(self.faces)}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> BlockObjects:
-        faces = tuple(arrays[f"face{i}"] for i in range(6) if f"face{i}" in arrays)
-        return cls(arrays["names"], arrays["sizes"], faces)
+def number_block(objects: NDArray[np.int64], *, with_faces: bool) -> tuple[NDArray[np.uint32], BlockObjects]:
+    """Number the voxels of a block 1…n; and what is kept beside them. ``objects`` holds names; 0 is background."""
+    found = objects > 0
+    names, inverse, sizes = np.unique(objects[found], return_inverse=True, return_counts=True)
+    numbers = np.zeros(objects.shape, np.uint32)
+    numbers[found] = inverse + 1
+    ends = [(axis, end) for axis in range(3) for end in (0, -1)] if with_faces else []
+    faces = {f"face{index}": np.asarray(numbers.take(end, axis)) for index, (axis, end) in enumerate(ends)}
+    return numbers, {"names": names, "sizes": sizes.astype(np.int64), **faces}
 
 
 def number_objects(
@@ -156,13 +136,18 @@ def number_objects(
 
     Parts of one name are one object, and so are components that touch across the faces of blocks, where these are kept.
     """
-    ends = np.cumsum([len(block.names) for block in blocks])
-    names = np.concatenate([np.zeros(0, np.int64), *(block.names for block in blocks)])
-    sizes = np.concatenate([np.zeros(0, np.int64), *(block.sizes for block in blocks)])
+    ends = np.cumsum([len(block["names"]) for block in blocks])
+    names, sizes = (
+        np.concatenate([np.zeros(0, np.int64), *(block[key] for block in blocks)]) for key in ("names", "sizes")
+    )
     unique, group = np.unique(names, return_inverse=True)
     pairs = list(_touching(grid, blocks))
     if pairs:
-        group = _joined(unique, group, np.concatenate(pairs))
+        first, second = np.searchsorted(unique, np.concatenate(pairs)).T
+        graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(len(unique), len(unique)))
+        _, component = connected_components(graph, directed=False)
+        _, first_name = np.unique(component, return_index=True)
+        _, group = np.unique(first_name[component][group], return_inverse=True)  # in the order of their first names
     kept = np.bincount(group, weights=sizes) * voxel_um3 >= max(min_size_um3, 1e-12)  # as `objects.without_small`
     count = int(kept.sum())
     numbers = np.cumsum(kept, dtype=np.uint32)
@@ -176,27 +161,16 @@ def _touching(grid: BlockGrid, blocks: list[BlockObjects]) -> Iterator[NDArray[n
     """(N, 2) names of components that share a face of two voxels on either side of a border between blocks."""
     for number, block in enumerate(blocks):
         position = grid.position(number)
-        for axis in range(3) if block.faces else ():
+        for axis in range(3) if "face0" in block else ():
             after = zyx(place + (a == axis) for a, place in enumerate(position))
             if after[axis] == grid.counts[axis]:
                 continue
             neighbour = blocks[grid.number(after)]
-            here, there = block.faces[2 * axis + 1], neighbour.faces[2 * axis]
+            here, there = block[f"face{2 * axis + 1}"], neighbour[f"face{2 * axis}"]
             both = (here > 0) & (there > 0)
             if both.any():
-                pairs = np.stack([block.names[here[both] - 1], neighbour.names[there[both] - 1]], axis=1)
+                pairs = np.stack([block["names"][here[both] - 1], neighbour["names"][there[both] - 1]], axis=1)
                 yield np.unique(pairs, axis=0)
-
-
-def _joined(unique: NDArray[np.int64], group: NDArray[np.intp], pairs: NDArray[np.int64]) -> NDArray[np.intp]:
-    """``group`` with the groups of ``pairs`` made one, numbered in the order of their first name."""
-    first, second = np.searchsorted(unique, pairs).T
-    graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(len(unique), len(unique)))
-    _, component = connected_components(graph, directed=False)
-    # the components in the order of the first of their names
-    _, first_seen = np.unique(component, return_index=True)
-    rank = np.argsort(np.argsort(first_seen))
-    return np.asarray(rank[component][group])
 
 
 def labels_of(card: ModelCard, store: BlockStore) -> tuple[LazyArray, int | None]:
@@ -204,13 +178,12 @@ def labels_of(card: ModelCard, store: BlockStore) -> tuple[LazyArray, int | None
 
     All blocks must be done.
     """
-    plan, array = store.plan, store.objects
-    if plan.objects is None or array is None:
+    plan, grid = store.plan, store.plan.objects
+    if grid is None:
         values = np.array(card.class_values if card.label_kind == "classes" else (0, 1))
         table = values.astype(np.uint16 if values.max() < 2**16 else np.uint32)
-        return View(plan.shape, table.dtype, lambda region: table[store.read(store.maps, region)[0]]), None
-    grid = plan.objects
-    blocks = [BlockObjects.from_arrays(store.read_part(number)) for number in range(len(grid))]
+        return View(plan.shape, table.dtype, lambda region: table[store.read("maps", region)[0]]), None
+    blocks = [store.read_part(number) for number in range(len(grid))]
     count, tables = number_objects(grid, blocks, card.decoding.min_size_um3, float(np.prod(plan.spacing)))
 
     def read(region: Region) -> NDArray[Any]:
@@ -220,7 +193,7 @@ def labels_of(card: ModelCard, store: BlockStore) -> tuple[LazyArray, int | None
             shared = [slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in pairs]
             if all(part.start < part.stop for part in shared):
                 inner = (slice(b.start - a.start, b.stop - a.start) for a, b in zip(region, shared, strict=True))
-                labels[tuple(inner)] = table[store.read(array, tuple(shared))]
+                labels[tuple(inner)] = table[store.read("objects", tuple(shared))]
         return labels
 
     return View(plan.shape, tables[0].dtype, read), count
@@ -228,6 +201,4 @@ def labels_of(card: ModelCard, store: BlockStore) -> tuple[LazyArray, int | None
 
 def probability_of(store: BlockStore, channel: int) -> LazyArray:
     """One channel of the probabilities that were kept, read piece by piece."""
-    array = store.probabilities
-    assert array is not None, "probabilities are read only where they were kept"
-    return View(store.plan.shape, np.dtype(np.float32), lambda region: store.read(array, (channel, *region)))
+    return View(store.plan.shape, np.dtype(np.float32), lambda region: store.read("probabilities", (channel, *region)))

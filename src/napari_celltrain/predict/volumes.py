@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,7 @@ from napari_celltrain.predict.files import (
     unknown_size,
     write_result,
 )
-from napari_celltrain.predict.passes import decode_objects, labels_of, predict_maps, probability_of, share_of
+from napari_celltrain.predict.passes import Pass, decode_objects, labels_of, predict_maps, probability_of, share_of
 from napari_celltrain.runs.model import Model, ModelCard, load_model, read_card, segment
 from napari_celltrain.values import files
 from napari_celltrain.values.config import Spacing
@@ -89,11 +89,8 @@ def predict(
     """
     _check_share(blocks, dask)
     card = _adjusted(read_card(model), threshold, decoding)
-    requests = [
-        InputRequest(path.absolute(), axes, channel, voxel_size, resample)
-        for each in inputs
-        for path in find_volumes(each)
-    ]
+    paths = [path.absolute() for each in inputs for path in find_volumes(each)]
+    requests = [InputRequest(path, axes, channel, voxel_size, resample) for path in paths]
     volumes = [request.look(card) for request in requests]
     targets = plan_targets(volumes, output, file_format, probability_suffixes(card) if probabilities else [])
     from napari_celltrain.engine.device import describe, resolve_device, set_threads
@@ -208,12 +205,10 @@ class _Prediction:
 
     def _by_blocks(self, path: Path, mark: str) -> Iterator[Event]:
         store = yield from self._open_store(path, mark)
-        total = len(store.plan.maps)
-        missing = store.done["maps"].missing(total)
-        if self.share is not None:
-            missing = sorted(set(missing).intersection(share_of(range(total), *self.share)))
-        yield from self._compute(store, "maps", missing)
-        left = store.done["maps"].missing(total) if path.exists() else []
+        numbers, done = range(len(store.plan.maps)), store.done["maps"]
+        own = numbers if self.share is None else share_of(numbers, *self.share)
+        yield from self._compute(store, "maps", done.missing(own))
+        left = done.missing(numbers) if path.exists() else []
         if left:
             yield Logged(
                 message=f"{self.where}: this share of the blocks is done; {count(len(left), 'block')} of other shares "
@@ -239,7 +234,7 @@ class _Prediction:
         if path.exists():
             store = BlockStore(path)
             total = len(store.plan.maps)
-            done = total - len(store.done["maps"].missing(total))
+            done = total - len(store.done["maps"].missing(range(total)))
             yield Logged(
                 message=f"{self.where}: going on with what is there: {done} of {count(total, 'block')} are done."
             )
@@ -250,7 +245,7 @@ class _Prediction:
         plan = make_plan(self.card, self.opened.image, spacing, statistics, mark, probabilities=self.probabilities)
         return create_store(path, plan)
 
-    def _compute(self, store: BlockStore, stage: Literal["maps", "objects"], numbers: list[int]) -> Iterator[Event]:
+    def _compute(self, store: BlockStore, stage: Pass, numbers: list[int]) -> Iterator[Event]:
         """Compute blocks, here or by the cluster."""
         if not numbers:
             return
@@ -258,29 +253,25 @@ class _Prediction:
         progressed = partial(Prepared, stage=f"{what} {self.where}", total=len(numbers))
         yield progressed(done=0)
         if self.client is not None:
-            task = Task(self.request, self.model.absolute(), self.card, store.path.absolute(), self.device)
-            for done in compute_remotely(self.client, task, stage, numbers):
-                yield progressed(done=done)
-            return
-        num_threads = min(2, os.cpu_count() or 1)  # each takes as much memory as the network
-        blocks = (
-            predict_maps(self.load(), self.opened.image, store, numbers)
-            if stage == "maps"
-            else decode_objects(self.card, store, numbers, num_threads)
-        )
-        for done, _ in enumerate(blocks, start=1):
+            task = Task(self.request, self.model.absolute(), self.card, self.device)
+            blocks = compute_remotely(self.client, task, store, stage, numbers)
+        elif stage == "maps":
+            blocks = predict_maps(self.load(), self.opened.image, store, numbers)
+        else:
+            num_threads = min(2, os.cpu_count() or 1)  # each takes as much memory as the network
+            blocks = decode_objects(self.card, store, numbers, num_threads)
+        for done in blocks:
             yield progressed(done=done)
 
     def _finish(self, store: BlockStore) -> Iterator[Event]:
         """Make the result: by one process alone, helped by the cluster where there is one."""
         plan = store.plan
         if plan.objects is not None:
-            yield from self._compute(store, "objects", store.done["objects"].missing(len(plan.objects)))
+            numbers = store.done["objects"].missing(range(len(plan.objects)))
+            yield from self._compute(store, "objects", numbers)
         labels, num_objects = labels_of(self.card, store)
-        foreground = 0
-        if num_objects is None:
-            regions = map(plan.maps.region, range(len(plan.maps)))
-            foreground = sum(int(np.count_nonzero(store.read(store.maps, region))) for region in regions)
+        regions = map(plan.maps.region, range(len(plan.maps) if num_objects is None else 0))
+        foreground = sum(int(np.count_nonzero(store.read("maps", region))) for region in regions)
         maps = [probability_of(store, channel) for channel in range(plan.num_outputs if plan.probabilities else 0)]
         growing = store.path / "labels.ome.zarr"
         if not growing.exists():  # not begun, or complete and moved to its place by a command that was interrupted then
