@@ -29,7 +29,7 @@ class SegmentTour:
         studio.wait(lambda: not widget.model._finder.is_busy, "the recent models")
         studio.shoot("segment-empty")
         layer = self._open_image()
-        widget.model.setValue(self._run)
+        widget.model.path.setValue(self._run)
         studio.wait(lambda: widget.model.card is not None, "the model")
         studio.press(widget.options_fold.button)
         studio.wait(lambda: "Looking" not in widget.options.device.help_line.text(), "the devices")
@@ -84,8 +84,8 @@ class SegmentTour:
 
     def _refuse(self) -> None:
         """A folder of images in the place of a model."""
-        self.widget.model.setValue(self._image.parent)
-        self.studio.wait(lambda: not self.widget.model.is_busy, "the refusal")
+        self.widget.model.path.setValue(self._image.parent)
+        self.studio.wait(lambda: not self.widget.model._reader.is_busy, "the refusal")
         self.studio.shoot("segment-error", themes=("dark",))
 
     def _scroll_to(self, part: Any) -> None:

@@ -51,7 +51,7 @@ def choose_model(qtbot: Any, widget: SegmentWidget, path: Any) -> None:
     """Typed into the field, as a user would."""
     widget.model.path.edit.setText(str(path))
     widget.model.path.edit.editingFinished.emit()
-    wait(qtbot, lambda: not widget.model.is_busy)
+    wait(qtbot, lambda: not widget.model._reader.is_busy)
 
 
 def run(qtbot: Any, widget: SegmentWidget) -> None:

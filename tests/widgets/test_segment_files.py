@@ -76,7 +76,7 @@ def test_a_folder_becomes_files_that_open_as_layers(
     fill(qtbot, widget, model, images, tmp_path / "out")
     run(qtbot, widget)
     assert "2 volumes segmented" in widget.run.message.text()
-    assert widget.files.names() == ["a_1.tif", "b_1.tif"]
+    assert [widget.files.item(n).text() for n in range(widget.files.count())] == ["a_1.tif", "b_1.tif"]
     widget.files.itemActivated.emit(widget.files.item(1))
     wait(qtbot, lambda: len(viewer.layers) == 2)
     np.testing.assert_array_equal(viewer.layers["b_1 labels"].data, open_labels(tmp_path / "out" / "b_1.tif").read())
@@ -153,7 +153,7 @@ def test_other_options_than_the_tuned_ones_are_those_of_the_files(
 ) -> None:
     asked: list[PredictRequest] = []
     monkeypatch.setattr(
-        "napari_celltrain.widgets.segment.widget.segment_files", lambda job, request: asked.append(request) or 0
+        "napari_celltrain.widgets.segment.widget.segment_files", lambda job, request: asked.append(request) or ""
     )
     fill(qtbot, widget, model, images, tmp_path)
     run(qtbot, widget)

@@ -43,22 +43,22 @@ def test_recent_runs_are_offered_with_their_scores(qtbot, panel: ModelPanel, tmp
     names = look(qtbot, panel)
     assert sorted(name.split()[0] for name in names) == [first.name, elsewhere.name]
     assert all("Dice 0.8750, F1 0.7500" in name for name in names)
-    index = next(n for n in range(1, 3) if panel.recent.itemData(n) == first)
+    index = next(n for n in range(1, 3) if panel.recent.itemData(n) == str(first))
     panel.recent.setCurrentIndex(index)
     panel.recent.activated.emit(index)
     wait(qtbot, lambda: panel.card is not None)
-    assert panel.value() == first
+    assert panel.path.value() == first
     assert panel.name == first.name
 
 
 def test_the_facts_of_a_model_are_shown(qtbot, panel: ModelPanel, tmp_path: Path) -> None:
-    panel.setValue(write_tiny_model(tmp_path, "run") / "model" / "model.yaml")
+    panel.path.setValue(write_tiny_model(tmp_path, "run") / "model" / "model.yaml")
     wait(qtbot, lambda: panel.card is not None)
-    text = "\n".join(panel.facts.values.values())
+    text = "\n".join(panel.facts.texts.values())
     for fact in ("U-Net", "4 volumes", "Dice 0.8750", "1 × 0.5 × 0.5 µm", "learned borders", "threshold 0.5"):
         assert fact in text
     assert panel.name == "run"
-    panel.setValue(None)
+    panel.path.setValue(None)
     assert panel.card is None
     assert panel.facts.isHidden()
 
@@ -86,21 +86,21 @@ def break_model(run: Path, how: str) -> Path:
 @pytest.mark.parametrize("how", ["no model", "no yaml", "other fields", "nothing there", "truncated zip"])
 def test_what_cannot_be_read_gets_one_sentence(qtbot, panel: ModelPanel, tmp_path: Path, how: str) -> None:
     path = break_model(write_tiny_model(tmp_path, "run"), how)
-    panel.setValue(path)
-    wait(qtbot, lambda: not panel.is_busy)
+    panel.path.setValue(path)
+    wait(qtbot, lambda: not panel._reader.is_busy)
     assert panel.card is None
     assert panel.path.problem()
     assert panel.message.text() == panel.path.problem()
     assert "Traceback" not in panel.message.text()
     assert panel.path.is_marked
-    panel.setValue(write_tiny_model(tmp_path, "sound"))
+    panel.path.setValue(write_tiny_model(tmp_path, "sound"))
     wait(qtbot, lambda: panel.card is not None)
     assert panel.message.text() == ""
     assert not panel.path.is_marked
 
 
 def test_names_are_shown_as_they_are(qtbot, panel: ModelPanel, tmp_path: Path) -> None:
-    panel.setValue(tmp_path / "<b>gone</b>")
-    wait(qtbot, lambda: not panel.is_busy)
+    panel.path.setValue(tmp_path / "<b>gone</b>")
+    wait(qtbot, lambda: not panel._reader.is_busy)
     assert "<b>gone</b>" in panel.message.text()
     assert panel.message.textFormat() == Qt.TextFormat.PlainText

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFileDialog
 
 from balls import make_pair
 from napari_celltrain.data.differences import Difference
@@ -60,9 +61,9 @@ def test_scores_are_those_of_the_runs_layer(qtbot, viewer: ViewerModel, scores: 
     truth, found = viewer.layers["truth"].data, viewer.layers["found"].data
     expected = finish(evaluate_arrays(truth, found, (1.0, 0.5, 0.5), name="found"))
     assert scores.scores == expected
-    assert scores.facts.values["Dice"] == f"{expected.voxels.dice:.4f}"
-    assert scores.facts.values["F1 at IoU 0.7"] == f"{expected.objects.at(0.7).f1:.4f}"
-    assert set(scores.facts.values) >= {"IoU", "F1 at IoU 0.5", "F1 at IoU 0.9", "Mean AP", "PQ", "SEG", "Objects"}
+    assert scores.facts.texts["Dice"] == f"{expected.voxels.dice:.4f}"
+    assert scores.facts.texts["F1 at IoU 0.7"] == f"{expected.objects.at(0.7).f1:.4f}"
+    assert set(scores.facts.texts) >= {"IoU", "F1 at IoU 0.5", "F1 at IoU 0.9", "Mean AP", "PQ", "SEG", "Objects"}
 
 
 def test_errors_are_listed_shown_and_jumped_to(qtbot, viewer: ViewerModel, scores: ScoresPanel) -> None:
@@ -90,7 +91,7 @@ def test_errors_are_listed_shown_and_jumped_to(qtbot, viewer: ViewerModel, score
 def test_voxels_alone_have_no_objects(qtbot, scores: ScoresPanel) -> None:
     scores.rows.editors["data.label_kind"].setValue("foreground")
     compare(qtbot, scores)
-    assert list(scores.facts.values) == ["Dice", "IoU", "Precision", "Recall"]
+    assert list(scores.facts.texts) == ["Dice", "IoU", "Precision", "Recall"]
     assert scores.table.isHidden()
 
 
@@ -104,9 +105,10 @@ def test_other_shapes_are_refused(qtbot, viewer: ViewerModel, scores: ScoresPane
     assert "chosen twice" in scores.run.message.text()
 
 
-def test_scores_are_saved(qtbot, scores: ScoresPanel, tmp_path: Path) -> None:
+def test_scores_are_saved(qtbot, scores: ScoresPanel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compare(qtbot, scores)
-    scores.save_to(tmp_path / "scores")
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path / "scores"))
+    scores.save_button.click()
     with (tmp_path / "scores" / "scores.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert any(f"{scores.scores.voxels.dice:.6f}"[:6] in str(row) for row in rows)
@@ -124,7 +126,7 @@ def measure(qtbot, viewer: ViewerModel) -> MeasurePanel:
 
 
 def test_objects_are_measured_into_features_and_a_file(
-    qtbot, viewer: ViewerModel, measure: MeasurePanel, tmp_path: Path
+    qtbot, viewer: ViewerModel, measure: MeasurePanel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     click(qtbot, measure.run.button)
     wait(qtbot, lambda: not measure.run.is_running)
@@ -134,7 +136,8 @@ def test_objects_are_measured_into_features_and_a_file(
     features = viewer.layers["truth"].features
     assert list(features["index"]) == list(numbers)
     assert len(features.columns) > 5
-    measure.save_to(tmp_path / "a.csv")
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "a.csv"), ""))
+    measure.save_button.click()
     with (tmp_path / "a.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["label"]) for row in rows] == list(numbers)

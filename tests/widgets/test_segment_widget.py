@@ -96,7 +96,7 @@ def test_objects_are_recomputed_without_the_network(
     choose_model(qtbot, widget, model)
     click(qtbot, widget.options_fold.button)
     assert not widget.options.apply_button.isEnabled()
-    assert widget.options.is_as_tuned
+    assert widget.options.value()["decoding"] is None
     assert not widget.options.reset_button.isEnabled()
     run(qtbot, widget)
     monkeypatch.setattr(segment_widget, "segment_volume", None)
@@ -104,7 +104,7 @@ def test_objects_are_recomputed_without_the_network(
     options.method.setValue("watershed")
     options.numbers["min_size_um3"].setValue(4.0)
     assert options.reset_button.isEnabled()
-    wanted = options.value().decoding
+    wanted = options.value()["decoding"]
     assert wanted.method == "watershed"
     assert wanted.min_size_um3 == 4.0
     click(qtbot, options.apply_button)
@@ -112,7 +112,8 @@ def test_objects_are_recomputed_without_the_network(
     assert len(viewer.layers) == 2
     np.testing.assert_array_equal(viewer.layers["mine – run"].data, expected(model, image.data, decoding=wanted))
     click(qtbot, options.reset_button)
-    assert options.is_as_tuned
+    assert options.value()["decoding"] is None
+    assert not options.reset_button.isEnabled()
     image.data = image.data + 1  # the probability maps are of another image now
     assert not options.apply_button.isEnabled()
 
@@ -123,8 +124,9 @@ def test_options_are_those_of_the_model_and_of_the_method(qtbot, widget: Segment
     choose_model(qtbot, widget, write_tiny_model(tmp_path, "learned"))
     choose_model(qtbot, widget, path)
     options = widget.options
-    assert options.value().threshold == 0.35
-    assert options.value().decoding == tuned
+    assert options.threshold.value() == 0.35
+    assert options.value()["threshold"] is options.value()["decoding"] is None
+    assert options._decoding.model_copy(update=options.rows.values()) == tuned
     assert [choice.key for choice in options.method.choices()] == ["components", "watershed"]
     assert options.numbers["seed_distance_um"].isVisibleTo(options)
     options.method.setValue("components")
@@ -134,7 +136,7 @@ def test_options_are_those_of_the_model_and_of_the_method(qtbot, widget: Segment
         tmp_path, "classes", target="foreground", objects=None, label_kind="classes", class_values=(0, 5, 9)
     )
     choose_model(qtbot, widget, classes)
-    assert options.value().decoding is None
+    assert options.value()["decoding"] is None
     assert not options.threshold.isVisibleTo(options)
     assert not options.method.isVisibleTo(options)
 
@@ -145,12 +147,12 @@ def test_tuned_sizes_are_shown_with_three_digits_and_kept_exactly(qtbot, widget:
     options = widget.options
     boxes = [editor.box for editor in options.numbers.values()]
     assert [box.text() for box in boxes] == ["1.33", "4.53", "0", "12346"]
-    assert options.value().decoding == tuned
+    assert options._decoding.model_copy(update=options.rows.values()) == tuned
     boxes[1].setFocus()
     boxes[1].interpretText()  # as at the end of typing
-    assert options.is_as_tuned
+    assert options.value()["decoding"] is None
     boxes[1].lineEdit().setText("4.5")
-    assert options.value().decoding.seed_distance_um == 4.5
+    assert options.value()["decoding"].seed_distance_um == 4.5
 
 
 def test_it_becomes_a_tab_of_the_training_widget_on_the_same_side(qtbot, make_napari_viewer) -> None:
@@ -221,9 +223,9 @@ def test_what_is_no_volume_is_refused_in_a_sentence(
 def test_objects_are_decoded_after_the_last_batch(model: Path) -> None:
     image = ArrayVolume("mine", make_pair(0)[0], VOXEL_SIZE)
     job = Job(lambda job: None, "Segmenting")
-    options = work.SegmentOptions(device="cpu")
-    steps = [(stage, job.progress) for _, _, stage in work.segment_volume(job, model, image, options)]
-    assert [stage for stage, _ in steps] == [work.LOADING, work.READING, work.PREDICTING, work.DECODING]
+    steps = [(stage, job.progress) for _, _, stage in work.segment_volume(job, model, image, device="cpu")]
+    stages = ["Loading the model", "Reading the image", work.PREDICTING, "Decoding objects"]
+    assert [stage for stage, _ in steps] == stages
     done, total, shown = steps[-1][1]  # since the last batch began
     assert (done + 1, shown) == (total, work.PREDICTING)
 
@@ -304,7 +306,7 @@ def test_nothing_keeps_a_layer_that_was_removed(qtbot, viewer, widget: SegmentWi
     image, result = weakref.ref(layer.data), weakref.ref(viewer.layers["mine – run"].data)
     viewer.layers.clear()
     del layer
-    widget.run.start(lambda job: None, lambda result: None, "")  # napari's own status thread looks at the next layer
+    widget.run.start(lambda job: None, lambda result: None)  # napari's own status thread looks at the next layer
     wait(qtbot, lambda: not widget.run.is_running)
 
     def are_gone() -> bool:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from napari.utils.notifications import show_error
 from qtpy.QtCore import Qt, QUrl, Signal
 from qtpy.QtGui import QDesktopServices
@@ -27,7 +28,7 @@ from napari_celltrain.widgets.run.progress import RunLog, RunProgress
 from napari_celltrain.widgets.run.shown import PredictionLayers, PredictionRow
 from napari_celltrain.widgets.segment.input_panel import LayerBox, place_of, volume_of
 from napari_celltrain.widgets.segment.parts import RunRow
-from napari_celltrain.widgets.segment.work import LOADING, Result, SegmentOptions, segment_volume
+from napari_celltrain.widgets.segment.work import Result, segment_volume
 from napari_celltrain.widgets.theme import button, fill, plain_label, tooltip
 
 if TYPE_CHECKING:
@@ -254,10 +255,9 @@ class SegmentRow(QWidget):
         self._viewer = viewer
         self._model: Path | None = None
         help_text = "Add a labels layer with what the best model of this run finds in the layer"
-        self.run = RunRow("Segment a layer with this model", help_text, "Segmenting")
+        self.run = RunRow("Segment a layer with this model", help_text, "Segmenting", self._start)
         self.layer = LayerBox(viewer, "image", "Layer to segment", "An image layer that holds a volume")
         fill(QVBoxLayout(self), self.run, self.layer, spacing=2)
-        self.run.started.connect(self._start)
         self.layer.valueChanged.connect(self._renew)
         self._renew()
 
@@ -277,15 +277,13 @@ class SegmentRow(QWidget):
         layer = self.layer.value()
         if layer is None or self._model is None:
             return
-        with self.run.errors_shown():
-            volume, place = volume_of(layer), place_of(layer)
+        volume, (options, axes) = volume_of(layer), place_of(layer)
 
-            def show(result: Result) -> None:
-                name = f"{layer.name} segmentation"
-                add_layer(self._viewer, "labels", place.shaped(result.labels), name=name, **place.options)
+        def show(result: Result) -> None:
+            labels, name = np.expand_dims(result.labels, axes), f"{layer.name} segmentation"
+            add_layer(self._viewer, "labels", labels, name=name, **options)
 
-            work = partial(segment_volume, model=self._model, image=volume, options=SegmentOptions())
-            self.run.start(work, show, LOADING)
+        self.run.start(partial(segment_volume, model=self._model, image=volume), show)
 
 
 @contextmanager

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import QRadioButton, QWidget
 
@@ -26,49 +26,50 @@ from napari_celltrain.widgets.theme import tooltip
 
 
 class InputPanel(QWidget):
-    """Edits the source, and for each source which of its volumes."""
+    """Edits the source, and for each source which of its volumes. ``valueChanged`` comes with edits of a layer, too."""
 
     valueChanged = Signal()
-    sourceChanged = Signal()
 
-    def __init__(self, viewer: Any, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, viewer: Any) -> None:
+        super().__init__()
         self.voxel_size: Spacing | None = None
         """Of the layer; None where it is not known."""
         self._trained_channel: int | None = None
-        self.layer_button = QRadioButton("A layer")
-        self.files_button = QRadioButton("Files")
+        self.layer_button, self.files_button = QRadioButton("A layer"), QRadioButton("Files")
         self.layer = LayerBox(viewer, "image", "Image layer to segment", "An image layer that holds a volume")
         self.channel = ComboBox()
         self.channel.setAccessibleName("Channel")
         self.message = Message()
+        self._layer_rows = FieldRows()
+        self._layer_rows.add_control("Layer", self.layer)
+        self._layer_rows.add_control("Channel", self.channel)
+        self._layer_rows.add_widget(self.message)
         self.images = PathEdit("either", history="segment.images", placeholder="File or folder, or drop it here")
         self.output = PathEdit("folder", history="segment.output", placeholder="Folder, or drop it here")
         self.file_fields = FieldRows(("data.channel", "data.voxel_size", "data.axes"))
-        self._lay_out()
+        self._file_rows = FieldRows()
+        images_help = "A TIFF file, an OME-Zarr folder, or a folder with any number of them."
+        self._file_rows.add_control("Images", self.images, images_help)
+        self._file_rows.add_control("Results", self.output, "Folder for the labels, one file for each volume.")
+        self._file_rows.add_widget(Fold("More about the files", self.file_fields))
+        column(self, line(self.layer_button, self.files_button), self._layer_rows, self._file_rows)
         self.layer_button.toggled.connect(self._switch)
-        self.layer.valueChanged.connect(self._choose_layer)
-        self.layer.edited.connect(self._touch)
-        self.channel.currentIndexChanged.connect(self._touch)
-        for editor in (self.images, self.output, self.file_fields):
-            editor.valueChanged.connect(self._change_files)
+        self.layer.valueChanged.connect(self._offer_channels)
+        self.layer.edited.connect(self._describe)
+        self.channel.currentIndexChanged.connect(self._describe)
+        for editor in (self.images, self.output):
+            editor.valueChanged.connect(partial(editor.set_problem, None))
         self.layer_button.setChecked(True)
-        self._choose_layer()
+        self._offer_channels()
 
     @property
-    def source(self) -> Literal["layer", "files"]:
-        return "layer" if self.layer_button.isChecked() else "files"
+    def is_layer(self) -> bool:
+        return bool(self.layer_button.isChecked())
 
     @property
     def index(self) -> int:
         """The channel, or time point, of the layer, count from 0."""
         return max(0, self.channel.currentIndex())
-
-    def volume(self) -> ArrayVolume:
-        """The layer's, of which nothing has been read. Raises :class:`DataError`."""
-        if self.layer.value() is None:
-            raise DataError("No image layer is open. Open an image in the viewer, then choose its layer.")
-        return volume_of(self.layer.value(), self.index)
 
     def files(self) -> tuple[Path, Path]:
         """The images to segment, and the folder for the results. Raises :class:`DataError` and marks the field."""
@@ -87,56 +88,37 @@ class InputPanel(QWidget):
         if channel is not None and channel < self.channel.count():
             self.channel.setCurrentIndex(channel)
 
-    def _choose_layer(self) -> None:
-        """Offer the channels of the layer."""
-        stack = None
+    def _offer_channels(self) -> None:
+        layer, stack = self.layer.value(), None
         with suppress(DataError):
-            stack = stack_of(self.layer.value()) if self.layer.value() is not None else None
+            stack = stack_of(layer) if layer is not None else None
         with QSignalBlocker(self.channel):
             self.channel.clear()
             if stack is not None:
                 self.channel.addItems([f"{stack.name} {index}" for index in range(stack.num)])
                 self.set_channel(self._trained_channel)
         self._layer_rows.form.setRowVisible(self.channel, stack is not None)
-        self._touch()
+        self._describe()
 
-    def _touch(self, *_: Any) -> None:
-        """Describe the volume, or say why it cannot be segmented."""
+    def _describe(self, *_: Any) -> None:
+        """Say what the volume is, or why it cannot be segmented."""
         self.voxel_size = None
-        try:
-            volume = self.volume()
-        except DataError as error:
-            is_missing = self.layer.value() is None
-            text = "Open an image in the viewer, or choose files." if is_missing else str(error)
-            self.message.say(text, error=not is_missing)
+        if self.layer.value() is None:
+            self.message.say("Open an image in the viewer, or choose files.")
         else:
-            self.voxel_size = volume.voxel_size
-            size = f"{sizes(volume.voxel_size)} µm" if volume.voxel_size else "unknown size"
-            self.message.say(f"{sizes(volume.shape)} voxels of {size}")
+            try:
+                volume = volume_of(self.layer.value(), self.index)
+                self.voxel_size = volume.voxel_size
+                size = f"{sizes(volume.voxel_size)} µm" if volume.voxel_size else "unknown size"
+                self.message.say(f"{sizes(volume.shape)} voxels of {size}")
+            except DataError as error:
+                self.message.say(str(error), error=True)
         self.valueChanged.emit()
 
     def _switch(self, *_: Any) -> None:
-        self._layer_rows.setVisible(self.source == "layer")
-        self._file_rows.setVisible(self.source == "files")
-        self.sourceChanged.emit()
+        self._layer_rows.setVisible(self.is_layer)
+        self._file_rows.setVisible(not self.is_layer)
         self.valueChanged.emit()
-
-    def _change_files(self) -> None:
-        for editor in (self.images, self.output):
-            if editor.value() is not None:
-                editor.set_problem(None)
-        self.valueChanged.emit()
-
-    def _lay_out(self) -> None:
-        self._layer_rows, self._file_rows = FieldRows(), FieldRows()
-        self._layer_rows.add_control("Layer", self.layer)
-        self._layer_rows.add_control("Channel", self.channel)
-        self._layer_rows.add_widget(self.message)
-        images_help = "A TIFF file, an OME-Zarr folder, or a folder with any number of them."
-        self._file_rows.add_control("Images", self.images, images_help)
-        self._file_rows.add_control("Results", self.output, "Folder for the labels, one file for each volume.")
-        self._file_rows.add_widget(Fold("More about the files", self.file_fields))
-        column(self, line(self.layer_button, self.files_button), self._layer_rows, self._file_rows)
 
 
 class LayerBox(ComboBox):
@@ -150,8 +132,7 @@ class LayerBox(ComboBox):
         self, viewer: Any, kind: Literal["image", "labels"], name: str, help_text: str, *, optional: bool = False
     ) -> None:
         super().__init__()
-        self._viewer = viewer
-        self._kind = kind
+        self._viewer, self._kind = viewer, kind
         self.is_optional = optional
         self._layers: list[Any] = []
         self._watched: list[Any] = []  # events of the layer
@@ -171,10 +152,8 @@ class LayerBox(ComboBox):
 
     def choices(self) -> list[Any]:
         """The topmost first."""
-        offered = [
-            layer for layer in self._viewer.layers if layer._type_string == self._kind and not is_plugin_layer(layer)
-        ]
-        return offered[::-1]
+        layers = reversed(self._viewer.layers)
+        return [layer for layer in layers if layer._type_string == self._kind and not is_plugin_layer(layer)]
 
     def reset_choices(self, *_: Any) -> None:
         """The layers of the viewer have changed; what is chosen stays chosen while it is there."""
@@ -207,13 +186,11 @@ _TIME_NAMES = ("t", "time", "timepoint")
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """The volumes of a layer that holds more than one."""
+    """The volumes of a layer that holds ``num``, along ``axis`` of its array: channels or time points, by ``name``."""
 
     axis: int
-    """Of the layer's array."""
     num: int
     name: str
-    """``channel``, or what the layer itself calls the axis."""
 
 
 def stack_of(layer: Any) -> Stack | None:
@@ -248,34 +225,26 @@ def volume_of(layer: Any, index: int = 0) -> ArrayVolume:
     stack = stack_of(layer)
     if stack is None:
         return ArrayVolume(layer.name, full_resolution(layer), voxel_size_of(layer))
-    spatial = [axis for axis in range(4) if axis != stack.axis]
-    calibration = SimpleNamespace(scale=layer.scale[spatial], units=[layer.units[axis] for axis in spatial])
+    units = [unit for axis, unit in enumerate(layer.units) if axis != stack.axis]
+    calibration = SimpleNamespace(scale=np.delete(layer.scale, stack.axis), units=units)
     axes = "ZYX"[: stack.axis] + "C" + "ZYX"[stack.axis :]
     return ArrayVolume(layer.name, full_resolution(layer), voxel_size_of(calibration), axes=axes, channel=index)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a result belongs: the keywords of a new layer, and how its array is shaped for the viewer's axes."""
-
-    options: dict[str, Any]
-    axis: int | None = None
-    """An axis of length one that the layer's own volumes have in their midst."""
-
-    def shaped(self, labels_ZYX: NDArray[Any]) -> NDArray[Any]:
-        return labels_ZYX if self.axis is None else np.expand_dims(labels_ZYX, self.axis)
+Place = tuple[dict[str, Any], tuple[int, ...]]
+"""Where a result belongs: the keywords of its layer, and axes of length one that the layer of the image has in its
+midst, for ``numpy.expand_dims``."""
 
 
 def place_of(layer: Any, index: int = 0) -> Place:
     """Scale, position and units of a result on ``layer``. Raises ``DataError``."""
     stack = stack_of(layer)
-    if stack is not None and (stack.axis > 0 or stack.name != "channel"):
-        # It stands at its own channel or time point; the slider finds it there.
-        translate = np.array(layer.translate, float)
-        translate[stack.axis] += index * layer.scale[stack.axis]
-        options = {"scale": tuple(layer.scale), "translate": tuple(translate), "units": tuple(layer.units)}
-        return Place(options, stack.axis)
-    options = {name: tuple(getattr(layer, name)[-3:]) for name in ("scale", "translate", "units")}
+    options = {name: tuple(getattr(layer, name)) for name in ("scale", "translate", "units")}
     if stack is None:
-        options |= {"rotate": layer.rotate, "shear": layer.shear}
-    return Place(options)
+        return options | {"rotate": layer.rotate, "shear": layer.shear}, ()
+    if stack.axis == 0 and stack.name == "channel":
+        return {name: value[1:] for name, value in options.items()}, ()
+    # It stands at its own channel or time point; the slider finds it there.
+    translate = np.array(layer.translate, float)
+    translate[stack.axis] += index * layer.scale[stack.axis]
+    return options | {"translate": tuple(translate)}, (stack.axis,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,47 +12,51 @@ import numpy as np
 from napari.utils.notifications import show_error, show_info
 from numpy.typing import NDArray
 from qtpy.QtCore import QSignalBlocker
-from qtpy.QtWidgets import QFileDialog, QPushButton, QWidget
+from qtpy.QtWidgets import QFileDialog, QWidget
 
 from napari_celltrain.data.differences import Difference, WrongObject
+from napari_celltrain.data.measure import Columns
 from napari_celltrain.values.config import LabelKind, Spacing
 from napari_celltrain.values.errors import CellTrainError, DataError
+from napari_celltrain.values.files import write_table
 from napari_celltrain.values.text import count
+from napari_celltrain.widgets.background import Job
 from napari_celltrain.widgets.forms.inputs import ComboBox
 from napari_celltrain.widgets.forms.rows import FieldRows, column, line
 from napari_celltrain.widgets.layers import full_resolution, show_layer, undisturbed
 from napari_celltrain.widgets.run.shown import error_looks
 from napari_celltrain.widgets.segment.input_panel import LayerBox, Place, place_of, stack_of, volume_of
 from napari_celltrain.widgets.segment.parts import Facts, RunRow
-from napari_celltrain.widgets.segment.work import Columns, evaluate, measure
+from napari_celltrain.widgets.segment.work import evaluate, measure_objects
 from napari_celltrain.widgets.table import Table
-from napari_celltrain.widgets.theme import tooltip
+from napari_celltrain.widgets.theme import button
 
 if TYPE_CHECKING:
-    from napari import Viewer
-
     from napari_celltrain.evaluate.evaluation import VolumeScores
 
 
 class ObjectPanel(QWidget):
-    """A choice of layers, a row that runs, a table of objects, and a button that saves it."""
+    """A choice of layers, a row that runs, a table of objects, and a button that saves it.
 
-    def __init__(self, viewer: Viewer, boxes: dict[str, LayerBox], run: RunRow, table: Table, save: str) -> None:
+    ``run`` and ``save`` are the words of the row (:class:`RunRow`) and of the button.
+    """
+
+    def __init__(
+        self, viewer: Any, boxes: dict[str, LayerBox], run: tuple[str, str, str], table: str, save: tuple[str, str]
+    ) -> None:
         super().__init__()
         self._viewer = viewer
         self._boxes = list(boxes.values())
         self._used: list[Any] = []  # weak references to what was chosen at the last run
         self.rows = FieldRows()
-        self.run = run
-        self.table = table
-        self.save_button = QPushButton(save)
+        self.run = RunRow(*run, self._start)
+        self.table = Table(table)
+        self.save_button = button(*save, self.save)
         for text, box in boxes.items():
             self.rows.add_control(text, box)
             box.valueChanged.connect(self._renew)
-        self.column = column(self, self.rows, run, table, line(self.save_button), spacing=4)
-        run.started.connect(self._run)
-        table.picked.connect(self._jump)
-        self.save_button.clicked.connect(self.save)
+        self.column = column(self, self.rows, self.run, self.table, line(self.save_button), spacing=4)
+        self.table.picked.connect(self._jump)
         self._renew()
 
     def reset_choices(self, *_: Any) -> None:
@@ -61,42 +65,31 @@ class ObjectPanel(QWidget):
             box.reset_choices()
 
     def save(self) -> None:
-        """Ask where to, and write what is shown."""
-        chosen = self._ask_where()
-        if chosen:
-            self.save_to(Path(chosen))
-
-    def save_to(self, path: Path) -> None:
         try:
-            show_info(self._write(path))
+            if message := self._save():
+                show_info(message)
         except CellTrainError as error:
             show_error(str(error))
 
-    def _ask_where(self) -> str:
-        raise NotImplementedError
-
-    def _write(self, path: Path) -> str:
-        """Returns what to say about it."""
-        raise NotImplementedError
-
     def _start(self) -> None:
         """Raises :class:`CellTrainError` for layers that cannot be used."""
+        raise NotImplementedError
+
+    def _save(self) -> str:
+        """Ask where to, write what is shown, and return what to say about it; nothing where that was cancelled."""
         raise NotImplementedError
 
     def _locate(self, row: int) -> tuple[int, int, Sequence[float]]:
         """Of the object in a row of the table: number of the box of its layer, label, and centre in voxels."""
         raise NotImplementedError
 
-    def _run(self) -> None:
+    def _run(self, work: Callable[[Job], Any], then: Callable[[Any], None]) -> None:
         self._used = [box.value() and weakref.ref(box.value()) for box in self._boxes]
-        with self.run.errors_shown():
-            self._start()
+        self.run.start(work, then)
 
     def _jump(self, row: int) -> None:
         box, label, centre_zyx = self._locate(row)
-        layer = self._used[box]()
-        if layer is not None:
-            jump_to(self._viewer, layer, label, centre_zyx)
+        jump_to(self._viewer, self._used[box](), label, centre_zyx)
 
     def _renew(self) -> None:
         self.run.set_possible(all(box.is_optional or box.value() is not None for box in self._boxes))
@@ -105,17 +98,14 @@ class ObjectPanel(QWidget):
 class MeasurePanel(ObjectPanel):
     """A labels layer in, and an image layer where intensities are wanted; a row for each object out."""
 
-    def __init__(self, viewer: Viewer) -> None:
-        self._centres: NDArray[np.float64] = np.zeros((0, 3))
-        self.columns: Columns = {}
+    def __init__(self, viewer: Any) -> None:
         self.labels = LayerBox(viewer, "labels", "Layer of labels to measure", "Labels whose objects are measured")
-        self.image = LayerBox(
-            viewer, "image", "Layer of intensities", "Image whose intensities are measured, or none", optional=True
-        )
+        help_text = "Image whose intensities are measured, or none"
+        self.image = LayerBox(viewer, "image", "Layer of intensities", help_text, optional=True)
         help_text = "Measure every object, and keep the table in the layer's features"
-        run, table = RunRow("Measure", help_text, "Measuring"), Table("Measurements of each object")
-        super().__init__(viewer, {"Labels": self.labels, "Image": self.image}, run, table, "Save CSV…")
-        self.save_button.setToolTip(tooltip("Write the table to a file that spreadsheets and pandas read"))
+        run, boxes = ("Measure", help_text, "Measuring"), {"Labels": self.labels, "Image": self.image}
+        save = ("Save CSV…", "Write the table to a file that spreadsheets and pandas read")
+        super().__init__(viewer, boxes, run, "Measurements of each object", save)
         self._show({})
 
     def propose(self, labels: Any, image: Any) -> None:
@@ -123,16 +113,14 @@ class MeasurePanel(ObjectPanel):
         self.labels.setValue(labels)
         self.image.setValue(image)
 
-    def _ask_where(self) -> str:
+    def _save(self) -> str:
         layer = self._used[0]()
         name = "objects.csv" if layer is None else f"{layer.name}.csv"
-        return QFileDialog.getSaveFileName(self, "Save the table", str(Path.home() / name), "CSV (*.csv)")[0]
-
-    def _write(self, path: Path) -> str:
-        from napari_celltrain.values.files import write_table
-
-        write_table(path, list(self.columns), zip(*self.columns.values(), strict=True))
-        return f"The table of {count(len(self._centres), 'object')} is in {path}."
+        path = QFileDialog.getSaveFileName(self, "Save the table", str(Path.home() / name), "CSV (*.csv)")[0]
+        if not path:
+            return ""
+        write_table(Path(path), list(self.columns), zip(*self.columns.values(), strict=True))
+        return f"The table of {count(len(self.columns['label']), 'object')} is in {path}."
 
     def _start(self) -> None:
         labels, image = volume_of(self.labels.value()), self.image.value()
@@ -141,15 +129,14 @@ class MeasurePanel(ObjectPanel):
             stack = stack_of(image)
             images = [volume_of(image, index) for index in range(stack.num if stack else 1)]
         self._show({})
-        self.run.start(lambda job: measure(labels, images), self._take, "Measuring")
+        self._run(lambda job: measure_objects(labels, images), self._take)
 
-    def _take(self, found: tuple[Columns, NDArray[np.float64]]) -> None:
-        columns, self._centres = found
+    def _take(self, columns: Columns) -> None:
         layer = self._used[0]()
         if layer is not None:
             layer.features = {"index": columns["label"]} | columns
         self._show(columns)
-        objects = count(len(self._centres), "object")
+        objects = count(len(columns["label"]), "object")
         self.run.message.say(f"{objects} measured; the table is also in the layer's features.")
 
     def _show(self, columns: Columns) -> None:
@@ -158,7 +145,8 @@ class MeasurePanel(ObjectPanel):
         self.save_button.setVisible(bool(columns))
 
     def _locate(self, row: int) -> tuple[int, int, Sequence[float]]:
-        return 0, int(self.columns["label"][row]), tuple(self._centres[row])
+        columns = self.columns
+        return 0, int(columns["label"][row]), [columns[f"centroid_{axis}_voxels"][row] for axis in "zyx"]
 
 
 # --- scores --------------------------------------------------------------------------------------------------
@@ -196,17 +184,17 @@ WRONG_HELP: Mapping[str, str] = {
 class ScoresPanel(ObjectPanel):
     """Two layers in, scores and a table of wrong objects out."""
 
-    def __init__(self, viewer: Viewer) -> None:
+    def __init__(self, viewer: Any) -> None:
         self.scores: VolumeScores | None = None
         self._marks: NDArray[np.uint8] | None = None
-        self._place: Place | None = None
+        self._place: Place = ({}, ())
         self._kind: LabelKind = "objects"
         self.truth = LayerBox(viewer, "labels", "Layer of true labels", "Labels made by a person")
         self.prediction = LayerBox(viewer, "labels", "Layer of predicted labels", "Labels to be judged")
-        run = RunRow("Compare", "Compute all scores, and find the objects that are wrong", "Comparing")
-        boxes, table = {"True labels": self.truth, "Prediction": self.prediction}, Table("Wrong objects")
-        super().__init__(viewer, boxes, run, table, "Save the scores…")
-        self.save_button.setToolTip(tooltip("Write scores.csv, scores.json and a plot to a folder"))
+        boxes = {"True labels": self.truth, "Prediction": self.prediction}
+        run = ("Compare", "Compute all scores, and find the objects that are wrong", "Comparing")
+        save = ("Save the scores…", "Write scores.csv, scores.json and a plot to a folder")
+        super().__init__(viewer, boxes, run, "Wrong objects", save)
         self.rows.add("data.label_kind")
         self.rows.add("data.ignore_value", label="Not annotated")
         self.facts = Facts()
@@ -224,27 +212,26 @@ class ScoresPanel(ObjectPanel):
             others = [layer for layer in self.truth.choices()[::-1] if layer is not prediction]
             self.truth.setValue(next(iter(others), None))
 
-    def _ask_where(self) -> str:
-        return QFileDialog.getExistingDirectory(self, "Folder for the scores", str(Path.home()))
-
-    def _write(self, path: Path) -> str:
+    def _save(self) -> str:
         from napari_celltrain.evaluate.evaluation import Evaluation
         from napari_celltrain.evaluate.tables import write_evaluation
 
-        assert self.scores is not None
-        paths = write_evaluation(Evaluation(self._kind, (self.scores,), self.scores), path)
-        return f"The scores are in {', '.join(written.name for written in paths)} in {path}."
+        folder = QFileDialog.getExistingDirectory(self, "Folder for the scores", str(Path.home()))
+        if not folder or self.scores is None:
+            return ""
+        paths = write_evaluation(Evaluation(self._kind, (self.scores,), self.scores), Path(folder))
+        return f"The scores are in {', '.join(path.name for path in paths)} in {folder}."
 
     def _start(self) -> None:
         truth, predicted = self.truth.value(), self.prediction.value()
         if truth is predicted:
             raise DataError("The same layer is chosen twice. Choose the true labels and the predicted ones.")
-        volumes = volume_of(truth), volume_of(predicted)
+        given = self.rows.values()
+        self._kind = given["label_kind"]
+        work = partial(evaluate, truth=volume_of(truth), predicted=volume_of(predicted), **given)
         self._place = place_of(predicted)
-        self._kind, ignore_value = self.rows.values()["label_kind"], self.rows.values()["ignore_value"]
         self._show(None)
-        work = partial(evaluate, truth=volumes[0], predicted=volumes[1], kind=self._kind, ignore_value=ignore_value)
-        self.run.start(work, self._take, "Comparing")
+        self._run(work, self._take)
 
     def _take(self, found: tuple[VolumeScores, NDArray[np.uint8] | None]) -> None:
         scores, self._marks = found
@@ -254,12 +241,12 @@ class ScoresPanel(ObjectPanel):
         self.scores = scores
         wrong = () if scores is None else scores.wrong
         self.facts.set_rows([] if scores is None else score_rows(scores))
-        self.table.set_columns(wrong_columns(wrong, None if scores is None else scores.voxel_size), WRONG_HELP)
+        self.table.set_columns({} if scores is None else wrong_columns(wrong, scores.voxel_size), WRONG_HELP)
         with QSignalBlocker(self.filter):
             self.filter.clear()
             self.filter.addItem(f"{len(wrong):,} objects are wrong" if wrong else "No object is wrong")
             for kind, name in KINDS.items():
-                num = 0 if scores is None else len(scores.wrong_of(kind))
+                num = sum(found.kind == kind for found in wrong)
                 if num:
                     self.filter.addItem(f"{num:,} {name}", kind)
         self.filter.setVisible(scores is not None and scores.objects is not None)
@@ -271,13 +258,12 @@ class ScoresPanel(ObjectPanel):
         kind = self.filter.currentData()
         wrong = () if self.scores is None else self.scores.wrong
         self.table.show_rows(np.array([n for n, found in enumerate(wrong) if kind in (None, found.kind)], np.int64))
-        if self._marks is None or self._place is None or self.scores is None:
-            return
-        shaped = self._place.shaped(self._marks)
-        with undisturbed(self._viewer):
-            options = self._place.options | error_looks()
-            layer = show_layer(self._viewer, "labels", ERRORS, shaped, opacity=0.7, **options)
-            layer.colormap = error_looks(set(KINDS) if kind is None else {Difference(kind)})["colormap"]
+        if self._marks is not None and self.scores is not None:
+            options, axes = self._place
+            marks = np.expand_dims(self._marks, axes)
+            with undisturbed(self._viewer):
+                layer = show_layer(self._viewer, "labels", ERRORS, marks, opacity=0.7, **options, **error_looks())
+                layer.colormap = error_looks(set(KINDS) if kind is None else {Difference(kind)})["colormap"]
 
     def _locate(self, row: int) -> tuple[int, int, Sequence[float]]:
         assert self.scores is not None
@@ -318,7 +304,7 @@ def wrong_columns(wrong: Sequence[WrongObject], voxel_size: Spacing | None) -> d
 def jump_to(viewer: Any, layer: Any, label: int, position_zyx: Sequence[float]) -> None:
     """Move the sliders and the camera to a position in voxels of ``layer``, and select the object there.
 
-    Zoom and angles stay. A layer that is hidden is shown.
+    Zoom and angles stay. A layer that is hidden is shown, and one that is gone (or None) passed over.
     """
     if layer not in viewer.layers:
         return
@@ -326,13 +312,11 @@ def jump_to(viewer: Any, layer: Any, label: int, position_zyx: Sequence[float]) 
     long = [axis for axis, size in enumerate(full_resolution(layer).shape) if size > 1]
     position = np.zeros(layer.ndim)
     position[long[-3:] if len(long) >= 3 else range(-3, 0)] = position_zyx
-    world = layer.data_to_world(position)
-    first = viewer.dims.ndim - layer.ndim
-    viewer.dims.set_point(range(first, viewer.dims.ndim), [float(value) for value in world])
+    world = [*viewer.dims.point[: -layer.ndim], *map(float, layer.data_to_world(position))]
+    viewer.dims.set_point(range(len(world)), world)
     # the camera goes to the object itself, the sliders to the nearest step
-    displayed = [float(world[n - first] if n >= first else viewer.dims.point[n]) for n in viewer.dims.displayed]
     camera = viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera  # napari 0.9, and before
-    camera.center = tuple([0.0] * (3 - len(displayed)) + displayed)
+    camera.center = (0.0, 0.0, *(world[axis] for axis in viewer.dims.displayed))[-3:]
     layer.visible = True
     layer.selected_label = label
     viewer.layers.selection.active = layer

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from qtpy.QtCore import QEvent, Qt, Signal
 from qtpy.QtWidgets import (
-    QAbstractItemView,
-    QFormLayout,
     QHBoxLayout,
     QLabel,
     QListWidget,
@@ -22,14 +19,14 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_celltrain.data.pairs import Pair
 from napari_celltrain.values.config import DataConfig
 from napari_celltrain.values.errors import CellTrainError
 from napari_celltrain.values.text import duration
 from napari_celltrain.widgets.background import Background, Job
-from napari_celltrain.widgets.forms.rows import column
+from napari_celltrain.widgets.forms.rows import FieldRows, column
 from napari_celltrain.widgets.previews import PairOpener
 from napari_celltrain.widgets.run.progress import Activity
-from napari_celltrain.widgets.segment.work import Written
 from napari_celltrain.widgets.theme import plain_label, theme_color, tooltip
 
 _MIN_SHARE, _MIN_SECONDS = 0.05, 2.0
@@ -41,9 +38,10 @@ _MAX_FILES_SHOWN = 6
 class Message(QLabel):
     """A paragraph, hidden while empty; an error has the theme's colour for errors, also after a change of theme."""
 
+    _is_error = False
+
     def __init__(self, text: str = "") -> None:
         super().__init__()
-        self.is_error = False
         self.setTextFormat(Qt.TextFormat.PlainText)
         self.setWordWrap(True)
         self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -51,47 +49,43 @@ class Message(QLabel):
         self.say(text)
 
     def say(self, text: str, *, error: bool = False) -> None:
-        self.is_error = error
+        self._is_error = error
         self.setText(text)
         self.setVisible(bool(text))
         self._paint()
 
     def changeEvent(self, event: QEvent | None) -> None:
         super().changeEvent(event)
-        if event is not None and event.type() == QEvent.Type.StyleChange and hasattr(self, "is_error"):
+        if event is not None and event.type() == QEvent.Type.StyleChange:
             self._paint()
 
     def _paint(self) -> None:
-        style = f"color: {theme_color('error').name()}" if self.is_error else ""
+        style = f"color: {theme_color('error').name()}" if self._is_error else ""
         if self.styleSheet() != style:
             self.setStyleSheet(style)
 
 
-class Facts(QWidget):
+class Facts(FieldRows):
     """Names with a text behind each, wrapped."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.values: dict[str, str] = {}
-        self._form = QFormLayout(self)
-        self._form.setContentsMargins(0, 2, 0, 2)
-        self._form.setHorizontalSpacing(10)
-        self._form.setVerticalSpacing(1)
-        self._form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop)
-        self._form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        self.texts: dict[str, str] = {}
+        self.form.setHorizontalSpacing(10)
+        self.form.setVerticalSpacing(1)
 
     def set_rows(self, rows: Sequence[tuple[str, str, str]]) -> None:
         """Name, text, and a line of help that may be empty."""
-        while self._form.rowCount():
-            self._form.removeRow(0)
-        self.values = {name: text for name, text, _ in rows}
+        while self.form.rowCount():
+            self.form.removeRow(0)
+        self.texts = {name: text for name, text, _ in rows}
         for name, text, help_text in rows:
             heading, shown = QLabel(name), plain_label(text)
             heading.setProperty("invalid-msg", True)  # napari's name for its theme's paler text
             for label in (heading, shown):
                 label.setAlignment(Qt.AlignmentFlag.AlignTop)
                 label.setToolTip(tooltip(help_text))
-            self._form.addRow(heading, shown)
+            self.form.addRow(heading, shown)
         self.setVisible(bool(rows))
 
 
@@ -101,15 +95,14 @@ class RunRow(QWidget):
     While work runs the button says Cancel, and a bar moves, also in napari's activity dock.
     """
 
-    started = Signal()
-    """The button was pressed: the panel calls :meth:`start`."""
     noted = Signal(object)
     """What the work reports on its way and must not be lost."""
     ended = Signal()
 
-    def __init__(self, text: str, help_text: str, activity: str, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._text, self._help = text, help_text
+    def __init__(self, text: str, help_text: str, activity: str, begin: Callable[[], None]) -> None:
+        """``begin`` is called by the button, and calls :meth:`start`; a ``CellTrainError`` of it is shown."""
+        super().__init__()
+        self._text, self._help, self._name, self._begin = text, help_text, activity, begin
         self._activity: Activity | None = None
         self._then: Callable[[Any], None] = lambda result: None
         self._since = ("", 0.0)  # a stage of the work, and when it began
@@ -146,22 +139,25 @@ class RunRow(QWidget):
         if not self.is_running:
             self._renew()
 
-    def start(self, work: Callable[[Job], Any], then: Callable[[Any], None], text: str) -> None:
-        """Do ``work`` in the background and give its result to ``then``; ``text`` is shown at first."""
+    def start(self, work: Callable[[Job], Any], then: Callable[[Any], None]) -> None:
+        """Do ``work`` in the background and give its result to ``then``."""
         self.message.say("")
         self._then = then
         self._since = ("", 0.0)
         self._activity = Activity(self)
         self.bar.show()
         self._renew()
-        self._show_progress(0, 0, text)
+        self._show_progress(0, 0, self._name)
         self._work.start(work)
 
     def press(self) -> None:
         if self.is_running:
             self.cancel()
         elif self.button.isEnabled():
-            self.started.emit()
+            try:
+                self._begin()
+            except CellTrainError as error:
+                self.message.say(str(error), error=True)
 
     def cancel(self) -> None:
         if self.is_running:
@@ -169,22 +165,14 @@ class RunRow(QWidget):
             self.bar.setFormat("Cancelling …")
             self._work.cancel()
 
-    @contextmanager
-    def errors_shown(self) -> Iterator[None]:
-        """Show what cannot be started as the outcome."""
-        try:
-            yield
-        except CellTrainError as error:
-            self.message.say(str(error), error=True)
-
     def _show_progress(self, done: int, total: int, text: str) -> None:
         """``total`` is 0 where it is not known how much there is to do; without a ``text`` the last one stays."""
         if self._activity is None or not self.button.isEnabled():
             return
-        text = text or self._since[0]
-        if self._since[0] != text:
+        if text and text != self._since[0]:
             self._since = (text, time.monotonic())
-        shown, past = f"{text} …", time.monotonic() - self._since[1]
+        text, since = self._since
+        shown, past = f"{text} …", time.monotonic() - since
         if total and _MIN_SHARE <= done / total < 1 and past > _MIN_SECONDS:
             shown = f"{text}, {duration(past * (total - done) / done)} left"
         room = max(60, self.bar.width() - _BAR_MARGINS)
@@ -217,11 +205,10 @@ class FileList(QListWidget):
     def __init__(self, viewer: Any) -> None:
         super().__init__()
         self._config = DataConfig()
-        self.opener = PairOpener(viewer, self)
+        self._opener = PairOpener(viewer, self)
         self.setAccessibleName("Files written")
         self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.itemActivated.connect(self._open)  # a double click, or Enter
         self.hide()
 
@@ -231,21 +218,13 @@ class FileList(QListWidget):
         self.clear()
         self.hide()
 
-    def add(self, written: Written) -> None:
-        item = QListWidgetItem(written.labels.name)
+    def add(self, written: Pair) -> None:
+        item = QListWidgetItem(written.labels.name, self)
         item.setData(Qt.ItemDataRole.UserRole, written)
         item.setToolTip(tooltip(f"{written.labels}\nDouble-click or press Enter to open it with its image."))
-        self.addItem(item)
-        line = max(self.sizeHintForRow(0), self.fontMetrics().height() + 2)
-        self.setFixedHeight(min(self.count(), _MAX_FILES_SHOWN) * line + 2 * self.frameWidth() + 4)
+        height = max(self.sizeHintForRow(0), self.fontMetrics().height() + 2)
+        self.setFixedHeight(min(self.count(), _MAX_FILES_SHOWN) * height + 2 * self.frameWidth() + 4)
         self.show()
 
-    def names(self) -> list[str]:
-        return [item.text() for n in range(self.count()) if (item := self.item(n)) is not None]
-
     def _open(self, item: QListWidgetItem) -> None:
-        from napari_celltrain.data.pairs import Pair  # it brings tifffile and Zarr
-
-        written: Written = item.data(Qt.ItemDataRole.UserRole)
-        image = written.image or written.labels
-        self.opener.open(Pair(written.labels.stem, image, written.labels, "written"), self._config)
+        self._opener.open(item.data(Qt.ItemDataRole.UserRole), self._config)

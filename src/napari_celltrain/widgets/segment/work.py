@@ -7,8 +7,9 @@ again when the user turns an option.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,15 @@ import psutil
 from numpy.typing import NDArray
 
 from napari_celltrain.data.differences import mark_wrong
+from napari_celltrain.data.measure import Columns, measuring
+from napari_celltrain.data.pairs import Pair
+from napari_celltrain.data.resample import labels_back, resampled
 from napari_celltrain.io.axes import zyx
 from napari_celltrain.io.volume import ArrayVolume, LazyArray
-from napari_celltrain.runs.model import ModelCard
+from napari_celltrain.io.volumes import find_volumes, stem_of
+from napari_celltrain.nets.normalize import measure
+from napari_celltrain.predict.files import refuse_other_scale
+from napari_celltrain.runs.model import ModelCard, load_model, segment, to_objects
 from napari_celltrain.runs.process import PredictRequest, segment_in_process
 from napari_celltrain.values.config import LabelKind, Spacing
 from napari_celltrain.values.decoding import ObjectDecoding
@@ -32,132 +39,86 @@ from napari_celltrain.widgets.run.sources import spare_cores
 if TYPE_CHECKING:
     from napari_celltrain.evaluate.evaluation import VolumeScores
 
-LOADING = "Loading the model"
-READING = "Reading the image"
 PREDICTING = "Segmenting"
-DECODING = "Decoding objects"
 
-MAX_BYTES = 4 * 2**30
-"""Maps larger than this are not kept; nor are those of more than a quarter of the memory that is free."""
-
-Columns = dict[str, NDArray[Any]]
 Progress = tuple[int, int] | tuple[int, int, str]
 """Done, of how many (0: not known), and what where that has changed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Maps:
-    """The probability maps of a volume, kept so that objects can be decoded from them again."""
-
-    card: ModelCard
-    maps: NDArray[np.uint8]
-    """uint8 (C, Z, Y, X), at the voxel size that the network saw."""
-    voxel_size: Spacing | None
-    shape: tuple[int, ...]
-    """Of the image (Z, Y, X), which is another one where it was resampled."""
-
-    def fit_in_memory(self) -> bool:
-        """Whether they are worth their memory."""
-        return bool(self.maps.nbytes <= min(MAX_BYTES, psutil.virtual_memory().available // 4))
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     labels: NDArray[Any]
     """(Z, Y, X), on the grid of the image."""
-    maps: Maps | None
-    """None where labels are not objects."""
+    decode: Callable[[float | None, ObjectDecoding | None], Generator[Progress, None, Result]] | None
+    """Decodes the stored probability maps again, by another threshold and decoding. None where labels are not objects,
+    and where the maps are too large to be kept."""
     summary: str
     """What was found, for people."""
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentOptions:
-    threshold: float | None = None
-    """None for that of the model."""
-    decoding: ObjectDecoding | None = None
-    """None for that of the model, and where labels are not objects."""
-    resample: bool = False
-    """To the voxel size of the model."""
-    device: str = "auto"
-    probabilities: bool = False
-    """Write them beside the labels; for files only."""
-
-
 def segment_volume(
-    job: Job, model: Path, image: ArrayVolume, options: SegmentOptions
+    job: Job,
+    model: Path,
+    image: ArrayVolume,
+    *,
+    device: str = "auto",
+    resample: bool = False,
+    threshold: float | None = None,
+    decoding: ObjectDecoding | None = None,
 ) -> Generator[Progress, None, Result]:
-    """The labels of ``image``. Raises :class:`CellTrainError`."""
-    yield 0, 0, LOADING
+    """The labels of ``image``; the arguments are those of :class:`PredictRequest`. Raises :class:`CellTrainError`."""
+    yield 0, 0, "Loading the model"
     importlib.import_module("pandas")  # napari's first labels need it, and the window should not wait for it
     from napari_celltrain.engine.device import resolve_device, set_threads
-    from napari_celltrain.nets.normalize import measure
-    from napari_celltrain.predict.files import refuse_other_scale
-    from napari_celltrain.runs.model import load_model, segment
 
     set_threads(spare_cores())
-    loaded = load_model(model, resolve_device(options.device))
+    loaded = load_model(model, resolve_device(device))
     card, size = loaded.card, image.voxel_size
-    if not options.resample:
+    if not resample:
         refuse_other_scale(image, card)
-    yield 0, 0, READING
+    yield 0, 0, "Reading the image"
     array = image.read()
     seen: LazyArray = array
     statistics = measure(array, card.normalization, name=image.name)
-    if options.resample and size and card.voxel_size:
-        from napari_celltrain.data.resample import resampled
-
+    if resample and size and card.voxel_size:
         seen, size = resampled(array, size, card.voxel_size), card.voxel_size
     yield 0, 0, PREDICTING
-
-    def on_batch(number: int, total: int) -> None:
-        """Reports progress, and leaves where the job is given up."""
-        job.tell(number, total, PREDICTING)
-
+    on_batch = partial(job.tell, text=PREDICTING)  # which leaves where the job is given up
     if card.label_kind == "objects":
         maps = loaded.predictor.maps(seen, statistics, on_batch=on_batch)
-        yield 0, 0, DECODING
-        return decode_again(job, Maps(card, maps, size, array.shape), options)
-    found = segment(loaded, seen, statistics, threshold=options.threshold, on_batch=on_batch)
+        return (yield from _decode(card, maps, size, array.shape, threshold, decoding))
+    found = segment(loaded, seen, statistics, threshold=threshold, on_batch=on_batch)
     share = np.count_nonzero(found.classes) / max(1, found.classes.size)
     return Result(_on_grid(found.labels, array.shape), None, f"{share:.1%} of the voxels are foreground.")
 
 
-def decode_again(job: Job, kept: Maps, options: SegmentOptions) -> Result:
-    """Recompute objects from the stored probability maps; the network does not run."""
-    from napari_celltrain.runs.model import to_objects
-
-    found = to_objects(
-        kept.card, kept.maps, voxel_size=kept.voxel_size, threshold=options.threshold, decoding=options.decoding
-    )
-    summary = f"{count(int(found.labels.max(initial=0)), 'object')} found."
-    return Result(_on_grid(found.labels, kept.shape), kept, summary)
+def _decode(
+    card: ModelCard,
+    maps: NDArray[np.uint8],
+    voxel_size: Spacing | None,
+    shape: tuple[int, ...],
+    threshold: float | None,
+    decoding: ObjectDecoding | None,
+) -> Generator[Progress, None, Result]:
+    """The objects of ``maps`` (C, Z, Y, X), at ``voxel_size``, on the grid of an image of ``shape`` (Z, Y, X)."""
+    yield 0, 0, "Decoding objects"
+    labels = to_objects(card, maps, voxel_size=voxel_size, threshold=threshold, decoding=decoding).labels
+    fit = maps.nbytes <= min(4 * 2**30, psutil.virtual_memory().available // 4)
+    again = partial(_decode, card, maps, voxel_size, shape) if fit else None
+    return Result(_on_grid(labels, shape), again, f"{count(int(labels.max(initial=0)), 'object')} found.")
 
 
 def _on_grid(labels: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    if labels.shape == shape:
-        return labels
-    from napari_celltrain.data.resample import labels_back
-
-    return labels_back(labels, zyx(shape))
+    return labels if labels.shape == shape else labels_back(labels, zyx(shape))
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A file of labels, and the image that it is of, where that is known."""
-
-    labels: Path
-    image: Path | None
-
-
-def segment_files(job: Job, request: PredictRequest) -> Generator[Progress | Written | str, None, int]:
-    """The number of files written. Yields progress, each file, and warnings as text. Raises ``CellTrainError``."""
-    from napari_celltrain.io.volumes import find_volumes, stem_of  # it brings tifffile and Zarr
-
+def segment_files(job: Job, request: PredictRequest) -> Generator[Progress | Pair | str, None, str]:
+    """Returns what to say at the end. Yields progress, each file with its image (itself where that is not known), and
+    warnings as text. Raises ``CellTrainError``."""
     yield 0, 0, "Starting"
     images = {stem_of(path): path for entry in request.inputs for path in find_volumes(entry)}
     num_written = 0
-    for event in segment_in_process(request, lambda: job.cancelled.is_set()):
+    for event in segment_in_process(request, job.cancelled.is_set):
         match event:
             case Prepared():
                 stage = printable(event.stage)
@@ -166,21 +127,16 @@ def segment_files(job: Job, request: PredictRequest) -> Generator[Progress | Wri
             case Saved(what="prediction"):
                 labels = Path(event.path)
                 num_written += 1
-                yield Written(labels, images.get(stem_of(labels)))
+                yield Pair(labels.stem, images.get(stem_of(labels), labels), labels, "written")
             case Warned():
                 yield printable(event.message)
             case Failed():
                 raise CellTrainError(printable(event.message))
-    return num_written
+    return f"{count(num_written, 'volume')} segmented, in {request.output}."
 
 
-def measure(
-    labels: ArrayVolume, images: list[ArrayVolume]
-) -> Generator[Progress, None, tuple[Columns, NDArray[np.float64]]]:
-    """The columns, and the centre of each object in voxels (z, y, x)."""
-    from napari_celltrain.data.measure import measuring
-    from napari_celltrain.data.objects import find_objects
-
+def measure_objects(labels: ArrayVolume, images: list[ArrayVolume]) -> Generator[Progress, None, Columns]:
+    """As :func:`measuring`. Raises :class:`DataError` for an image of another shape."""
     for image in images:
         if image.shape != labels.shape:
             raise DataError(
@@ -189,12 +145,11 @@ def measure(
             )
     importlib.import_module("pandas")  # the layer's features need it, and the window should not wait for it
     size = labels.voxel_size or next((image.voxel_size for image in images), None)
-    columns = yield from measuring(labels.lazy(), [image.lazy() for image in images] or None, size)
-    return columns, find_objects(labels.lazy()).centres
+    return (yield from measuring(labels.lazy(), [image.lazy() for image in images] or None, size))
 
 
 def evaluate(
-    job: Job, truth: ArrayVolume, predicted: ArrayVolume, kind: LabelKind, ignore_value: int | None
+    job: Job, truth: ArrayVolume, predicted: ArrayVolume, label_kind: LabelKind, ignore_value: int | None
 ) -> Generator[Progress, None, tuple[VolumeScores, NDArray[np.uint8] | None]]:
     """The scores, and for objects the wrong ones as :class:`Difference`."""
     from napari_celltrain.evaluate.evaluation import evaluate_arrays
@@ -204,7 +159,7 @@ def evaluate(
         predicted.lazy(),
         truth.voxel_size or predicted.voxel_size,
         name=predicted.name,
-        label_kind=kind,
+        label_kind=label_kind,
         ignore_value=ignore_value,
     )
     if scores.objects is None:
