@@ -12,7 +12,7 @@ from typing import Any, Literal, get_origin
 from pydantic import BaseModel, ValidationError
 
 from napari_celltrain.values import outside
-from napari_celltrain.values.config import SCHEMA_VERSION, AugmentationSpec, DataConfig, RunConfig, TrainingConfig
+from napari_celltrain.values.config import SCHEMA_VERSION, Augmentation, RunConfig
 from napari_celltrain.values.errors import ConfigError, Problem, raise_problems
 from napari_celltrain.values.fields import AUGMENTATIONS_PATH, FieldFacts, all_fields, augmentation_classes, field_names
 
@@ -25,14 +25,6 @@ def problems_of(error: ValidationError) -> list[Problem]:
         path = ".".join(part for part in detail["loc"] if isinstance(part, str))
         problems.setdefault(path, Problem("config", path or "the configuration", *_explain(path, detail)))
     return list(problems.values())
-
-
-def _config_error(problems: Sequence[Problem], source: str | None = None) -> ConfigError:
-    """One error that names ``source`` (a file) and lists all ``problems``."""
-    if source and len(problems) == 1:
-        problems = [replace(problems[0], where=f"{source}, {problems[0].where}")]
-    heading = f"{source} has {len(problems)} problems:" if source else f"{len(problems)} settings are not right:"
-    return ConfigError(*problems, heading=heading)
 
 
 def unknown_field(path: str) -> str:
@@ -104,7 +96,10 @@ def parse_config(text: str, source: str) -> RunConfig:
             raise ConfigError(f"{source} is not a configuration: it must hold settings such as `training:`.")
         return RunConfig.model_validate(content or {})
     except ValidationError as error:
-        raise _config_error(problems_of(error), source) from error
+        problems = problems_of(error)
+        if len(problems) == 1:
+            problems = [replace(problems[0], where=f"{source}, {problems[0].where}")]
+        raise ConfigError(*problems, heading=f"{source} has {len(problems)} problems:") from error
     except ValueError as error:
         raise ConfigError(f"{source} is not a configuration. {error}") from error
 
@@ -115,10 +110,9 @@ def dump_config(config: RunConfig, commented: bool = False) -> str:
     With ``commented``, every setting has its explanation and its range above it.
     """
     try:
-        content = config.model_dump(mode="json")
+        lines = _block(config, "", commented, depth=0)
     except ValueError as error:  # a path with bytes that are no text in any encoding
         raise ConfigError(f"The configuration cannot be written: {error}. Rename that file or folder.") from error
-    lines = _block(config, content, "", commented, depth=0)
     return (HEADER if commented else "") + "\n".join(lines).lstrip("\n") + "\n"
 
 
@@ -134,6 +128,7 @@ def override(
     with all that is wrong; ``check`` may find more in the changed content.
     """
     content = config.model_dump()
+    content["augmentation"]["augmentations"] = list(content["augmentation"]["augmentations"])
     problems = []
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
@@ -151,15 +146,15 @@ def override(
         problems.extend(problems_of(error))
     problems.extend(check(content) if check is not None else [])
     if problems:
-        raise _config_error(problems)
+        raise ConfigError(*problems, heading=f"{len(problems)} settings are not right:")
     return changed
 
 
 # --- writing ------------------------------------------------------------------------------------------------
 
 
-def _block(model: BaseModel, content: dict[str, Any], prefix: str, commented: bool, depth: int) -> list[str]:
-    indent = "  " * depth
+def _block(model: BaseModel, prefix: str, commented: bool, depth: int) -> list[str]:
+    indent, content = "  " * depth, model.model_dump(mode="json")
     lines: list[str] = []
     for name in field_names(type(model)):
         value, path = getattr(model, name), prefix + name
@@ -170,18 +165,18 @@ def _block(model: BaseModel, content: dict[str, Any], prefix: str, commented: bo
             blank = [] if prefix.startswith(f"{AUGMENTATIONS_PATH}.") else [""]
             lines += [*blank, *_wrapped(text, indent)]
         if isinstance(value, BaseModel):
-            lines += [f"{indent}{name}:", *_block(value, content[name], f"{path}.", commented, depth + 1)]
+            lines += [f"{indent}{name}:", *_block(value, f"{path}.", commented, depth + 1)]
         elif path == AUGMENTATIONS_PATH and value:
             lines.append(f"{indent}{name}:")
-            for spec, item in zip(value, content[name], strict=True):
-                lines += _list_item(spec, item, commented, depth + 1)
+            for spec in value:
+                lines += _list_item(spec, commented, depth + 1)
         else:
             lines.append(f"{indent}{name}: {outside.yaml_scalar(content[name])}")
     return lines
 
 
-def _list_item(spec: AugmentationSpec, content: dict[str, Any], commented: bool, depth: int) -> list[str]:
-    lines = _block(spec, content, f"{AUGMENTATIONS_PATH}.{content['name']}.", commented, depth + 1)
+def _list_item(spec: Augmentation, commented: bool, depth: int) -> list[str]:
+    lines = _block(spec, f"{AUGMENTATIONS_PATH}.{spec.name}.", commented, depth + 1)
     first = next(index for index, line in enumerate(lines) if not line.lstrip().startswith("#") and line.strip())
     dash = "  " * depth + "- " + lines[first].lstrip()
     about = _wrapped((type(spec).__doc__ or "").strip(), "  " * depth) if commented else []
@@ -209,31 +204,21 @@ def _value(facts: FieldFacts, text: str) -> Any:
         return text  # validation then says what was expected instead
 
 
-def _assign(content: dict[str, Any], path: str, value: Any) -> None:
-    if path.startswith(f"{AUGMENTATIONS_PATH}."):
-        name, _, field = path.removeprefix(f"{AUGMENTATIONS_PATH}.").partition(".")
-        _assign_augmentation(content["augmentation"], name, field, value)
-        return
+def _assign(content: Any, path: str, value: Any) -> None:
+    """Set the field at ``path``; where an earlier assignment put a plain value in a section's place, validation reports
+    that."""
     *sections, field = path.split(".")
     for section in sections:
-        content = content[section]
-        if not isinstance(content, dict):
-            return  # an earlier assignment put a plain value in the section's place; validation reports it
-    content[field] = value
-
-
-def _assign_augmentation(section: Any, name: str, field: str, value: Any) -> None:
-    """Set one field of one augmentation, which is added with its defaults where it was left out."""
-    if not isinstance(section, dict) or not isinstance(section["augmentations"], list | tuple):
-        return
-    specs = list(section["augmentations"])
-    names = [spec.get("name") if isinstance(spec, dict) else None for spec in specs]
-    if name not in names:
-        specs.append({"name": name})
-        names.append(name)
-    position = names.index(name)
-    specs[position] = {**specs[position], field: value}
-    section["augmentations"] = specs
+        if isinstance(content, list):  # of augmentations: one that was left out is added with its defaults
+            named = [spec for spec in content if isinstance(spec, dict) and spec.get("name") == section]
+            if not named:
+                named.append({"name": section})
+                content += named
+            content = named[0]
+        else:
+            content = content.get(section) if isinstance(content, dict) else None
+    if isinstance(content, dict):
+        content[field] = value
 
 
 # --- settings --------------------------------------------------------------------------------------------
@@ -285,10 +270,8 @@ def check_settings(config: RunConfig) -> RunConfig:
 
 def absolute_paths(config: RunConfig) -> RunConfig:
     """``config`` with its paths, ``~`` and relative ones, made absolute."""
-
-    def resolved(section: DataConfig | TrainingConfig) -> dict[str, Path]:
-        return {name: value.expanduser().absolute() for name, value in section if isinstance(value, Path)}
-
-    data = config.data.model_copy(update=resolved(config.data))
-    training = config.training.model_copy(update=resolved(config.training))
-    return config.model_copy(update={"data": data, "training": training})
+    sections: dict[str, BaseModel] = {"data": config.data, "training": config.training}
+    for key, section in sections.items():
+        paths = {name: value.expanduser().absolute() for name, value in section if isinstance(value, Path)}
+        sections[key] = section.model_copy(update=paths)
+    return config.model_copy(update=sections)
