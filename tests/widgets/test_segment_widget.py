@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from balls import make_pair
 from napari_celltrain.data.resample import labels_back, resampled
 from napari_celltrain.io.volume import ArrayVolume
 from napari_celltrain.nets.normalize import measure
+from napari_celltrain.predict.volumes import adjusted
 from napari_celltrain.runs.model import load_model, segment
 from napari_celltrain.values.decoding import ObjectDecoding
 from napari_celltrain.widgets import background
@@ -51,11 +53,14 @@ def widget(viewer) -> SegmentWidget:
     return open_widget(viewer)
 
 
-def expected(model: Path, image: np.ndarray, **options: Any) -> np.ndarray:
+def expected(
+    model: Path, image: np.ndarray, threshold: float | None = None, decoding: ObjectDecoding | None = None
+) -> np.ndarray:
     """What the runs layer makes of the image, without any window."""
     loaded = load_model(model, torch.device("cpu"))
     statistics = measure(image, loaded.card.normalization, name="image")
-    return segment(loaded, image, statistics, **({"voxel_size": VOXEL_SIZE} | options)).labels
+    loaded = replace(loaded, card=adjusted(loaded.card, threshold, decoding))
+    return segment(loaded, image, statistics, voxel_size=VOXEL_SIZE).labels
 
 
 def test_a_layer_is_segmented_with_its_scale_and_its_name(qtbot, viewer, widget: SegmentWidget, model: Path) -> None:

@@ -88,7 +88,7 @@ def predict(
     Files that are complete stay when the generator is closed. Raises :class:`CellTrainError` subclasses.
     """
     _check_share(blocks, dask)
-    card = _adjusted(read_card(model), threshold, decoding)
+    card = adjusted(read_card(model), threshold, decoding)
     paths = [path.absolute() for each in inputs for path in find_volumes(each)]
     requests = [InputRequest(path, axes, channel, voxel_size, resample) for path in paths]
     volumes = [request.look(card) for request in requests]
@@ -130,7 +130,7 @@ def no_share(given: str) -> ConfigError:
     return ConfigError(Problem("no-share", given, "is no share.", remedy, settings=("blocks",)))
 
 
-def _adjusted(card: ModelCard, threshold: float | None, decoding: ObjectDecoding | None) -> ModelCard:
+def adjusted(card: ModelCard, threshold: float | None, decoding: ObjectDecoding | None) -> ModelCard:
     """The card with other values than those that were tuned."""
     changed: dict[str, object] = {}
     if threshold is not None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import yaml
@@ -51,7 +51,7 @@ class TrainingSummary(Frozen):
     validation_f1: float | None = None
     """Object F1 at IoU 0.5 pooled over the validation volumes, where labels are objects."""
     is_final: bool = False
-    """Whether the scores are those of the files in ``validation/``, written when training had ended."""
+    """Whether the scores are those of the files in ``validation/``."""
     num_training: int
     num_validation: int
     loss: str
@@ -80,7 +80,7 @@ class ModelCard(Frozen):
     objects: ObjectDecoding | None = None
     """How objects are decoded, where labels are objects."""
     label_kind: LabelKind = "objects"
-    class_values: tuple[int, ...] = ()
+    class_values: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = ()
     """Label values in the order of the network's outputs, where labels are classes."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     memory_layout: Literal["contiguous", "channels_last"] = "contiguous"
@@ -104,8 +104,6 @@ class ModelCard(Frozen):
             raise ValueError("this network has not learned to tell objects apart")
         if self.network.out_channels != num_outputs or (self.label_kind == "classes" and num_outputs < 2):
             raise ValueError("the classes do not fit the outputs of the network")
-        if not all(0 <= value < 2**32 for value in self.class_values):
-            raise ValueError("the values of classes must be from 0 to 4294967295")
         if self.network.key not in MODELS:
             raise ValueError(f"there is no network called {self.network.key!r} in this installation")
         return self
@@ -137,24 +135,22 @@ def card_to_yaml(card: ModelCard) -> str:
     return yaml.safe_dump(card.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def write_model(folder: RunFolder, card: ModelCard, weights: dict[str, torch.Tensor]) -> Path:
+def write_model(folder: RunFolder, card: ModelCard, weights: dict[str, torch.Tensor]) -> None:
     """Write the model of a run, weights first, so that the card never describes weights that are not there."""
     folder.write_with(f"model/{WEIGHTS}", lambda path: write_tensors(path, weights, {}))
     folder.write_text(f"model/{CARD}", card_to_yaml(card))
-    return folder.path / "model"
 
 
 def model_folder(path: Path) -> Path:
     """The folder of ``model.yaml``, from a run folder, a model folder, or one of the two files in it."""
     if not path.exists():
         raise ModelFileError(f"There is no run folder or model at {path}.")
-    if path.is_file():
-        if path.name not in (WEIGHTS, CARD):
-            raise ModelFileError(
-                f"{path.name} is not a model of CellTrain. Give the run folder, its model folder, its {CARD}, or a "
-                "zip that `celltrain export --format bioimageio` wrote."
-            )
-        path = path.parent
+    if path.is_file() and path.name not in (WEIGHTS, CARD):
+        raise ModelFileError(
+            f"{path.name} is not a model of CellTrain. Give the run folder, its model folder, its {CARD}, or a "
+            "zip that `celltrain export --format bioimageio` wrote."
+        )
+    path = path.parent if path.is_file() else path
     for folder in (path, path / "model"):
         if os.path.isfile(folder / CARD):  # noqa: PTH113 - pathlib's raises where there is no permission
             return folder
@@ -217,12 +213,9 @@ def load_model(path: Path, device: torch.device) -> Model:
 
     card = read_card(path)
     network = load_network(path, card)
-    # what was chosen for one kind of device says nothing about another: float32 runs on all
-    numeric_format = (
-        NumericFormat(card.precision, card.memory_layout)
-        if card.training_device == device.type
-        else NumericFormat("float32", "channels_last" if device.type == "cpu" else "contiguous")
-    )
+    numeric_format = NumericFormat(card.precision, card.memory_layout)
+    if card.training_device != device.type:  # what was chosen for another kind says nothing here: float32 runs on all
+        numeric_format = NumericFormat("float32", "channels_last" if device.type == "cpu" else "contiguous")
     numeric_format.lay_out(network, device)
     predictor = Predictor(
         network, card.network.out_channels, card.window, device, numeric_format, card.batch_size, card.target
@@ -236,12 +229,10 @@ def load_model(path: Path, device: torch.device) -> Model:
 @dataclass(frozen=True, slots=True)
 class Segmentation:
     """``classes`` (Z, Y, X) are class indices, of objects 0 and 1; ``labels`` are what a user gets: numbered objects,
-    0 and 1, or the label values of the classes, as uint16 (uint32 beyond 65,535 objects)."""
+    0 and 1, or the label values of the classes, as uint16 (uint32 beyond 65,535)."""
 
     classes: NDArray[np.uint8]
     labels: NDArray[Any]
-    maps: NDArray[np.uint8] | None = None
-    """What the objects were decoded from (C, Z, Y, X): probabilities in 255 steps. None for other labels."""
 
 
 def segment(
@@ -250,43 +241,31 @@ def segment(
     statistics: IntensityStatistics,
     *,
     voxel_size: Spacing | None = None,
-    threshold: float | None = None,
-    decoding: ObjectDecoding | None = None,
     probabilities: Callable[[int, NDArray[np.float32]], None] | None = None,
     on_batch: Callable[[int, int], object] | None = None,
 ) -> Segmentation:
     """Segment a volume (Z, Y, X) whose intensity statistics have been measured as the model asks.
 
-    ``voxel_size`` is the image's own, where known; ``threshold`` and ``decoding`` replace those of the model.
-    ``probabilities`` is called with each group of planes: first plane, (C, planes, Y, X); ``on_batch`` before each
-    batch of windows: its number, and how many there are.
+    ``voxel_size`` is the image's own, where known. ``probabilities`` is called with each group of planes: first plane,
+    (C, planes, Y, X); ``on_batch`` before each batch of windows: its number, and how many there are.
     """
-    card = model.card
-    threshold = card.threshold if threshold is None else threshold
+    card, predictor = model.card, model.predictor
     if card.label_kind == "objects":
-        maps = model.predictor.maps(image, statistics, probabilities=probabilities, on_batch=on_batch)
-        return to_objects(card, maps, voxel_size=voxel_size, threshold=threshold, decoding=decoding)
-    classes = model.predictor.labels(
-        image, statistics, threshold=threshold, probabilities=probabilities, on_batch=on_batch
+        maps = predictor.maps(image, statistics, probabilities=probabilities, on_batch=on_batch)
+        return to_objects(card, maps, voxel_size)
+    classes = predictor.labels(
+        image, statistics, threshold=card.threshold, probabilities=probabilities, on_batch=on_batch
     )
-    if card.label_kind == "classes":
-        values = np.array(card.class_values)
-        return Segmentation(classes, values.astype(np.uint16 if values.max() < 2**16 else np.uint32)[classes])
-    return Segmentation(classes, classes.astype(np.uint16))
+    return Segmentation(classes, _compact(np.array(card.class_values or (0, 1)))[classes])
 
 
-def to_objects(
-    card: ModelCard,
-    maps: NDArray[np.uint8],
-    *,
-    voxel_size: Spacing | None = None,
-    threshold: float | None = None,
-    decoding: ObjectDecoding | None = None,
-) -> Segmentation:
+def to_objects(card: ModelCard, maps: NDArray[np.uint8], voxel_size: Spacing | None) -> Segmentation:
     """Decode maps that are there already; takes a fraction of the time that it took to predict them."""
     from napari_celltrain.engine.objects import decode
 
-    threshold = card.threshold if threshold is None else threshold
-    objects = decode(maps, threshold, decoding or card.decoding, voxel_size or card.spacing)
-    labels: NDArray[Any] = objects.astype(np.uint16 if objects.max(initial=0) < 2**16 else np.uint32)
-    return Segmentation((objects > 0).view(np.uint8), labels, maps)
+    objects = decode(maps, card.threshold, card.decoding, voxel_size or card.spacing)
+    return Segmentation((objects > 0).view(np.uint8), _compact(objects))
+
+
+def _compact(labels: NDArray[Any]) -> NDArray[Any]:
+    return labels.astype(np.uint16 if labels.max(initial=0) < 2**16 else np.uint32)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +70,7 @@ def segment_volume(
     yield 0, 0, "Loading the model"
     importlib.import_module("pandas")  # napari's first labels need it, and the window should not wait for it
     from napari_celltrain.engine.device import resolve_device, set_threads
+    from napari_celltrain.predict.volumes import adjusted
 
     set_threads(spare_cores())
     loaded = load_model(model, resolve_device(device))
@@ -87,7 +88,7 @@ def segment_volume(
     if card.label_kind == "objects":
         maps = loaded.predictor.maps(seen, statistics, on_batch=on_batch)
         return (yield from _decode(card, maps, size, array.shape, threshold, decoding))
-    found = segment(loaded, seen, statistics, threshold=threshold, on_batch=on_batch)
+    found = segment(replace(loaded, card=adjusted(card, threshold, None)), seen, statistics, on_batch=on_batch)
     share = np.count_nonzero(found.classes) / max(1, found.classes.size)
     return Result(_on_grid(found.labels, array.shape), None, f"{share:.1%} of the voxels are foreground.")
 
@@ -101,8 +102,10 @@ def _decode(
     decoding: ObjectDecoding | None,
 ) -> Generator[Progress, None, Result]:
     """The objects of ``maps`` (C, Z, Y, X), at ``voxel_size``, on the grid of an image of ``shape`` (Z, Y, X)."""
+    from napari_celltrain.predict.volumes import adjusted
+
     yield 0, 0, "Decoding objects"
-    labels = to_objects(card, maps, voxel_size=voxel_size, threshold=threshold, decoding=decoding).labels
+    labels = to_objects(adjusted(card, threshold, decoding), maps, voxel_size).labels
     fit = maps.nbytes <= min(4 * 2**30, psutil.virtual_memory().available // 4)
     again = partial(_decode, card, maps, voxel_size, shape) if fit else None
     return Result(_on_grid(labels, shape), again, f"{count(int(labels.max(initial=0)), 'object')} found.")
