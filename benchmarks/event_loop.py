@@ -105,7 +105,7 @@ def run(folder: Path, seconds: float, ways: list[str], large_preview: bool, trac
         table.add(f"{way}: the whole run", joined(table.phases[begun:]), idle)
         history = widget.controller.history()
         print(
-            f"{way}: {widget.controller.state}, {len(history.rows)} epochs, {len(history.dices)} validations, "
+            f"{way}: {widget.controller.state}, {len(history.rows)} epochs, {len(history.points('dice'))} validations, "
             f"layers {layers} → {len(viewer.layers)} {widget.controller.message}"
         )
         wait(1)

@@ -65,7 +65,9 @@ def measure(folder: Path, times: int, own_process: bool) -> None:
     after: list[Left] = []
     for number in range(1, times + 1):
         widget.controller.start(config, own_process)
-        wait_for(lambda: len(widget.controller.history().dices) > 1 and widget.panel.predictions.epoch is not None)
+        wait_for(
+            lambda: len(widget.controller.history().points("dice")) > 1 and widget.panel.predictions.epoch is not None
+        )
         widget.controller.request_stop(now=True)
         wait_for(lambda: not widget.controller.is_busy)
         if widget.controller.state != "finished":

@@ -74,7 +74,7 @@ def fails(qtbot: Any, widget: TrainWidget, *, by: Callable[[], object] | None = 
 def trains(qtbot: Any, widget: TrainWidget) -> None:
     """Wait for the second validation of the run that was started: the state after the first is saved by then."""
     controller = widget.controller
-    wait(qtbot, lambda: len(controller.history().dices) > 1 or not controller.is_busy)
+    wait(qtbot, lambda: len(controller.history().points("dice")) > 1 or not controller.is_busy)
     assert controller.is_busy, controller.message
     assert widget.panel.message.text() == ""
 

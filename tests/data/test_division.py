@@ -34,8 +34,8 @@ def test_sides_are_those_of_training(case: str, seed: int, tmp_path: Path) -> No
 
     augmentation = AugmentationConfig(patch_size=(16, 16, 16))
     used = prepared(RunConfig(data=data, augmentation=augmentation, training=TrainingConfig(seed=seed)))
-    assert [found.case for found in used.training] == list(split.train)
-    assert [found.case for found in used.validation] == list(split.validation)
+    assert [volume.name for volume in used.source.volumes] == [case.name for case in split.train]
+    assert [volume.name for volume in used.validator.volumes] == [case.name for case in split.validation]
 
 
 def test_copies_of_an_image_stay_on_one_side(tmp_path: Path) -> None:

@@ -52,6 +52,6 @@ def test_two_processes_train_as_one(make_config):
     assert losses(double) == pytest.approx(losses(single), rel=2e-4)
     ends = [event for event in double.read_events() if isinstance(event, Finished)]
     assert len(ends) == 1
-    tables = [list(csv.DictReader(folder.metrics_file.open())) for folder in (single, double)]
+    tables = [list(csv.DictReader((folder.path / "metrics.csv").open())) for folder in (single, double)]
     for alone, together in zip(*tables, strict=True):
         assert float(together["val_dice"]) == pytest.approx(float(alone["val_dice"]), abs=0.02)

@@ -115,7 +115,8 @@ class TestWriting:
             seen.append(path.suffix)
             path.write_bytes(b"")
 
-        assert folder.write_with("previews/epoch_0001.tif", write) == folder.previews / "epoch_0001.tif"
+        folder.write_with("previews/epoch_0001.tif", write)
+        assert (folder.path / "previews" / "epoch_0001.tif").exists()
         assert seen == [".tif"]
 
     @pytest.mark.skipif(os.name == "nt", reason="kills by signal")
@@ -135,11 +136,11 @@ class TestWriting:
                 child.stdout.readline()
                 time.sleep(0.004 * round_number)
                 child.send_signal(signal.SIGKILL)
-            content = (folder.checkpoints / "last.bin").read_bytes()
+            content = (folder.path / "checkpoints" / "last.bin").read_bytes()
             assert len(content) == 400_000
             assert len(set(content)) == 1
-        folder.clean()
-        assert [path.name for path in folder.checkpoints.iterdir()] == ["last.bin"]
+        with folder.lock():
+            assert [path.name for path in (folder.path / "checkpoints").iterdir()] == ["last.bin"]
 
 
 class TestEvents:
@@ -196,8 +197,8 @@ class TestRequests:
         assert folder.stop_request() == "stop"
         folder.request_stop(now=True)
         assert folder.stop_request() == "stop-now"
-        folder.clear_requests()
-        assert folder.stop_request() is None
+        with folder.lock():
+            assert folder.stop_request() is None
 
     def test_are_possible_in_a_folder_without_control(self, folder):
         folder.control.rmdir()

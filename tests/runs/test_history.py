@@ -1,4 +1,6 @@
-from napari_celltrain.runs.history import History, HistoryBuilder
+from functools import reduce
+
+from napari_celltrain.runs.history import History
 from napari_celltrain.values.events import EpochDone, Event, Failed, Finished, Saved, Started, StepDone, Validated
 
 
@@ -54,7 +56,7 @@ def finished(best_epoch: int, best_dice: float) -> Finished:
 
 
 def history(events: list[Event]) -> History:
-    return HistoryBuilder(events).history()
+    return reduce(History.after, events, History())
 
 
 def test_nothing_yet():
@@ -66,9 +68,9 @@ def test_losses_scores_and_best():
     events: list[Event] = [started(), epoch(1), epoch(2), validated(2, 0.7, f1=0.5), saved(2), epoch(3), epoch(4)]
     events += [validated(4, 0.6, is_best=False, f1=0.4), saved(4), finished(2, 0.71)]
     result = history(events)
-    assert result.losses == [(1, 1.0), (2, 0.5), (3, 1 / 3), (4, 0.25)]
-    assert result.dices == [(2, 0.7), (4, 0.6)]
-    assert result.f1s == [(2, 0.5), (4, 0.4)]
+    assert result.points("train_loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3), (4, 0.25)]
+    assert result.points("dice") == [(2, 0.7), (4, 0.6)]
+    assert result.points("f1") == [(2, 0.5), (4, 0.4)]
     assert result.best is not None
     assert result.best.epoch == 2
     assert result.finished == events[-1]
@@ -80,12 +82,12 @@ def test_epochs_done_again_after_a_kill_count_once():
     before += [validated(4, 0.9)]
     after: list[Event] = [started(3), epoch(3), epoch(4), validated(4, 0.8), saved(4)]
     resumed = history([*before, started(3)])
-    assert resumed.losses == [(1, 1.0), (2, 0.5)]
+    assert resumed.points("train_loss") == [(1, 1.0), (2, 0.5)]
     assert resumed.best is not None
     assert resumed.best.dice == 0.7
     done = history([*before, *after])
-    assert done.losses == [(1, 1.0), (2, 0.5), (3, 1 / 3), (4, 0.25)]
-    assert done.dices == [(2, 0.7), (4, 0.8)]
+    assert done.points("train_loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3), (4, 0.25)]
+    assert done.points("dice") == [(2, 0.7), (4, 0.8)]
     assert done.best is not None
     assert done.best.dice == 0.8
 
@@ -104,7 +106,7 @@ def test_an_epoch_cut_short_has_scores_and_no_loss():
     result = history([started(), epoch(1), validated(2, 0.5)])
     assert result.rows[1].train_loss is None
     assert result.rows[1].dice == 0.5
-    assert result.losses == [(1, 1.0)]
+    assert result.points("train_loss") == [(1, 1.0)]
 
 
 def test_a_failure_is_over_when_the_run_is_resumed():

@@ -133,7 +133,7 @@ def test_a_full_disk_is_told_as_one(tmp_path, monkeypatch):
     folder = RunFolder.create(tmp_path, "run", "unet")
     with pytest.raises(RunFolderError, match="space"):
         folder.write_with("checkpoints/last.safetensors", lambda path: write_tensors(path, {}, {}))
-    assert not list(folder.checkpoints.iterdir())
+    assert not list((folder.path / "checkpoints").iterdir())
 
 
 def test_a_folder_that_is_no_model_says_so(tmp_path):

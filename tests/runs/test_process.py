@@ -120,7 +120,7 @@ def test_a_killed_child_is_a_failure(start):
     for event in events_of(child):
         last = event
         if isinstance(event, Started):
-            os.kill(child.pid, signal.SIGKILL)
+            os.kill(child._process.pid, signal.SIGKILL)
     assert isinstance(last, Failed)
     assert (
         last.message == "It was ended by signal 9, SIGKILL (often because the computer ran out of memory). All is well."

@@ -76,13 +76,13 @@ def record(folder: RunFolder, *events: Event) -> Recorder:
 
 
 def rows(folder: RunFolder) -> list[dict[str, str]]:
-    with folder.metrics_file.open(newline="") as file:
+    with (folder.path / "metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
 def test_a_whole_run(folder):
     record(folder, started(), epoch(1), epoch(2), validated(2, 0.7), epoch(3), epoch(4), validated(4, 0.3), FINISHED)
-    assert folder.metrics_file.read_text().splitlines()[0] == METRICS_HEADER
+    assert (folder.path / "metrics.csv").read_text().splitlines()[0] == METRICS_HEADER
     table = rows(folder)
     assert [row["epoch"] for row in table] == ["1", "2", "3", "4", "4"]
     assert [row["val_dice"] for row in table] == ["", "0.7", "", "0.3", repr(0.1 + 0.2)]
@@ -111,7 +111,7 @@ def test_the_table_is_complete_after_every_event(folder):
 
 def test_a_resumed_run_supersedes_what_the_kill_left(folder):
     record(folder, started(), epoch(1), epoch(2), validated(2, 0.7), epoch(3, 9.0))
-    with folder.metrics_file.open("a") as file:
+    with (folder.path / "metrics.csv").open("a") as file:
         file.write("4,2")  # torn
     record(folder, started(3), epoch(3, 0.3))
     assert [(row["epoch"], row["train_loss"]) for row in rows(folder)] == [("1", "0.5"), ("2", "0.5"), ("3", "0.3")]
@@ -124,19 +124,18 @@ def test_more_epochs_replace_the_final_line(folder):
 
 def test_events_get_their_time_and_are_kept(folder):
     recorder = Recorder(folder)
-    event = recorder.record(Logged(message="hello"))
+    [event] = recorder.record(Logged(message="hello"))
     assert event.time > 1e9
     assert folder.read_events() == [event]
 
 
 def test_plots_are_told_as_events_of_the_recorder(folder):
-    recorder = record(folder, started(), epoch(1), validated(1, 0.5))
-    own = recorder.own_events()
-    assert [(event.event, event.path) for event in own if isinstance(event, Saved)] == [("saved", "training.png")]
-    assert recorder.own_events() == []
-    assert own[0] in folder.read_events()
-    recorder.record(FINISHED)
-    assert recorder.own_events() == []
+    recorder = record(folder, started(), epoch(1))
+    _, own = recorder.record(validated(1, 0.5))
+    assert isinstance(own, Saved)
+    assert own.path == "training.png"
+    assert own in folder.read_events()
+    assert len(recorder.record(FINISHED)) == 1
     assert isinstance(folder.read_events()[-1], Finished)
 
 
@@ -145,8 +144,10 @@ def test_a_plot_that_fails_is_one_warning(folder, monkeypatch):
         raise ValueError("no fonts")
 
     monkeypatch.setattr(recorder_module, "save_plot", fail)
-    recorder = record(folder, started(), epoch(1), validated(1, 0.5), epoch(2), validated(2, 0.6), FINISHED)
-    warnings = [event for event in recorder.own_events() if isinstance(event, Warned)]
+    recorder = Recorder(folder)
+    events = (started(), epoch(1), validated(1, 0.5), epoch(2), validated(2, 0.6), FINISHED)
+    told = [event for each in events for event in recorder.record(each)]
+    warnings = [event for event in told if isinstance(event, Warned)]
     assert [event.message for event in warnings] == ["The plot training.png could not be drawn: no fonts"]
     assert rows(folder)[-1]["val_dice"] == repr(0.1 + 0.2)
 

@@ -126,7 +126,7 @@ def test_scores_equal_those_of_the_saved_files(learned):
         assert np.array_equal(predicted, ndimage.label(predicted > 0)[0])
         assert open_volume(path).voxel_size == pytest.approx(VOXEL_SIZE, rel=1e-4)
     assert finished.best_dice == pytest.approx(2 * overlap / total, abs=1e-12)
-    rows = list(csv.DictReader(folder.metrics_file.open()))
+    rows = list(csv.DictReader((folder.path / "metrics.csv").open()))
     assert float(rows[-1]["val_dice"]) == finished.best_dice
     assert float(rows[-1]["val_f1"]) == finished.best_f1
     summary = yaml.safe_load((folder.model / "model.yaml").read_text())["training"]

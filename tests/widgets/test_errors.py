@@ -104,7 +104,7 @@ def fails(qtbot, widget: TrainWidget, *, by: Callable[[], object] | None = None)
     press(qtbot, widget)
     assert widget.panel.message.text() == ""
     if by is not None:
-        wait(qtbot, lambda: controller.history().dices or not controller.is_busy)
+        wait(qtbot, lambda: controller.history().points("dice") or not controller.is_busy)
         assert controller.is_busy, controller.message
         by()
     wait(qtbot, lambda: not controller.is_busy)

@@ -188,7 +188,7 @@ def test_closed_while_training_it_goes_on_and_is_found_again(
     widget = dock(viewer, controller)
     config = fill(widget, balls, tmp_path)
     click(qtbot, widget.panel.button)
-    wait(qtbot, lambda: controller.history().dices)
+    wait(qtbot, lambda: controller.history().points("dice"))
     viewer.window.remove_dock_widget(widget)
     gone = weakref.ref(widget)
     del widget

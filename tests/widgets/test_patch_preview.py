@@ -55,7 +55,7 @@ def test_patches_are_those_of_training(config: RunConfig) -> None:
     from napari_celltrain.engine.patches import plan_epoch
     from napari_celltrain.runs.prepare import prepare
 
-    source = result_of(prepare(config)).source()
+    source = result_of(prepare(config)).source
     for epoch in (1, 2):
         drawn = result_of(draw_patches(config, None, epoch, None))
         requests = plan_epoch(len(source.volumes), 2, config.training.seed, epoch)

@@ -15,8 +15,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -56,14 +55,32 @@ def owner_of(path: Path) -> Owner | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         owner = Owner(int(content["pid"]), str(content["host"]), float(content["started"]))
-        return owner if _is_alive(owner, path.stat().st_mtime) else None
-    except (OSError, ValueError, TypeError, KeyError):
+        if owner.host != socket.gethostname():
+            return owner if time.time() - path.stat().st_mtime < SILENCE_SECONDS else None
+        process = psutil.Process(owner.pid)
+        # A zombie has ended; only its parent has not asked yet.
+        is_alive = abs(process.create_time() - owner.started) < 2 and process.status() != psutil.STATUS_ZOMBIE
+        return owner if is_alive else None
+    except psutil.AccessDenied:
+        return owner
+    except (OSError, ValueError, TypeError, KeyError, psutil.NoSuchProcess):
         return None
 
 
 @contextlib.contextmanager
 def run_lock(path: Path) -> Iterator[None]:
     """Hold the lock ``path`` (its folder is made). Raises ``RunFolderError`` where another process holds it."""
+    released = threading.Event()
+
+    def claim() -> None:
+        # always as this process is now: its start, as the system reports it, moves with the clock
+        files.write_text(path, json.dumps(asdict(Owner.this_process())))
+
+    def renew() -> None:
+        while not released.wait(RENEWAL_SECONDS):
+            with contextlib.suppress(OSError):
+                claim()
+
     with files.writing(path):
         path.parent.mkdir(exist_ok=True)
         with _alone(path.with_name("taking")):
@@ -72,14 +89,7 @@ def run_lock(path: Path) -> Iterator[None]:
                 message = f"The run {path.parent.parent} is still being trained by process {owner.pid}{where}."
                 remedy = "Stop it first (`celltrain stop`), or wait for its end."
                 raise RunFolderError(Problem("running", "", message, remedy))
-            _claim(path)
-    released = threading.Event()
-
-    def renew() -> None:
-        while not released.wait(RENEWAL_SECONDS):
-            with contextlib.suppress(OSError):
-                _claim(path)
-
+            claim()
     renewal = threading.Thread(target=renew, name="celltrain-lock", daemon=True)
     renewal.start()
     try:
@@ -89,11 +99,6 @@ def run_lock(path: Path) -> Iterator[None]:
         renewal.join()
         with contextlib.suppress(OSError):
             path.unlink()
-
-
-def _claim(path: Path) -> None:
-    """Name this process as it is now: its start, as the system reports it, moves with the clock."""
-    files.write_text(path, json.dumps(asdict(Owner.this_process())))
 
 
 @contextlib.contextmanager
@@ -118,19 +123,6 @@ def _alone(guard: Path) -> Iterator[None]:
             guard.rmdir()
 
 
-def _is_alive(owner: Owner, renewed: float) -> bool:
-    if owner.host != socket.gethostname():
-        return time.time() - renewed < SILENCE_SECONDS
-    try:
-        process = psutil.Process(owner.pid)
-        # A zombie has ended; only its parent has not asked yet.
-        return bool(abs(process.create_time() - owner.started) < 2 and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:
-        return True
-
-
 # --- the folder -------------------------------------------------------------------------------------------------------
 
 _SUBFOLDERS = ("checkpoints", "previews", "validation", "model", "control")
@@ -146,22 +138,22 @@ class RunFolder:
         self.config_file = path / "config.yaml"
         self.data_file = path / "data.json"
         self.events_file = path / "events.jsonl"
-        self.metrics_file = path / "metrics.csv"
         self.log_file = path / "training.log"
-        self.checkpoints = path / "checkpoints"
-        self.previews = path / "previews"
         self.validation = path / "validation"
         self.model = path / "model"
         self.control = path / "control"
         self._lock = self.control / "running.json"
-        self._whole: set[str] = set()  # growing files whose last line is known to be complete
-
-    def __repr__(self) -> str:
-        return f"RunFolder({str(self.path)!r})"
 
     @property
     def name(self) -> str:
         return self.path.resolve().name
+
+    @staticmethod
+    def refuse_existing(results: Path, name: str | None) -> None:
+        """Raise what :meth:`create` would, before minutes are spent on preparing the run."""
+        if name is not None and ((results / name).exists() or (results / name).is_symlink()):
+            message, remedy = f"exists already in {results}.", "Choose another run name, or continue that run."
+            raise RunFolderError(Problem("run-exists", f"The run {name!r}", message, remedy, settings=("run_name",)))
 
     @classmethod
     def create(cls, results: Path, name: str | None, model: str) -> RunFolder:
@@ -170,59 +162,48 @@ class RunFolder:
         Nothing is ever overwritten: a ``name`` that exists is refused.
         """
         dated = f"{datetime.now():%Y-%m-%d_%H%M}_{model}"
-        names: Iterable[str] = (
-            [name] if name is not None else (dated if n == 1 else f"{dated}_{n}" for n in itertools.count(1))
-        )
         with files.writing(results if name is None else results / name):
             results.mkdir(parents=True, exist_ok=True)
-            for path in (results / one for one in names):
+            for number in itertools.count(1):
+                cls.refuse_existing(results, name)
+                path = results / (name or (dated if number == 1 else f"{dated}_{number}"))
                 with contextlib.suppress(FileExistsError):
                     path.mkdir()
                     break
-            else:
-                raise _exists(results, name)
-        try:
-            with files.writing(path):
+            try:
                 for subfolder in _SUBFOLDERS:
                     (path / subfolder).mkdir()
-        except RunFolderError:
-            shutil.rmtree(path, ignore_errors=True)
-            raise
+            except OSError:
+                shutil.rmtree(path, ignore_errors=True)
+                raise
         return cls(path)
-
-    @staticmethod
-    def refuse_existing(results: Path, name: str | None) -> None:
-        """Raise what :meth:`create` would, before minutes are spent on preparing the run."""
-        if name is not None and (results / name).exists():
-            raise _exists(results, name)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
         """An existing run folder, or one of the files in it that a person may have picked instead."""
-        if path.is_file():
-            path = path.parent
-        folder = cls(path)
+        folder = cls(path.parent if path.is_file() else path)
         if not path.exists():
             raise RunFolderError(f"There is no run folder {path}.")
         if not folder.config_file.exists() and not folder.events_file.exists():
-            raise RunFolderError(f"{path} is not a run folder: it has neither a config.yaml nor an events.jsonl.")
+            raise RunFolderError(
+                f"{folder.path} is not a run folder: it has neither a config.yaml nor an events.jsonl."
+            )
         return folder
 
     # --- writing -----------------------------------------------------------------------------------------------
 
-    def write_with(self, relative: str, writer: Callable[[Path], object]) -> Path:
-        """Let ``writer`` fill a temporary file of the same suffix, then put it in place; returns its path."""
+    def write_with(self, relative: str, writer: Callable[[Path], object]) -> None:
+        """Let ``writer`` fill a temporary file of the same suffix, then put it in place."""
         path = self.path / relative
         with files.writing(path):
             path.parent.mkdir(exist_ok=True)
             files.write_with(path, writer)
-        return path
 
-    def write_bytes(self, relative: str, content: bytes) -> Path:
-        return self.write_with(relative, lambda temporary: temporary.write_bytes(content))
+    def write_bytes(self, relative: str, content: bytes) -> None:
+        self.write_with(relative, lambda temporary: temporary.write_bytes(content))
 
-    def write_text(self, relative: str, content: str) -> Path:
-        return self.write_bytes(relative, content.encode("utf-8", "backslashreplace"))
+    def write_text(self, relative: str, content: str) -> None:
+        self.write_bytes(relative, content.encode("utf-8", "backslashreplace"))
 
     def write_volume(self, relative: str, array_ZYX: NDArray[Any], voxel_size: Spacing | None) -> None:
         """A TIFF with its voxel size, whole or not at all."""
@@ -237,19 +218,16 @@ class RunFolder:
         The file is closed each time: that is what makes the line visible to other computers on a network disk.
         """
         path = self.path / relative
-        with files.writing(path):
-            if relative not in self._whole and path.exists():
+        with files.writing(path), path.open("a+b") as file:
+            file.seek(max(0, file.tell() - 1))
+            if file.read(1) not in (b"", b"\n"):
                 # a killed process or a full disk left an unfinished last line: the next one must be whole
-                content = path.read_bytes()
-                if not content.endswith(b"\n"):
-                    os.truncate(path, content.rfind(b"\n") + 1)
-            self._whole.discard(relative)  # a full disk may take half of the line
-            with path.open("ab") as file:
-                file.write(line.encode("utf-8", "backslashreplace") + b"\n")
-                file.flush()
-                if lasting:
-                    os.fsync(file.fileno())
-        self._whole.add(relative)
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+            file.write(line.encode("utf-8", "backslashreplace") + b"\n")
+            file.flush()
+            if lasting:
+                os.fsync(file.fileno())
 
     def append_event(self, event: Event) -> None:
         self.append_line("events.jsonl", to_json(event), lasting=event.event in _LASTING)
@@ -261,7 +239,7 @@ class RunFolder:
 
     def read_events(self) -> list[Event]:
         """All events so far; half-written lines and events of a newer version are left out."""
-        return EventTail(self.events_file).read_new()
+        return next(new_events(self.events_file))
 
     def read_config(self) -> RunConfig:
         """Raises ``ConfigError`` that names the file and the fields that are wrong."""
@@ -269,22 +247,23 @@ class RunFolder:
 
     # --- control -----------------------------------------------------------------------------------------------
 
-    def lock(self) -> AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
         """``with folder.lock():`` around training keeps every other process from training here too.
 
-        Entering it raises ``RunFolderError`` where another process holds it; a lock of a dead process is taken.
-        Temporary files that the dead one left behind are removed by :meth:`clean`.
+        Entering it raises ``RunFolderError`` where another process holds it; a lock of a dead process is taken. What
+        that one left half written, and requests to stop it, are removed.
         """
-        return run_lock(self._lock)
+        with run_lock(self._lock):
+            for folder in (self.path, *(self.path / name for name in _SUBFOLDERS)):
+                files.remove_leftovers(folder)
+            for request in ("stop", "stop-now"):
+                (self.control / request).unlink(missing_ok=True)
+            yield
 
     def is_running(self) -> bool:
         """Whether a process, here or on another computer, is training in this folder."""
         return owner_of(self._lock) is not None
-
-    def clean(self) -> None:
-        """Remove what a killed process left half written. Only for the process that holds the lock."""
-        for folder in (self.path, *(self.path / name for name in _SUBFOLDERS)):
-            files.remove_leftovers(folder)
 
     def request_stop(self, now: bool) -> None:
         """Ask the training process to end after its next validation, or (``now``) after the current batch."""
@@ -301,41 +280,29 @@ class RunFolder:
             return None
         return "stop-now" if "stop-now" in requests else "stop" if "stop" in requests else None
 
-    def clear_requests(self) -> None:
-        for request in ("stop", "stop-now"):
-            (self.control / request).unlink(missing_ok=True)
 
+def new_events(path: Path) -> Iterator[list[Event]]:
+    """The events of a file, which another process may be writing at this moment: at each step those that are new.
 
-class EventTail:
-    """The events of one file, which another process may be writing at this moment.
-
-    Only whole lines count, so an event that is half written is left for the next call. Lines that are no event that we
-    know are passed over: they are from a newer version, or damage of a power cut.
+    Only whole lines count, so an event that is half written is left for the next step. Lines that are no event that we
+    know are passed over: they are from a newer version, or damage of a power cut. Raises ``RunFolderError`` where the
+    file exists but cannot be read.
     """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
-
-    def read_new(self) -> list[Event]:
-        """The events added since the last call. Raises ``RunFolderError`` where the file exists but cannot be read."""
+    offset = 0
+    while True:
+        content = b""
         try:
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
+            with path.open("rb") as file:
+                file.seek(offset)
                 content = file.read()
         except FileNotFoundError:
-            return []
+            pass
         except OSError as error:
-            raise RunFolderError(f"{self._path} cannot be read: {error.strerror or error}.") from error
+            raise RunFolderError(f"{path} cannot be read: {error.strerror or error}.") from error
         whole = content[: content.rfind(b"\n") + 1]
-        self._offset += len(whole)
+        offset += len(whole)
         events = []
         for line in whole.splitlines():
             with contextlib.suppress(ValueError):
                 events.append(from_json(line))
-        return events
-
-
-def _exists(results: Path, name: str | None) -> RunFolderError:
-    message, remedy = f"exists already in {results}.", "Choose another run name, or continue that run."
-    return RunFolderError(Problem("run-exists", f"The run {name!r}", message, remedy, settings=("run_name",)))
+        yield events

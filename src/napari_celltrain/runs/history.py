@@ -6,10 +6,10 @@ object interface is used: pyplot and its global state belong to the program arou
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from napari_celltrain.values.events import EpochDone, Event, Failed, Finished, Saved, Started, Validated
 
@@ -35,80 +35,53 @@ class EpochRow:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The epochs that count, in order; those that a resumed run did over again are there once."""
+    """What the events so far come to; never changed, so that a thread may draw it."""
 
-    rows: tuple[EpochRow, ...] = ()
+    epochs: Mapping[int, EpochRow] = field(default_factory=dict)
+    """The epochs that count, by number; those that a resumed run did over again are there once."""
     started: Started | None = None
     best: Validated | None = None
+    """Not of the highest Dice, but what the run itself took for the best: those weights are what it saved."""
     finished: Finished | None = None
     failed: Failed | None = None
+    saved_best: Validated | None = None
+    """The best at the time of the last saved state."""
+
+    def after(self, event: Event) -> History:
+        """The history with one more event."""
+        match event:
+            case Started():
+                # a resumed run does everything from its first epoch on again, whatever was written before the kill
+                epochs = {epoch: row for epoch, row in self.epochs.items() if epoch < event.first_epoch}
+                # a run that was stopped at once has validated, and saved, in the middle of its first epoch to come
+                is_kept = self.best is None or self.best.epoch < event.first_epoch
+                return History(epochs, event, self.best if is_kept else self.saved_best, saved_best=self.saved_best)
+            case EpochDone():
+                return self._with(event, "train_loss", "learning_rate", "seconds")
+            case Validated():
+                history = self._with(event, "dice", "f1")
+                return replace(history, best=event) if event.is_best else history
+            case Saved(what="last"):
+                return replace(self, saved_best=self.best)
+            case Finished():
+                return replace(self, finished=event)
+            case Failed():
+                return replace(self, failed=event)
+        return self
+
+    def _with(self, event: EpochDone | Validated, *columns: str) -> History:
+        row = self.epochs.get(event.epoch) or EpochRow(event.epoch, event.step)
+        row = replace(row, step=event.step, **{name: getattr(event, name) for name in columns})
+        return replace(self, epochs={**self.epochs, event.epoch: row})
 
     @property
-    def losses(self) -> list[tuple[int, float]]:
-        return [(row.epoch, row.train_loss) for row in self.rows if row.train_loss is not None]
+    def rows(self) -> tuple[EpochRow, ...]:
+        """The epochs in order."""
+        return tuple(row for _, row in sorted(self.epochs.items()))
 
-    @property
-    def dices(self) -> list[tuple[int, float]]:
-        return [(row.epoch, row.dice) for row in self.rows if row.dice is not None]
-
-    @property
-    def f1s(self) -> list[tuple[int, float]]:
-        return [(row.epoch, row.f1) for row in self.rows if row.f1 is not None]
-
-
-class HistoryBuilder:
-    """The history of ``events``, and of those that are added later."""
-
-    def __init__(self, events: Iterable[Event] = ()) -> None:
-        self._rows: dict[int, EpochRow] = {}
-        self._best: Validated | None = None
-        self._saved_best: Validated | None = None  # the best at the time of the last saved state
-        self._started: Started | None = None
-        self._finished: Finished | None = None
-        self._failed: Failed | None = None
-        for event in events:
-            self.add(event)
-
-    def add(self, event: Event) -> None:
-        if isinstance(event, Started):
-            self._start(event)
-        elif isinstance(event, EpochDone):
-            self._rows[event.epoch] = replace(
-                self._row(event.epoch, event.step),
-                step=event.step,
-                train_loss=event.train_loss,
-                learning_rate=event.learning_rate,
-                seconds=event.seconds,
-            )
-        elif isinstance(event, Validated):
-            self._rows[event.epoch] = replace(self._row(event.epoch, event.step), dice=event.dice, f1=event.f1)
-            # Not the highest Dice, but what the run itself took for the best: those weights are what it saved.
-            self._best = event if event.is_best else self._best
-        elif isinstance(event, Saved):
-            self._saved_best = self._best if event.what == "last" else self._saved_best
-        elif isinstance(event, Finished):
-            self._finished = event
-        elif isinstance(event, Failed):
-            self._failed = event
-
-    def history(self) -> History:
-        rows = tuple(row for _, row in sorted(self._rows.items()))
-        return History(rows, self._started, self._best, self._finished, self._failed)
-
-    def row(self, epoch: int) -> EpochRow | None:
-        return self._rows.get(epoch)
-
-    def _row(self, epoch: int, step: int) -> EpochRow:
-        return self._rows.get(epoch) or EpochRow(epoch, step)
-
-    def _start(self, started: Started) -> None:
-        """A resumed run does everything from its first epoch on again, whatever was written before the kill."""
-        first = started.first_epoch
-        self._rows = {epoch: row for epoch, row in self._rows.items() if epoch < first}
-        # A run that was stopped at once has validated, and saved, in the middle of its first epoch to come.
-        if self._best is not None and self._best.epoch >= first:
-            self._best = self._saved_best
-        self._started, self._finished, self._failed = started, None, None
+    def points(self, column: Literal["train_loss", "dice", "f1"]) -> list[tuple[int, float]]:
+        """The epochs that have a value in this column, and the values."""
+        return [(row.epoch, value) for row in self.rows if (value := getattr(row, column)) is not None]
 
 
 # --- curves ---------------------------------------------------------------------------------------------------
@@ -154,69 +127,42 @@ class Curves:
     def __init__(self, figure: Figure, palette: Palette, side_by_side: bool = False) -> None:
         from matplotlib.ticker import MaxNLocator
 
-        self._figure = figure
         if side_by_side:
             self._above, self._below = figure.subplots(1, 2)
         else:
             self._above, self._below = figure.subplots(2, 1, sharex=True)
             figure.align_ylabels([self._above, self._below])
-        self._loss = _line(self._above, "-", "", "training loss")
-        self._dice = _line(self._below, "-", "o", "Dice")
-        self._f1 = _line(self._below, "--", "s", "F1 (IoU 0.5)")
-        self._best = _line(self._below, "", "o", "best")
-        self._best.set(markersize=10, fillstyle="none", markeredgewidth=1.6)
-        self._best_epoch = self._below.axvline(1, linewidth=0.8, linestyle=":")
-        self._title = figure.suptitle("", fontsize=10 if side_by_side else 12, fontweight="bold", parse_math=False)
-        self._subtitle = self._above.set_title("", fontsize=9, loc="left", parse_math=False)
+        self._loss = _line(self._above, "-", "o", 3.5, palette.loss, "training loss")
+        self._dice = _line(self._below, "-", "o", 4, palette.dice, "Dice")
+        self._f1 = _line(self._below, "--", "s", 4, palette.f1, "F1 (IoU 0.5)")
+        self._best = _line(self._below, "", "o", 10, palette.dice, "best")
+        self._best.set(fillstyle="none", markeredgewidth=1.6)
+        self._best_epoch = self._below.axvline(1, linewidth=0.8, linestyle=":", color=palette.dice)
+        self._title = figure.suptitle(
+            "", fontsize=10 if side_by_side else 12, fontweight="bold", color=palette.text, parse_math=False
+        )
+        self._subtitle = self._above.set_title("", fontsize=9, loc="left", color=palette.text, parse_math=False)
         self._above.set_ylabel("Training loss")
         self._below.set_ylabel("Validation score")
         self._below.set_ylim(-0.03, 1.03)
-        self._below.set_xlabel("Epoch")
-        if side_by_side:
-            self._above.set_xlabel("Epoch")
+        figure.set_facecolor(palette.background)
         for axes in (self._above, self._below):
+            if side_by_side or axes is self._below:
+                axes.set_xlabel("Epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.set_axisbelow(True)
-            axes.tick_params(labelsize=9)
-            axes.spines[["top", "right"]].set_visible(False)
-        self._history = History()
-        self.recolor(palette)
-
-    def recolor(self, palette: Palette) -> None:
-        self._palette = palette
-        self._figure.set_facecolor(palette.background)
-        for text in (self._title, self._subtitle):
-            text.set_color(palette.text)
-        for axes in (self._above, self._below):
             axes.set_facecolor(palette.background)
-            axes.tick_params(colors=palette.text)
+            axes.tick_params(labelsize=9, colors=palette.text)
             axes.grid(True, color=palette.grid, linewidth=0.7)
             axes.xaxis.label.set_color(palette.text)
             axes.yaxis.label.set_color(palette.text)
             axes.spines[:].set_edgecolor(palette.text)
-        self._loss.set_color(palette.loss)
-        self._f1.set_color(palette.f1)
-        for line in (self._dice, self._best, self._best_epoch):
-            line.set_color(palette.dice)
-        self.show(self._history)
+            axes.spines[["top", "right"]].set_visible(False)
 
     def show(self, history: History) -> None:
-        self._history = history
-        _move(self._loss, history.losses, "o", 3.5)
-        _move(self._dice, history.dices, "o", 4)
-        _move(self._f1, history.f1s, "s", 4)
-        self._mark_best(history)
-        last = max((row.epoch for row in history.rows), default=1)
-        first = 0.5 if not history.rows or history.rows[0].epoch > 0 else -0.5
-        for axes in (self._above, self._below):
-            axes.set_xlim(first, max(last, 2) + 0.5)
-        self._above.relim(visible_only=True)
-        self._above.autoscale_view(scalex=False)
-        started = history.started
-        self._title.set_text("" if started is None else started.run)
-        self._subtitle.set_text("" if started is None else f"{started.model}, {started.loss}, {started.device}")
-
-    def _mark_best(self, history: History) -> None:
+        _move(self._loss, history.points("train_loss"), "o")
+        _move(self._dice, history.points("dice"), "o")
+        _move(self._f1, history.points("f1"), "s")
         best = history.best
         for artist in (self._best, self._best_epoch):
             artist.set_visible(best is not None)
@@ -224,6 +170,15 @@ class Curves:
             self._best.set_data([best.epoch], [best.dice])
             self._best.set_label(f"best {best.dice:.3f} (epoch {best.epoch})")
             self._best_epoch.set_xdata([best.epoch, best.epoch])
+        rows, started = history.rows, history.started
+        first = 0.5 if not rows or rows[0].epoch > 0 else -0.5
+        last = rows[-1].epoch if rows else 1
+        for axes in (self._above, self._below):
+            axes.set_xlim(first, max(last, 2) + 0.5)
+        self._above.relim(visible_only=True)
+        self._above.autoscale_view(scalex=False)
+        self._title.set_text("" if started is None else started.run)
+        self._subtitle.set_text("" if started is None else f"{started.model}, {started.loss}, {started.device}")
         shown = [line for line in (self._dice, self._f1, self._best) if line.get_visible()]
         if shown:
             # above the axes: inside, it would lie over one curve or the other as they grow
@@ -236,22 +191,22 @@ class Curves:
                 columnspacing=1.2,
                 frameon=False,
                 fontsize=9,
-                labelcolor=self._palette.text,
+                labelcolor=self._title.get_color(),
             )
         elif (legend := self._below.get_legend()) is not None:
             legend.remove()
 
 
-def _line(axes: Axes, style: str, marker: str, label: str) -> Line2D:
-    [line] = axes.plot([], [], linestyle=style, marker=marker, linewidth=1.6, label=label)
+def _line(axes: Axes, style: str, marker: str, size: float, color: str, label: str) -> Line2D:
+    [line] = axes.plot([], [], linestyle=style, marker=marker, markersize=size, color=color, linewidth=1.6, label=label)
     return line
 
 
-def _move(line: Line2D, points: list[tuple[int, float]], marker: str, size: float) -> None:
+def _move(line: Line2D, points: list[tuple[int, float]], marker: str) -> None:
     """Single points need a marker to be seen at all; hundreds of them would hide the curve."""
-    step = -(-len(points) // MAX_POINTS) if points else 1
-    thinned = points[::step] if step == 1 or (len(points) - 1) % step == 0 else [*points[::step], points[-1]]
+    thinned = points[:: max(1, -(-len(points) // MAX_POINTS))]
+    if thinned[-1:] != points[-1:]:
+        thinned.append(points[-1])
     line.set_data([epoch for epoch, _ in thinned], [value for _, value in thinned])
     line.set_marker(marker if len(points) <= _FEW_POINTS else "")
-    line.set_markersize(size)
     line.set_visible(bool(points))

@@ -18,11 +18,13 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import psutil
 
-from napari_celltrain.runs.folder import EventTail, RunFolder
+from napari_celltrain.runs.folder import RunFolder, new_events
 from napari_celltrain.values.config import Spacing
 from napari_celltrain.values.decoding import ObjectDecoding
 from napari_celltrain.values.errors import RunFolderError
@@ -74,10 +76,6 @@ class Child:
         step_back(self._process.pid)
 
     @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
     def exit_code(self) -> int | None:
         """None while it runs."""
         return self._process.poll()
@@ -114,11 +112,11 @@ class Child:
                 name = signal.Signals(-code).name
                 memory = " (often because the computer ran out of memory)" if name == "SIGKILL" else ""
                 return f"{what} was ended by signal {-code}, {name}{memory}. {rescue}"
+        tail: list[str] = []
         with contextlib.suppress(OSError):
             lines = self._errors_file.read_text(encoding="utf-8", errors="replace").splitlines()
-            tail = "\n".join([line for line in lines if line.strip()][-_TAIL_LINES:])
-            return f"{what} ended with exit code {code}. {rescue}\n{tail}".strip()
-        return f"{what} ended with exit code {code}. {rescue}"
+            tail = [line for line in lines if line.strip()][-_TAIL_LINES:]
+        return "\n".join([f"{what} ended with exit code {code}. {rescue}", *tail])
 
 
 def step_back(pid: int) -> None:
@@ -155,12 +153,12 @@ def follow(
     Past events come first; a look may find none. Where the process is gone without an event that ends the run,
     ``last_word`` gives the last event.
     """
-    tail = EventTail(source.events_file)
+    looks = new_events(source.events_file)
     ended = False
     while True:
         # Asked before reading: what a process wrote before it was gone is then read for certain.
         running = source.is_running()
-        events = tail.read_new()
+        events = next(looks)
         for event in events:
             ended = isinstance(event, Finished | Failed) or (ended and not isinstance(event, Started))
         yield events
@@ -175,11 +173,8 @@ def follow(
 def watch(folder: RunFolder, poll_seconds: float = _LOOK_SECONDS) -> Iterator[Event]:
     """All events of a run until it ends; the last is a ``Warned`` where its process is gone without having ended it."""
 
-    def last_word() -> Event:
-        return gone(folder, f"`celltrain resume {folder.path}`")
-
-    for events in follow(folder, last_word, poll_seconds=poll_seconds):
-        yield from events
+    last_word = partial(gone, folder, f"`celltrain resume {folder.path}`")
+    return chain.from_iterable(follow(folder, last_word, poll_seconds=poll_seconds))
 
 
 def gone(folder: RunFolder, resume: str) -> Warned:
@@ -216,9 +211,9 @@ class PredictRequest:
     def arguments(self) -> list[str]:
         """For the command line."""
         given = ["predict", str(self.model), *map(str, self.inputs), "--output", str(self.output), "--json"]
-        given += ["--probabilities"] if self.probabilities else []
-        given += ["--resample"] if self.resample else []
         values: dict[str, object] = {
+            "--probabilities": self.probabilities,
+            "--resample": self.resample,
             "--device": self.device,
             "--threshold": self.threshold,
             "--axes": self.axes,
@@ -232,7 +227,9 @@ class PredictRequest:
             values["--seed-level"] = self.decoding.seed_level
             values["--min-size"] = self.decoding.min_size_um3
         for option, value in values.items():
-            if value is not None:
+            if value is True:
+                given.append(option)
+            elif value is not None and value is not False:
                 parts = value if isinstance(value, tuple) else (value,)
                 given += [option, ",".join(f"{part:.9g}" if isinstance(part, float) else str(part) for part in parts)]
         return given
@@ -253,7 +250,6 @@ def segment_in_process(request: PredictRequest, cancelled: Callable[[], bool]) -
         return Failed(message=child.exit_message("The process that segments", rescue), time=time.time())
 
     try:
-        for events in follow(child, last_word, cancelled):
-            yield from events
+        yield from chain.from_iterable(follow(child, last_word, cancelled))
     finally:
         child.close()

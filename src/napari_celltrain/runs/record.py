@@ -24,13 +24,14 @@ import platform
 import sys
 import time
 from datetime import datetime
+from functools import reduce
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
 
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.runs.history import EpochRow, History, HistoryBuilder, save_plot
+from napari_celltrain.runs.history import EpochRow, History, save_plot
 from napari_celltrain.values.events import EpochDone, Event, Finished, Saved, Started, Validated, Warned
 from napari_celltrain.values.text import describe
 
@@ -68,69 +69,55 @@ class Recorder:
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
-        self._builder = HistoryBuilder(folder.read_events())
-        self._own: list[Event] = []
-        self._has_table = False
+        self._history = reduce(History.after, folder.read_events(), History())
         self._plot_failed = False
 
-    def record(self, event: Event) -> Event:
-        """Write ``event`` to all files that it concerns; returns it with its time filled in.
+    def record(self, event: Event) -> list[Event]:
+        """Write ``event`` to all files that it concerns; returns it with its time, and the events of its plot.
 
-        Raises ``RunFolderError`` where the folder cannot be written; a plot that cannot be drawn is only a
-        warning (see :meth:`own_events`).
+        Raises ``RunFolderError`` where the folder cannot be written; a plot that cannot be drawn is only a warning.
         """
-        event = self._write(event)
-        row = self._builder.row(event.epoch) if isinstance(event, EpochDone) else None
-        if row is not None and row.dice is None and self._has_table:
+        written = [self._write(event)]
+        row = self._history.epochs[event.epoch] if isinstance(event, EpochDone) else None
+        if row is not None and row.dice is None:
             self._folder.append_line("metrics.csv", _line(row))  # its validation, if one follows, renews the file
         elif isinstance(event, Started | EpochDone | Validated | Finished):
-            self._folder.write_text("metrics.csv", metrics_csv(self._builder.history()))
-            self._has_table = True
+            self._folder.write_text("metrics.csv", metrics_csv(self._history))
+        plots: tuple[str, ...] = ()
         if isinstance(event, Validated):
-            if self._plot("training.png"):
-                self._own.append(self._write(Saved(what="plot", path="training.png", epoch=event.epoch)))
+            plots = ("training.png",)
         elif isinstance(event, Finished):
-            for name in ("training.png", "training_final.png", "training_final.svg"):
-                self._plot(name)  # no event follows: Finished is the last one and says that all is there
-        return event
-
-    def own_events(self) -> list[Event]:
-        """Events that recording itself has caused since the last call (already written): pass them on."""
-        events, self._own = self._own, []
-        return events
+            plots = ("training.png", "training_final.png", "training_final.svg")
+        for name in plots:
+            try:
+                self._folder.write_with(name, lambda temporary: save_plot(self._history, temporary))
+            except Exception as error:  # whatever matplotlib raises, hours of training must not end for a picture
+                if not self._plot_failed:
+                    self._plot_failed = True
+                    written.append(self._write(Warned(message=f"The plot {name} could not be drawn: {error}")))
+            else:
+                if isinstance(event, Validated):  # Finished is the last event and says that all is there
+                    written.append(self._write(Saved(what="plot", path=name, epoch=event.epoch)))
+        return written
 
     def _write(self, event: Event) -> Event:
         event = event.model_copy(update={"time": time.time()})
         self._folder.append_event(event)
-        self._builder.add(event)
+        self._history = self._history.after(event)
         line = describe(event)
         if line is not None:
             stamp = datetime.fromtimestamp(event.time).strftime("%Y-%m-%d %H:%M:%S")
             self._folder.append_line("training.log", f"{stamp}  {line}".replace("\n", "\n" + " " * 21))
         return event
 
-    def _plot(self, name: str) -> bool:
-        try:
-            self._folder.write_with(name, lambda temporary: save_plot(self._builder.history(), temporary))
-        except Exception as error:  # whatever matplotlib raises, hours of training must not end for a picture
-            if not self._plot_failed:
-                self._plot_failed = True
-                self._own.append(self._write(Warned(message=f"The plot {name} could not be drawn: {error}")))
-            return False
-        return True
-
 
 def metrics_csv(history: History) -> str:
     """The whole table. Numbers only, so that no cell can be taken for a formula."""
-    lines = [METRICS_HEADER, *(_line(row) for row in history.rows)]
+    rows = list(history.rows)
     if (end := history.finished) is not None:
-        steps = {row.epoch: row.step for row in history.rows}
-        if history.best is not None:
-            steps[history.best.epoch] = history.best.step
-        step = steps.get(end.best_epoch, 0)
-        best = EpochRow(end.best_epoch, step, dice=end.best_dice, f1=end.best_f1, seconds=end.seconds)
-        lines.append(_line(best))
-    return "\n".join(lines) + "\n"
+        step = history.best.step if history.best is not None else 0
+        rows.append(EpochRow(end.best_epoch, step, dice=end.best_dice, f1=end.best_f1, seconds=end.seconds))
+    return "\n".join([METRICS_HEADER, *map(_line, rows)]) + "\n"
 
 
 def _line(row: EpochRow) -> str:

@@ -15,30 +15,34 @@ from functools import reduce
 from itertools import chain
 from operator import add
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from napari_celltrain.engine.device import (
+    describe,
+    joined,
+    peak_memory_gb,
+    resolve_device,
+    set_deterministic,
+    set_threads,
+)
+from napari_celltrain.engine.objects import Maps
+from napari_celltrain.engine.scores import Score
+from napari_celltrain.engine.trainer import Trainer
+from napari_celltrain.engine.validation import Setting, Tuner, Validator
 from napari_celltrain.nets.models import num_parameters
 from napari_celltrain.runs.checkpoint import Checkpoint, FolderCheckpointer, read_last
 from napari_celltrain.runs.config_file import check_settings
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.runs.model import Model, card_to_yaml, load_model, segment, to_objects
+from napari_celltrain.runs.prepare import Preparation, prepare, relayed
 from napari_celltrain.runs.record import Recorder, describe_environment
-from napari_celltrain.runs.setup import Setup, set_up
+from napari_celltrain.runs.setup import make_card, set_up
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.decoding import ObjectDecoding
 from napari_celltrain.values.errors import CellTrainError, ConfigError, RunFolderError
 from napari_celltrain.values.events import Event, Failed, Finished, Logged, Prepared, Saved, Started, Warned
 from napari_celltrain.values.text import count
-
-if TYPE_CHECKING:
-    from napari_celltrain.engine.scores import Score
-    from napari_celltrain.engine.trainer import Trainer
-    from napari_celltrain.engine.validation import Validator
-
-R = TypeVar("R")
 
 
 def run(config: RunConfig) -> Iterator[Event]:
@@ -46,10 +50,9 @@ def run(config: RunConfig) -> Iterator[Event]:
 
     Under ``torchrun`` all processes call this; the first one writes, all of them yield events.
     """
-    started_at = time.perf_counter()
     config = check_settings(config)
     RunFolder.refuse_existing(config.data.results, config.run_name)
-    yield from _run(config, started_at)
+    yield from _run(config)
 
 
 def resume(path: Path, *, epochs: int | None = None, max_minutes: float | None = None) -> Iterator[Event]:
@@ -57,7 +60,6 @@ def resume(path: Path, *, epochs: int | None = None, max_minutes: float | None =
 
     ``epochs`` sets a new end; ``max_minutes`` limits this sitting, and replaces the limit of the run's configuration.
     """
-    started_at = time.perf_counter()
     folder = RunFolder.open(path)
     config = folder.read_config()
     changes = {key: value for key, value in (("epochs", epochs), ("max_minutes", max_minutes)) if value is not None}
@@ -69,113 +71,92 @@ def resume(path: Path, *, epochs: int | None = None, max_minutes: float | None =
             f"The run {folder.name} has done {count(done, 'epoch')} already. To train it further, give "
             f"more: celltrain resume {folder.path} --epochs {2 * done}"
         )
-    config = check_settings(config.model_copy(update={"training": training}))
-    yield from _run(config, started_at, folder, checkpoint, new_end=epochs is not None)
+    if epochs is not None:
+        checkpoint.progress.planned_steps = 0  # the learning rate is planned again
+    yield from _run(check_settings(config.model_copy(update={"training": training})), folder, checkpoint)
 
 
 def _run(
-    config: RunConfig,
-    started_at: float,
-    old_folder: RunFolder | None = None,
-    checkpoint: Checkpoint | None = None,
-    new_end: bool = False,
+    config: RunConfig, old_folder: RunFolder | None = None, checkpoint: Checkpoint | None = None
 ) -> Iterator[Event]:
-    from napari_celltrain.engine.device import joined, resolve_device, set_deterministic, set_threads
-
+    started_at = time.perf_counter()
     device = resolve_device(config.training.device)
     if device.type == "cpu" and config.training.precision == "float16":
         raise ConfigError("training.precision: float16 is slow and unsafe on a processor. Take auto or float32.")
     set_threads(config.training.threads)
     set_deterministic(config.training.deterministic)
-    with joined(device) as ranks:
-        pending: list[Event] = []
-        setup = yield from _collect(set_up(config, device, ranks, started_at, checkpoint, new_end), pending)
-        if old_folder is None:
-            yield from _train(_new_folder(setup), setup, pending)
-            return
-        with contextlib.suppress(OSError):
-            if old_folder.data_file.read_text(encoding="utf-8") != setup.preparation.record:
-                pending.append(
-                    Warned(
-                        message="The images, labels or their division have changed since this run began; it goes on "
-                        "with the new ones. Scores before and after cannot be compared."
-                    )
-                )
-                yield pending[-1]
-        yield from _train(old_folder if ranks.is_first else None, setup, pending, is_resumed=True)
+    pending: list[Event] = []  # for the folder that is not there yet
 
-
-def _collect(events: Generator[Event, None, R], pending: list[Event]) -> Generator[Event, None, R]:
-    """Pass events on, and remember them for the folder that is not there yet."""
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as end:
-            result: R = end.value
-            return result
+    def kept(event: Event) -> Event:
         pending.append(event)
-        yield event
+        return event
+
+    with joined(device) as ranks:
+        preparation = yield from relayed(prepare(config), kept)
+        trainer = yield from relayed(set_up(preparation, device, ranks, started_at, checkpoint), kept)
+        if old_folder is None:
+            folder = _new_folder(preparation, trainer)
+        else:
+            folder = old_folder if ranks.is_first else None
+            with contextlib.suppress(OSError):
+                if old_folder.data_file.read_text(encoding="utf-8") != preparation.record:
+                    message = "The images, labels or their division have changed since this run began; it goes on "
+                    message += "with the new ones. Scores before and after cannot be compared."
+                    yield kept(Warned(message=message))
+        yield from _train(folder, preparation, trainer, pending)
 
 
-def _new_folder(setup: Setup) -> RunFolder | None:
+def _new_folder(preparation: Preparation, trainer: Trainer) -> RunFolder | None:
     """The run's new folder, in the first process; the others wait until it is there, or learn why it is not."""
     folder: RunFolder | None = None
-    refusal: Exception | None = None
-    ranks = setup.trainer.ranks
+    refusal: BaseException | None = None
+    config, ranks = preparation.config, trainer.ranks
     if ranks.is_first:
         try:
-            folder = _make_folder(setup)
-        except Exception as error:  # the other processes are waiting for an answer, whatever it is
+            folder = RunFolder.create(config.data.results, config.run_name, config.training.model)
+            _describe(folder, preparation)
+            folder.write_text("environment.json", describe_environment(describe(trainer.learner.device), ranks.world))
+        except BaseException as error:  # the other processes are waiting for an answer, whatever it is
             refusal = error
+            if folder is not None:  # a folder that cannot be begun would only be in the way
+                shutil.rmtree(folder.path, ignore_errors=True)
     refused = ranks.broadcast(None if refusal is None else str(refusal))
-    if refusal is not None:
-        raise refusal
     if refused is not None:
-        raise RunFolderError(refused)
+        raise refusal or RunFolderError(refused)
     return folder
 
 
-def _make_folder(setup: Setup) -> RunFolder:
-    config = setup.preparation.config
-    folder = RunFolder.create(config.data.results, config.run_name, config.training.model)
-    try:
-        folder.write_config(config)
-        folder.write_text("data.json", setup.preparation.record)
-        folder.write_text("environment.json", describe_environment(setup.device_name, setup.trainer.ranks.world))
-    except BaseException:
-        shutil.rmtree(folder.path, ignore_errors=True)  # a folder that cannot be begun would only be in the way
-        raise
-    return folder
+def _describe(folder: RunFolder, preparation: Preparation) -> None:
+    folder.write_config(preparation.config)
+    folder.write_text("data.json", preparation.record)
 
 
 # --- in the folder --------------------------------------------------------------------------------------
 
 
-def _train(folder: RunFolder | None, setup: Setup, pending: list[Event], is_resumed: bool = False) -> Iterator[Event]:
+def _train(
+    folder: RunFolder | None, preparation: Preparation, trainer: Trainer, pending: list[Event]
+) -> Iterator[Event]:
     """Train and finalize. Without a folder (not the first process), train without writing."""
     checkpointer = FolderCheckpointer(
         folder,
-        setup.trainer.learner.numeric_format,
-        make_card=lambda: setup.card("" if folder is None else folder.name),
-        preview_voxel_size=setup.preparation.validation[0].report.voxel_size,
+        trainer.learner.numeric_format,
+        make_card=lambda: make_card(preparation, trainer, "" if folder is None else folder.name),
+        preview_voxel_size=trainer.validator.volumes[0].voxel_size,
     )
-    training = setup.trainer.run(checkpointer)
+    training = trainer.run(checkpointer)
     if folder is None:
         yield from training
         return
     with folder.lock():
-        folder.clean()
-        folder.clear_requests()
-        if is_resumed:
-            folder.write_config(setup.preparation.config)
-            folder.write_text("data.json", setup.preparation.record)
+        _describe(folder, preparation)  # of a resumed run, both may have changed
         recorder = Recorder(folder)
         for event in pending:
             recorder.record(event)
         try:
-            for event in chain([_started(folder, setup)], training, finalize(folder, setup)):
-                yield recorder.record(event)
-                yield from recorder.own_events()
+            started = _started(folder, preparation.config, trainer)
+            for event in chain([started], training, finalize(folder, trainer)):
+                yield from recorder.record(event)
         except Exception as error:
             message = str(error)
             if not isinstance(error, CellTrainError):
@@ -186,9 +167,8 @@ def _train(folder: RunFolder | None, setup: Setup, pending: list[Event], is_resu
             raise
 
 
-def _started(folder: RunFolder, setup: Setup) -> Started:
-    training, augmentation = setup.preparation.config.training, setup.preparation.config.augmentation
-    trainer = setup.trainer
+def _started(folder: RunFolder, config: RunConfig, trainer: Trainer) -> Started:
+    training, augmentation = config.training, config.augmentation
     return Started(
         run=folder.name,
         first_epoch=trainer.progress.epoch,
@@ -201,7 +181,7 @@ def _started(folder: RunFolder, setup: Setup) -> Started:
         loss=training.loss,
         patch_size=augmentation.patch_size if augmentation.patches else None,
         batch_size=training.batch_size,
-        device=setup.device_name,
+        device=describe(trainer.learner.device),
         numeric_format=str(trainer.learner.numeric_format),
     )
 
@@ -211,33 +191,29 @@ def _started(folder: RunFolder, setup: Setup) -> Started:
 MAX_KEPT_BYTES = 2**30
 """Maps kept from tuning until they are decoded; those of further volumes are predicted again."""
 
-Maps = dict[int, NDArray[np.uint8]]
-"""By the index of their validation volume."""
 
-
-def finalize(folder: RunFolder, setup: Setup) -> Generator[Event, None, None]:
+def finalize(folder: RunFolder, trainer: Trainer) -> Generator[Event, None, None]:
     """Write ``validation/`` and the final ``model.yaml``; ends with :class:`Finished`.
 
     The model is read back from its files, so that what is scored is what a user will load.
     """
     start = time.perf_counter()
-    trainer, is_objects = setup.trainer, setup.preparation.scheme.kind == "objects"
+    validator, progress = trainer.validator, trainer.progress
     model = load_model(folder.model, trainer.learner.device)
-    maps: Maps = {}
+    is_objects = model.card.label_kind == "objects"
+    maps: dict[int, Maps] = {}
     if is_objects:
-        maps = yield from _predict(model, trainer.validator)
-        model = yield from _tune(folder, model, trainer.validator, maps)
+        model, maps = yield from _tune(folder, model, validator)
     epoch = model.card.training.epoch
     scores: list[Score] = []
-    volumes = trainer.validator.volumes
-    for index, volume in enumerate(volumes):
-        yield Prepared(stage="writing the validation volumes", done=index, total=len(volumes))
+    for index, volume in enumerate(validator.volumes):
+        yield Prepared(stage="writing the validation volumes", done=index, total=len(validator.volumes))
         if index in maps:
-            result = to_objects(model.card, maps.pop(index), voxel_size=volume.voxel_size)
+            result = to_objects(model.card, maps.pop(index), volume.voxel_size)
         else:
             result = segment(model, volume.image, volume.statistics, voxel_size=volume.voxel_size)
         folder.write_volume(f"validation/{volume.name}.tif", result.labels, volume.voxel_size)
-        scores.append(trainer.validator.compare(index, result.classes, result.labels if is_objects else None))
+        scores.append(validator.compare(index, result.classes, result.labels if is_objects else None))
         yield Saved(what="validation", path=f"validation/{volume.name}.tif", epoch=epoch)
     pooled = reduce(add, scores)
     summary = model.card.training.model_copy(
@@ -245,13 +221,28 @@ def finalize(folder: RunFolder, setup: Setup) -> Generator[Event, None, None]:
     )
     folder.write_text("model/model.yaml", card_to_yaml(model.card.model_copy(update={"training": summary})))
     yield Saved(what="model", path="model/model.yaml", epoch=epoch)
-    trainer.progress.validation_seconds += time.perf_counter() - start
-    yield _finished(trainer, pooled, epoch, scores)
+    progress.validation_seconds += time.perf_counter() - start
+    seconds = trainer.total_seconds
+    yield Finished(
+        reason=trainer.reason or "epochs",
+        epoch=progress.epoch - 1 if progress.step_in_epoch == 0 else progress.epoch,
+        best_epoch=epoch,
+        best_dice=pooled.dice,
+        best_f1=pooled.f1,
+        volumes=validator.by_volume(scores),
+        seconds=seconds,
+        compute_share=min(1.0, progress.compute_seconds / max(1e-9, seconds - progress.validation_seconds)),
+        validation_share=min(1.0, progress.validation_seconds / seconds),
+        peak_memory_gb=peak_memory_gb(),
+    )
 
 
-def _predict(model: Model, validator: Validator) -> Generator[Event, None, Maps]:
-    """Maps of the first validation volumes, as many as are kept."""
-    maps: Maps = {}
+def _tune(
+    folder: RunFolder, model: Model, validator: Validator
+) -> Generator[Event, None, tuple[Model, dict[int, Maps]]]:
+    """The model with the best decoding of objects, saved as well; and the maps of as many validation volumes, by their
+    index, as are kept."""
+    maps: dict[int, Maps] = {}
     kept = 0
     for index, volume in enumerate(validator.volumes):
         kept += model.predictor.num_outputs * int(np.prod(volume.image.shape))
@@ -259,13 +250,6 @@ def _predict(model: Model, validator: Validator) -> Generator[Event, None, Maps]
             break
         yield Prepared(stage="segmenting the validation volumes", done=index, total=len(validator.volumes))
         maps[index] = model.predictor.maps(volume.image, volume.statistics)
-    return maps
-
-
-def _tune(folder: RunFolder, model: Model, validator: Validator, maps: Maps) -> Generator[Event, None, Model]:
-    """The model with the best decoding of objects, saved as well."""
-    from napari_celltrain.engine.validation import Setting, Tuner
-
     card = model.card
     # always from the same start: a run that was interrupted here and goes on finds the same
     first = Setting(validator.threshold, validator.decoding or card.decoding)
@@ -273,7 +257,7 @@ def _tune(folder: RunFolder, model: Model, validator: Validator, maps: Maps) -> 
     for num_tried in tuner.run():
         yield Prepared(stage="choosing how objects are separated", done=num_tried, total=tuner.num_candidates)
     if tuner.best is None:
-        return model
+        return model, maps
     tuned = card.model_copy(update={"threshold": tuner.best.setting.threshold, "objects": tuner.best.setting.decoding})
     folder.write_text("model/model.yaml", card_to_yaml(tuned))
     smallest = tuned.decoding.min_size_um3
@@ -283,7 +267,7 @@ def _tune(folder: RunFolder, model: Model, validator: Validator, maps: Maps) -> 
         f"{tuned.threshold:.2g}{left_out}: the best of {tuner.num_tried} settings tried on the validation volumes "
         f"(F1 {tuner.best.f1:.3f})."
     )
-    return Model(tuned, model.predictor)
+    return Model(tuned, model.predictor), maps
 
 
 def _method(decoding: ObjectDecoding) -> str:
@@ -295,24 +279,4 @@ def _method(decoding: ObjectDecoding) -> str:
     return (
         f"a watershed of {source} (smoothed by {decoding.smoothing_um:.3g} µm, seeds at least "
         f"{decoding.seed_distance_um:.3g} µm apart)"
-    )
-
-
-def _finished(trainer: Trainer, pooled: Score, best_epoch: int, scores: list[Score]) -> Finished:
-    from napari_celltrain.engine.device import peak_memory_gb
-
-    progress = trainer.progress
-    seconds = trainer.total_seconds
-    other = max(1e-9, seconds - progress.validation_seconds)
-    return Finished(
-        reason=trainer.reason or "epochs",
-        epoch=progress.epoch - 1 if progress.step_in_epoch == 0 else progress.epoch,
-        best_epoch=best_epoch,
-        best_dice=pooled.dice,
-        best_f1=pooled.f1,
-        volumes=trainer.validator.by_volume(scores),
-        seconds=seconds,
-        compute_share=min(1.0, progress.compute_seconds / other),
-        validation_share=min(1.0, progress.validation_seconds / seconds),
-        peak_memory_gb=peak_memory_gb(),
     )

@@ -18,7 +18,7 @@ from qtpy.QtCore import QCoreApplication, QObject, Signal
 
 from napari_celltrain.runs.config_file import dump_config
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.runs.history import History, HistoryBuilder
+from napari_celltrain.runs.history import History
 from napari_celltrain.runs.process import Child
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import CellTrainError, RunFolderError
@@ -127,7 +127,7 @@ class RunController(QObject):
         return tuple(self._events)
 
     def history(self) -> History:
-        return self._history.history()
+        return self._history
 
     def prepare(self) -> None:
         """Start the training process ahead, unless it is: it loads torch and waits, so that :meth:`start` is quick."""
@@ -235,7 +235,7 @@ class RunController(QObject):
 
     def _forget(self) -> None:
         """Make room for the events of the next run."""
-        self._history = HistoryBuilder()
+        self._history = History()
         self._course = _Course()
         self._events: list[Event] = []
 
@@ -244,7 +244,7 @@ class RunController(QObject):
             return
         before = self.state
         for event in batch:
-            self._history.add(event)
+            self._history = self._history.after(event)
             self._course.add(event)
             if isinstance(event, Started) and not self.watching and self.folder is not None:
                 remember_run(self.folder.path)

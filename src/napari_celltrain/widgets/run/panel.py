@@ -240,7 +240,7 @@ class EndRow(QWidget):
         self.epochs.setRange(min(done + 1, 100_000), 100_000)
         self.epochs.setValue(planned if done < planned else 2 * planned)
         self.settings_button.setEnabled(config is not None)
-        self.resume_button.setEnabled(bool(history.dices))  # the state is saved right after each validation
+        self.resume_button.setEnabled(bool(history.points("dice")))  # the state is saved right after each validation
 
     def _resume(self) -> None:
         epochs = self.epochs.value()

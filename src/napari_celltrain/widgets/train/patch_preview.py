@@ -164,15 +164,13 @@ def _prepare(config: RunConfig) -> Generator[Event, None, Ready]:
     from napari_celltrain.runs.prepare import prepare
 
     preparation = yield from prepare(check_settings(config))
-    arrays = [array for case in preparation.training for array in (case.image, case.labels)]
-    num_bytes = sum(int(array.nbytes) for array in arrays if isinstance(array, np.ndarray))
     return Ready(
         config,
         preparation.config,
-        preparation.source(),
+        preparation.source,
         preparation.target,
         preparation.network.voxel_size,
-        num_bytes,
+        preparation.num_bytes,
     )
 
 
