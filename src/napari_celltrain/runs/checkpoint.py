@@ -122,23 +122,16 @@ def _read_0_1(path: Path) -> dict[str, Any]:
     from napari_celltrain.engine.precision import NumericFormat
 
     tensors, meta = read_tensors(path)
-
-    def below(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
+    groups: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}, "random": {}}
+    for name, tensor in tensors.items():
+        group, _, key = name.partition("/")
+        groups[group][key] = tensor
     layout = NumericFormat(meta["precision"], meta["layout"]).memory_format
     moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in below("optimizer/").items():
+    for name, tensor in groups.pop("optimizer").items():
         index, _, key = name.partition("/")
         # they were stored contiguous, but the fused optimizer needs them laid out as their weights
         moments.setdefault(int(index), {})[key] = (
             tensor.contiguous(memory_format=layout) if tensor.ndim == 5 else tensor
         )
-    learner = {
-        "network": below("network/"),
-        "average": below("average/"),
-        "moments": moments,
-        "scaler": meta["scaler"],
-        "random": below("random/"),
-    }
-    return {"learner": learner, **meta}
+    return {"learner": {**groups, "moments": moments, "scaler": meta["scaler"]}, **meta}

@@ -1,23 +1,13 @@
 """What is recorded of a run: its environment, and its events as the files of a run folder.
 
-``metrics.csv`` has one line an epoch:
-
-======================  ==========================================================================
-``epoch``               count from 1
-``step``                optimizer steps since the run began
-``train_loss``          mean over the epoch's patches; empty where the epoch was cut short
-``val_dice``            pooled over all validation voxels; empty for epochs without a validation
-``val_f1``              objects at IoU 0.5; empty where labels are not objects
-``learning_rate``       at the end of the epoch
-``seconds``             of the epoch, its validation not included
-======================  ==========================================================================
-
-When the run has finished, a last line without ``train_loss`` holds the best model: its epoch and step, its scores
-computed on the saved files of ``validation/``, and the seconds of the whole run.
+The columns of ``metrics.csv`` are those of docs/run-folder.md. When the run has finished, a last line without
+``train_loss`` holds the best model: its epoch and step, its scores computed on the saved files of ``validation/``, and
+the seconds of the whole run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -40,9 +30,13 @@ PACKAGES = ("napari-celltrain", "torch", "monai", "numpy", "scipy", "tifffile", 
 
 def describe_environment(device: str, processes: int) -> str:
     """``environment.json``: enough to repeat the run, nothing about the person."""
+    packages: dict[str, str | None] = dict.fromkeys(PACKAGES)
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            packages[name] = version(name)
     facts = {
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": packages,
         "system": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "num_processors": os.cpu_count(),
@@ -52,13 +46,6 @@ def describe_environment(device: str, processes: int) -> str:
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
     return json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 METRICS_HEADER = "epoch,step,train_loss,val_dice,val_f1,learning_rate,seconds"

@@ -51,14 +51,9 @@ def set_up(
         else:
             numeric_format = checkpoint.numeric_format
         learner = Learner(network, loss_function, training, device, numeric_format, ranks)
+    spec, window, batch_size = preparation.network, preparation.window, preparation.window_batch
     predictor = Predictor(
-        learner.evaluated,
-        preparation.network.out_channels,
-        preparation.window,
-        device,
-        numeric_format,
-        preparation.window_batch,
-        preparation.target,
+        learner.evaluated, spec.out_channels, window, device, numeric_format, batch_size, preparation.target
     )
     if checkpoint is None:
         progress = yield from _first_progress(preparation, step_seconds)
