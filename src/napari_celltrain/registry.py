@@ -53,38 +53,26 @@ class Registry(Generic[B]):
         self._entries[entry.key] = entry
 
     def __getitem__(self, key: str) -> Entry[B]:
-        self._load_entry_points()
-        try:
-            return self._entries[key]
-        except KeyError:
-            close = get_close_matches(key, list(self._entries), n=1)
+        entries = {entry.key: entry for entry in self}
+        if key not in entries:
+            close = get_close_matches(key, list(entries), n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            choices = ", ".join(self._entries)
-            raise ConfigError(f"There is no {self.kind} called {key!r}.{hint} The choices are: {choices}.") from None
+            choices = ", ".join(entries)
+            raise ConfigError(f"There is no {self.kind} called {key!r}.{hint} The choices are: {choices}.")
+        return entries[key]
 
     def __contains__(self, key: object) -> bool:
-        self._load_entry_points()
-        return key in self._entries
+        return any(entry.key == key for entry in self)
 
     def __iter__(self) -> Iterator[Entry[B]]:
-        self._load_entry_points()
-        return iter(list(self._entries.values()))
-
-    def keys(self) -> list[str]:
-        return [entry.key for entry in self]
-
-    def _load_entry_points(self) -> None:
-        if self._group is None:
-            return
         group, self._group = self._group, None
-        for point in entry_points(group=group):
+        for point in entry_points(group=group) if group is not None else ():
             try:
                 entry = point.load()
             except Exception as error:  # a foreign package may fail in any way; say which one
                 raise ConfigError(
-                    f"The {self.kind} {point.name!r} of the package "
-                    f"{point.dist.name if point.dist else '?'} cannot be loaded ({error}). "
-                    "Update or uninstall that package."
+                    f"The {self.kind} {point.name!r} of the package {point.dist.name if point.dist else '?'} cannot be "
+                    f"loaded ({error}). Update or uninstall that package."
                 ) from error
             if not isinstance(entry, Entry):
                 raise ConfigError(
@@ -92,3 +80,7 @@ class Registry(Generic[B]):
                     f"a {self.kind} must be a napari_celltrain.registry.Entry."
                 )
             self.add(entry)
+        return iter(list(self._entries.values()))
+
+    def keys(self) -> list[str]:
+        return [entry.key for entry in self]

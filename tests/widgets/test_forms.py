@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QApplication, QVBoxLayout, QWidget
 from napari_celltrain.nets.losses import LOSSES
 from napari_celltrain.runs.config_file import override
 from napari_celltrain.values.config import RunConfig
-from napari_celltrain.values.fields import all_fields, augmentation_classes
+from napari_celltrain.values.fields import AUGMENTATION_CLASSES, all_fields
 from napari_celltrain.widgets.forms.editors import ChoiceEditor, NumberEditor, OptionalEditor, RangeEditor
 from napari_celltrain.widgets.forms.inputs import LARGEST, by_magnitude, nice, one_two_five, shortest, steps_of
 from napari_celltrain.widgets.forms.rows import FieldRows, Fold, editor_for
@@ -250,7 +250,7 @@ def test_a_range_stays_in_order(qtbot) -> None:
     assert editor.value() == (1.0, 1.0)
     editor.setValue((3.0, 4.0))
     assert editor.value() == (3.0, 4.0)
-    augmentation_classes()["blur"].model_validate({"sigma": editor.value()})
+    AUGMENTATION_CLASSES["blur"].model_validate({"sigma": editor.value()})
 
 
 def test_choices_explain_themselves(qtbot) -> None:
@@ -319,4 +319,4 @@ def test_a_fold_shows_and_hides(qtbot) -> None:
 
 def test_configuration_refuses_what_editors_never_give() -> None:
     with pytest.raises(ValidationError):
-        augmentation_classes()["blur"].model_validate({"sigma": (2.0, 1.0)})
+        AUGMENTATION_CLASSES["blur"].model_validate({"sigma": (2.0, 1.0)})

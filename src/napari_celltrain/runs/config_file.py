@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from napari_celltrain.values import outside
 from napari_celltrain.values.config import SCHEMA_VERSION, Augmentation, RunConfig
 from napari_celltrain.values.errors import ConfigError, Problem, raise_problems
-from napari_celltrain.values.fields import AUGMENTATIONS_PATH, FieldFacts, all_fields, augmentation_classes, field_names
+from napari_celltrain.values.fields import AUGMENTATION_CLASSES, AUGMENTATIONS_PATH, FieldFacts, all_fields, field_names
 
 
 def problems_of(error: ValidationError) -> list[Problem]:
@@ -52,7 +52,7 @@ def _explain(path: str, detail: Any) -> tuple[str, str]:
     if kind in ("extra_forbidden", "invalid_key"):
         return "there is no such setting.", unknown_field(path)
     if kind == "union_tag_invalid":
-        tag, names = str(detail["ctx"]["tag"]), list(augmentation_classes())
+        tag, names = str(detail["ctx"]["tag"]), list(AUGMENTATION_CLASSES)
         close = get_close_matches(tag, names, n=1)
         remedy = f"Did you mean {close[0]}?" if close else f"The choices are: {', '.join(names)}."
         return f"there is no augmentation called {_shown(tag)}.", remedy

@@ -46,7 +46,6 @@ Range = Annotated[tuple[Number, Number], AfterValidator(_ordered)]
 """The smallest and the largest value, from which one is drawn."""
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
-Positive = Annotated[float, Field(gt=0.0)]
 ZYX = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 FloatRange = tuple[float, float]
@@ -138,7 +137,7 @@ class Contrast(AugmentationSpec):
 
     name: Literal["contrast"] = "contrast"
     probability: Probability = 0.2
-    gamma: Range[Positive] = (0.7, 1.5)
+    gamma: Range[Annotated[float, Field(gt=0.0)]] = (0.7, 1.5)
     """Smallest and largest gamma; below 1 brightens dark regions."""
 
 
@@ -224,10 +223,8 @@ class DataConfig(Frozen):
     @field_validator("axes")
     @classmethod
     def _check_axes(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        axes = value.upper()
-        if len(set(axes)) != len(axes) or not set(axes) <= set("TCZYX") or not set("ZYX") <= set(axes):
+        axes = None if value is None else value.upper()
+        if axes is not None and (len(set(axes)) != len(axes) or not set("ZYX") <= set(axes) <= set("TCZYX")):
             raise ValueError(f"{value!r} must name each of Z, Y and X once, and may name C and T, such as ZYX or CZYX")
         return axes
 

@@ -18,10 +18,10 @@ OBJECT_MAPS: Final = ("foreground", "distance", "boundary")
 
 
 def choose_target(wanted: Literal["auto", "foreground", "objects"], label_kind: LabelKind) -> Target:
-    """What is learned from these labels; `settings.setting_problems` has refused what cannot be."""
-    if wanted == "auto":
-        return "objects" if label_kind == "objects" else "foreground"
-    return wanted
+    """What is learned from these labels; `config_file.setting_problems` has refused what cannot be."""
+    if wanted != "auto":
+        return wanted
+    return "objects" if label_kind == "objects" else "foreground"
 
 
 FIRST_LEVEL: Final = 0.3

@@ -42,11 +42,9 @@ class CellTrainError(Exception):
     that nobody takes a sentence apart again.
     """
 
-    code = "error"
-
     def __init__(self, *problems: Problem | str, heading: str = "") -> None:
         self.problems = tuple(
-            problem if isinstance(problem, Problem) else Problem(self.code, "", problem) for problem in problems
+            problem if isinstance(problem, Problem) else Problem("error", "", problem) for problem in problems
         )
         self.heading = heading
         lines = [str(problem) for problem in self.problems]

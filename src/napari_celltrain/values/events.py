@@ -200,11 +200,9 @@ def to_json(event: Event) -> str:
     try:
         return event.model_dump_json()
     except ValueError:  # a path with bytes that are no text
-        values = {
-            key: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
-            for key, value in event.model_dump().items()
-        }
-        return type(event).model_validate(values).model_dump_json()
+        texts = {key: value for key, value in event if isinstance(value, str)}
+        printable = {key: text.encode("utf-8", "backslashreplace").decode() for key, text in texts.items()}
+        return event.model_copy(update=printable).model_dump_json()
 
 
 def from_json(line: str | bytes) -> Event:
@@ -212,13 +210,11 @@ def from_json(line: str | bytes) -> Event:
     return _ADAPTER.validate_json(line)
 
 
-def finish(steps: Generator[Any, None, T], each: Callable[[Any], object] | None = None) -> T:
+def finish(steps: Generator[Any, None, T], each: Callable[[Any], object] = lambda step: None) -> T:
     """The result of a generator, run to its end; ``each`` is called with what it yields."""
     while True:
         try:
-            step = next(steps)
+            each(next(steps))
         except StopIteration as end:
             result: T = end.value
             return result
-        if each is not None:
-            each(step)

@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import annotated_types
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
-from napari_celltrain.values.config import Augmentation, AugmentationSpec, RunConfig, Shown
+from napari_celltrain.values.config import DEFAULT_AUGMENTATIONS, AugmentationSpec, RunConfig, Shown
 
 AUGMENTATIONS_PATH = "augmentation.augmentations"
+AUGMENTATION_CLASSES: dict[str, type[AugmentationSpec]] = {spec.name: type(spec) for spec in DEFAULT_AUGMENTATIONS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,12 @@ class FieldFacts:
     @property
     def range(self) -> str:
         """Such as ``from 0.05 to 0.8`` or ``above 0``; empty where there are no bounds."""
-        low = "" if self.low is None else f"{'above' if self.low_excluded else 'from'} {number(self.low)}"
+        if self.low is None:
+            return ""
         if self.high is None:
-            return low if self.low_excluded or not low else f"at least {low.removeprefix('from ')}"
-        joint = " and at most" if self.low_excluded else " to"
-        return f"{low}{joint} {number(self.high)}" if low else f"at most {number(self.high)}"
+            return f"{'above' if self.low_excluded else 'at least'} {_number(self.low)}"
+        first, joint = ("above", "and at most") if self.low_excluded else ("from", "to")
+        return f"{first} {_number(self.low)} {joint} {_number(self.high)}"
 
     @property
     def limits(self) -> str:
@@ -73,23 +74,20 @@ class FieldFacts:
         """What a value must be, in words that follow "must be"."""
         if self.section:
             return "a block of settings" if self.path != AUGMENTATIONS_PATH else "a list of augmentations"
+        kinds = get_args(self.type)
+        words = [_NOUNS.get(self.type, "a value"), self.range]
         if self.choices:
-            words = " or ".join(filter(None, (", ".join(self.choices[:-1]), self.choices[-1])))
+            words = [" or ".join(filter(None, (", ".join(self.choices[:-1]), self.choices[-1])))]
         elif get_origin(self.type) is tuple:
-            example = self.shown.start or self.default
-            kinds = get_args(self.type)
-            noun = f"{_COUNTS[len(kinds)]} {_NOUNS[kinds[0]].partition(' ')[2]}s"
-            words = " ".join(filter(None, (noun, self.range, f"such as {list(example)}")))
-        else:
-            words = " ".join(filter(None, (_NOUNS.get(self.type, "a value"), self.range)))
-        return f"{words}, or empty" if self.optional else words
+            noun = f"{'two' if len(kinds) == 2 else 'three'} {_NOUNS[kinds[0]].partition(' ')[2]}s"
+            words = [noun, self.range, f"such as {list(self.shown.start or self.default)}"]
+        return " ".join(filter(None, words)) + (", or empty" if self.optional else "")
 
 
-_COUNTS = {2: "two", 3: "three"}
 _NOUNS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 
 
-def number(value: float) -> str:
+def _number(value: float) -> str:
     return str(int(value)) if float(value).is_integer() else f"{value:.6g}"
 
 
@@ -99,48 +97,6 @@ def all_fields(model: type[BaseModel] = RunConfig) -> dict[str, FieldFacts]:
     return {facts.path: facts for facts in _walk(model, "")}
 
 
-def label_of(path: str) -> str:
-    """The label of the field at ``path``; of anything else, the path itself."""
-    facts = all_fields().get(path)
-    return path if facts is None else facts.label
-
-
-def facts_of(model: type[BaseModel], name: str, path: str = "") -> FieldFacts:
-    """One field of a model, which is at ``path`` of the configuration where it belongs to that."""
-    field = model.model_fields[name]
-    described = (getattr(cls, "model_fields", {}).get(name) for cls in model.__mro__)
-    # a subclass that only changes the default has no docstring of its own there
-    docstring = " ".join(next((base.description for base in described if base and base.description), "").split())
-    kind: Any = field.annotation
-    alternatives = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    optional = NoneType in alternatives
-    kind = next(alternative for alternative in alternatives if alternative is not NoneType)
-    section = path == AUGMENTATIONS_PATH or (isinstance(kind, type) and issubclass(kind, BaseModel))
-    metadata = list(field.metadata)
-    if get_origin(kind) is tuple and not section:
-        items = get_args(kind)
-        metadata += getattr(items[0], "__metadata__", ())
-        kind = tuple[tuple(get_args(item)[0] if get_origin(item) is Annotated else item for item in items)]  # type: ignore[misc]
-    shown, bounds = Shown(), dict[str, Any]()
-    for entry in metadata:
-        for fact in entry.metadata if isinstance(entry, FieldInfo) else (entry,):
-            match fact:
-                case Shown():
-                    shown = fact
-                case annotated_types.Ge():
-                    bounds["low"] = fact.ge
-                case annotated_types.Gt():
-                    bounds |= {"low": fact.gt, "low_excluded": True}
-                case annotated_types.Le():
-                    bounds["high"] = fact.le
-    return FieldFacts(path or name, docstring, kind, optional, field.default, section, shown, **bounds)
-
-
-def augmentation_classes() -> dict[str, type[AugmentationSpec]]:
-    union = get_args(Augmentation)[0]
-    return {cls.model_fields["name"].default: cls for cls in get_args(union)}
-
-
 def field_names(model: type[BaseModel]) -> list[str]:
     """In the order of the class, but what tells the augmentations apart first."""
     return sorted(model.model_fields, key=lambda name: name != "name")
@@ -148,10 +104,33 @@ def field_names(model: type[BaseModel]) -> list[str]:
 
 def _walk(model: type[BaseModel], prefix: str) -> Iterator[FieldFacts]:
     for name in field_names(model):
-        facts = facts_of(model, name, prefix + name)
+        facts = _facts_of(model, name, prefix + name)
         yield facts
         if facts.path == AUGMENTATIONS_PATH:
-            for key, cls in augmentation_classes().items():
+            for key, cls in AUGMENTATION_CLASSES.items():
                 yield from _walk(cls, f"{facts.path}.{key}.")
         elif facts.section:
             yield from _walk(facts.type, f"{facts.path}.")
+
+
+def _facts_of(model: type[BaseModel], name: str, path: str) -> FieldFacts:
+    field = model.model_fields[name]
+    described = (getattr(cls, "model_fields", {}).get(name) for cls in model.__mro__)
+    # a subclass that only changes the default has no docstring of its own there
+    docstring = " ".join(next((base.description for base in described if base and base.description), "").split())
+    kind: Any = field.annotation
+    optional = NoneType in get_args(kind)
+    if optional:
+        kind = next(alternative for alternative in get_args(kind) if alternative is not NoneType)
+    section = path == AUGMENTATIONS_PATH or (isinstance(kind, type) and issubclass(kind, BaseModel))
+    metadata = list(field.metadata)
+    if get_origin(kind) is tuple and not section:
+        items = get_args(kind)
+        metadata += getattr(items[0], "__metadata__", ())
+        kind = tuple[tuple(get_args(item)[0] if get_origin(item) is Annotated else item for item in items)]  # type: ignore[misc]
+    found: dict[type, Any] = {type(fact): fact for entry in metadata for fact in getattr(entry, "metadata", (entry,))}
+    excluded = found.get(annotated_types.Gt)
+    low = excluded.gt if excluded else getattr(found.get(annotated_types.Ge), "ge", None)
+    high = getattr(found.get(annotated_types.Le), "le", None)
+    shown = found.get(Shown, Shown())
+    return FieldFacts(path, docstring, kind, optional, field.default, section, shown, low, high, excluded is not None)

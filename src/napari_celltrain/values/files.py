@@ -16,23 +16,25 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from napari_celltrain.values.errors import CellTrainError, DataError, Problem, RunFolderError
 
 TEMPORARY_PREFIX = ".tmp-"
+T = TypeVar("T")
 
 
-def write_with(path: Path, writer: Callable[[Path], object]) -> None:
-    """Let ``writer`` fill a temporary file beside ``path`` (same suffix), then rename it to ``path``.
+def write_with(path: Path, writer: Callable[[Path], T]) -> T:
+    """Let ``writer`` fill a temporary file beside ``path`` (same suffix), then rename it to ``path``; its result.
 
     Whatever ``writer`` raises passes through; the temporary file is then gone and the old file untouched.
     """
     # Short and without the target's own name, which may already be as long as a name may be.
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}{path.suffix}")
     try:
-        writer(temporary)
+        result = writer(temporary)
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         _replace(temporary, path)
@@ -40,7 +42,14 @@ def write_with(path: Path, writer: Callable[[Path], object]) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    sync_folder(path.parent)
+    # Make the rename outlast a power cut. Windows cannot, and some network file systems refuse; it has still happened.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    return result
 
 
 def write_text(path: Path, content: str) -> None:
@@ -56,19 +65,6 @@ def _replace(source: Path, target: Path) -> None:
             return
         time.sleep(0.05)
     source.replace(target)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` outlast a power cut, where the system can do that (Windows cannot)."""
-    if os.name == "nt":
-        return
-    # Some network file systems refuse to sync a folder; the rename itself has still happened.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -95,21 +91,16 @@ _REFUSALS = (
 )
 
 
-def refusal(path: Path, error: OSError, kind: type[CellTrainError] = RunFolderError) -> CellTrainError:
-    """The error for a user where the system refused to write ``path``."""
-    known = [(reason, remedy) for codes, reason, remedy in _REFUSALS if error.errno in codes]
-    unknown = (error.strerror or str(error) or type(error).__name__, "Check the disk, or choose another folder.")
-    reason, remedy = (*known, unknown)[0]
-    return kind(Problem("not-writable", str(path), f"cannot be written: {reason}.", remedy))
-
-
 @contextlib.contextmanager
 def writing(path: Path, kind: type[CellTrainError] = RunFolderError) -> Iterator[None]:
-    """Around code that writes ``path``: an ``OSError`` in it becomes :func:`refusal`."""
+    """Around code that writes ``path``: an ``OSError`` in it becomes a ``kind`` that says why, and what to do."""
     try:
         yield
     except OSError as error:
-        raise refusal(path, error, kind) from error
+        known = [(reason, remedy) for codes, reason, remedy in _REFUSALS if error.errno in codes]
+        unknown = (error.strerror or str(error) or type(error).__name__, "Check the disk, or choose another folder.")
+        reason, remedy = (*known, unknown)[0]
+        raise kind(Problem("not-writable", str(path), f"cannot be written: {reason}.", remedy)) from error
 
 
 # --- tables ---------------------------------------------------------------------------------------------------

@@ -6,21 +6,7 @@ import unicodedata
 from collections.abc import Iterable
 from numbers import Integral
 
-from napari_celltrain.values.events import (
-    EpochDone,
-    Event,
-    Failed,
-    Finished,
-    Logged,
-    Prepared,
-    Saved,
-    Started,
-    StepDone,
-    StopRequested,
-    Validated,
-    ValidationProgressed,
-    Warned,
-)
+from napari_celltrain.values import events
 
 _REASONS = {
     "epochs": "all epochs are done",
@@ -31,37 +17,50 @@ _REASONS = {
 }
 
 
-def describe(event: Event) -> str | None:
+def describe(event: events.Event) -> str | None:
     """One line (a message may have several) for ``event``; None for progress that a line would not help."""
     match event:
-        case Prepared():
+        case events.Prepared():
             stage = printable(event.stage).capitalize()
             if event.total == 0:
                 return f"{stage} …"
             return f"{stage}: {event.total} done" if event.done == event.total else None
-        case Started():
-            return _started(event)
-        case StepDone():
+        case events.Started():
+            patch = "whole images" if event.patch_size is None else "patches of " + sizes(event.patch_size)
+            resumed = f", continued at epoch {event.first_epoch}" if event.first_epoch > 1 else ""
+            length = f"{count(event.epochs, 'epoch')} of {count(event.steps_per_epoch, 'step')}"
+            return (
+                f"Run {printable(event.run)}{resumed}: {event.model} ({event.num_parameters:,} parameters), "
+                f"{event.loss}, {length}, batches of {event.batch_size}, {patch}, "
+                f"{count(event.num_training, 'volume')} for training and {event.num_validation} for validation, "
+                f"{printable(event.device)}, {event.numeric_format}"
+            )
+        case events.StepDone():
             return f"  step {event.step} (epoch {event.epoch}): loss {event.loss:.4f}"
-        case EpochDone():
+        case events.EpochDone():
             left = f", {duration(event.remaining_seconds)} left" if event.remaining_seconds > 0 else ""
             return f"Epoch {event.epoch}: loss {event.train_loss:.4f}, {duration(event.seconds)}{left}"
-        case ValidationProgressed():
+        case events.ValidationProgressed():
             return None
-        case Validated():
+        case events.Validated():
             best = ", the best so far" if event.is_best else ""
             return f"Validation after epoch {event.epoch}: {scores(event.dice, event.f1)}{best}"
-        case Saved():
+        case events.Saved():
             return None if event.what in ("last", "best", "plot") else f"Saved {printable(event.path)}"
-        case Logged():
+        case events.Logged():
             return printable(event.message)
-        case Warned():
+        case events.Warned():
             return f"Warning: {printable(event.message)}"
-        case StopRequested():
+        case events.StopRequested():
             return "Stopping after the current batch." if event.now else "Stopping after the next validation."
-        case Finished():
-            return _finished(event)
-        case Failed():
+        case events.Finished():
+            best = f"epoch {event.best_epoch}, {scores(event.best_dice, event.best_f1)}"
+            return (
+                f"Finished after {duration(event.seconds)}: {_REASONS[event.reason]}. Best model: {best}. "
+                f"Validation took {event.validation_share:.0%} of the time; of the rest, {event.compute_share:.0%} was "
+                f"spent in the network. Memory: up to {event.peak_memory_gb:.1f} GB."
+            )
+        case events.Failed():
             return f"Failed: {printable(event.message)}"
 
 
@@ -92,23 +91,3 @@ def duration(seconds: float) -> str:
 def printable(text: str) -> str:
     """``text`` without control characters, which could move a terminal's cursor or colour it; file names hold any."""
     return "".join(char if char == "\n" or not unicodedata.category(char).startswith("C") else "�" for char in text)
-
-
-def _started(event: Started) -> str:
-    patch = "whole images" if event.patch_size is None else "patches of " + sizes(event.patch_size)
-    resumed = f", continued at epoch {event.first_epoch}" if event.first_epoch > 1 else ""
-    length = f"{count(event.epochs, 'epoch')} of {count(event.steps_per_epoch, 'step')}"
-    return (
-        f"Run {printable(event.run)}{resumed}: {event.model} ({event.num_parameters:,} parameters), {event.loss}, "
-        f"{length}, batches of {event.batch_size}, {patch}, "
-        f"{count(event.num_training, 'volume')} for training and {event.num_validation} for validation, "
-        f"{printable(event.device)}, {event.numeric_format}"
-    )
-
-
-def _finished(event: Finished) -> str:
-    return (
-        f"Finished after {duration(event.seconds)}: {_REASONS[event.reason]}. Best model: epoch {event.best_epoch}, "
-        f"{scores(event.best_dice, event.best_f1)}. Validation took {event.validation_share:.0%} of the time; of the "
-        f"rest, {event.compute_share:.0%} was spent in the network. Memory: up to {event.peak_memory_gb:.1f} GB."
-    )

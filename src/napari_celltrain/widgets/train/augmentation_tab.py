@@ -18,7 +18,7 @@ from napari_celltrain.values.config import (
     AugmentationSpec,
     TrainingConfig,
 )
-from napari_celltrain.values.fields import AUGMENTATIONS_PATH, all_fields, augmentation_classes
+from napari_celltrain.values.fields import AUGMENTATION_CLASSES, AUGMENTATIONS_PATH, all_fields
 from napari_celltrain.widgets.forms.editors import NumbersEditor, OptionalEditor, help_label
 from napari_celltrain.widgets.forms.inputs import steps_of
 from napari_celltrain.widgets.forms.rows import FieldRows, Fold, TabPage
@@ -33,7 +33,7 @@ class AugmentationRow(QWidget):
 
     def __init__(self, entry: Entry[Any]) -> None:
         super().__init__()
-        self._class = augmentation_classes()[entry.key]
+        self._class = AUGMENTATION_CLASSES[entry.key]
         self._label = entry.label
         self._frozen = False
         self.box = QCheckBox()

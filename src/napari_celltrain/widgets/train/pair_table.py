@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QFrame, QPlainTextEdit, QSizePolicy, QWidget
 
 from napari_celltrain.values.config import DataConfig
 from napari_celltrain.values.errors import Problem
-from napari_celltrain.values.fields import label_of
+from napari_celltrain.values.fields import all_fields
 from napari_celltrain.values.text import sizes
 from napari_celltrain.widgets.table import LEFT, RIGHT, Table, TableModel
 from napari_celltrain.widgets.theme import theme_color
@@ -87,7 +87,7 @@ class ProblemList(QPlainTextEdit):
 
 def _text(problem: Problem) -> str:
     is_field = problem.where in DataConfig.model_fields
-    return str(replace(problem, where=label_of(f"data.{problem.where}")) if is_field else problem)
+    return str(replace(problem, where=all_fields()[f"data.{problem.where}"].label) if is_field else problem)
 
 
 # --- pair table ------------------------------------------------------------------------------------------
