@@ -28,17 +28,6 @@ DEMO_NUM_NUCLEI = 28
 VOXEL_SIZE = (0.8, 0.4, 0.4)
 REAL_VOXEL_SIZE = (0.29, 0.26, 0.26)  # scikit-image's documentation of `cells3d`, of which the stack is one channel
 
-# The microscope, in micrometres and photons.
-PSF_SIGMA = (0.9, 0.3, 0.3)
-HAZE_SIGMA = (4.0, 2.5, 2.5)
-HAZE_SHARE = 0.3
-DEPTH_OF_LOSS = 40.0
-PHOTONS = 55.0  # from a nucleus of brightness 1
-BACKGROUND_PHOTONS = 5.0
-CAMERA_OFFSET = 100.0
-CAMERA_GAIN = 8.0
-READ_NOISE = 12.0
-
 TRIES = 80  # places tried for a nucleus before it is given up
 CLEARANCE = 1.15  # least distance of two nuclei that are not to touch, relative to where they would
 MIN_VOXELS = 30  # what the border leaves of a nucleus is dropped below this
@@ -57,15 +46,14 @@ class _Nucleus:
     brightness: float
     condensed: bool
 
-    @property
-    def reach(self) -> float:
-        """Radius of a ball around the centre that holds the whole nucleus, in µm."""
-        longest = 1.0 / np.linalg.svd(self.to_ball, compute_uv=False).min()
-        return float(longest * (1.0 + np.abs(self.heights).sum()))
+    def contact(self, other: _Nucleus, direction: Vector) -> float:
+        """Distance of the centres, in µm, at which the undeformed surfaces touch along a unit vector."""
+        return float(sum(1.0 / np.linalg.norm(nucleus.to_ball @ direction) for nucleus in (self, other)))
 
-    def extent(self, direction: Vector) -> float:
-        """Distance from the centre to the undeformed surface along a unit vector, in µm."""
-        return float(1.0 / np.linalg.norm(self.to_ball @ direction))
+    def is_apart(self, other: _Nucleus) -> bool:
+        offset = self.center - other.center
+        distance = float(np.linalg.norm(offset))
+        return distance >= CLEARANCE * self.contact(other, offset / max(distance, 1e-6))
 
     def level(self, offsets: Float) -> Float:
         """0 at the centre, 1 on the surface, for offsets (…, 3) from the centre in µm."""
@@ -77,22 +65,21 @@ class _Nucleus:
         return np.asarray(distance / surface, dtype=np.float32)
 
 
-def _draw_nucleus(rng: np.random.Generator, num_waves: int = 5) -> _Nucleus:
+def _draw_nucleus(rng: np.random.Generator) -> _Nucleus:
     """A nucleus at the origin, of random size, proportions, orientation, surface and brightness."""
     condensed = rng.random() < 0.06
     radius = float(np.clip(rng.lognormal(np.log(4.3), 0.2), 2.6, 7.0)) * (0.65 if condensed else 1.0)
-    ratios = (
-        rng.uniform((0.4, 0.9, 1.2), (0.6, 1.1, 1.5)) if condensed else rng.uniform((0.62, 0.8, 1.0), (0.9, 1.1, 1.35))
-    )
+    low, high = ((0.4, 0.9, 1.2), (0.6, 1.1, 1.5)) if condensed else ((0.62, 0.8, 1.0), (0.9, 1.1, 1.35))
+    ratios = rng.uniform(low, high)
     radii = radius * ratios / ratios.prod() ** (1 / 3)
     rotation, _ = np.linalg.qr(rng.standard_normal((3, 3)))
     return _Nucleus(
         center=np.zeros(3),
         to_ball=np.diag(1.0 / radii) @ rotation,
         radius=radius,
-        wave_vectors=rng.normal(0.0, 1.8, (num_waves, 3)),
-        phases=rng.uniform(0.0, 2 * np.pi, num_waves),
-        heights=rng.uniform(-0.09, 0.09, num_waves),
+        wave_vectors=rng.normal(0.0, 1.8, (5, 3)),
+        phases=rng.uniform(0.0, 2 * np.pi, 5),
+        heights=rng.uniform(-0.09, 0.09, 5),
         brightness=float(rng.lognormal(0.0, 0.5)) * (2.4 if condensed else 1.0),
         condensed=condensed,
     )
@@ -114,24 +101,13 @@ def _place_nuclei(rng: np.random.Generator, extent: Vector, num_nuclei: int, tou
             else:
                 direction = rng.standard_normal(3)
                 direction /= np.linalg.norm(direction)
-                contact = neighbour.extent(direction) + nucleus.extent(direction)
-                center = neighbour.center + direction * contact * rng.uniform(0.84, 0.97)
+                center = neighbour.center + direction * neighbour.contact(nucleus, direction) * rng.uniform(0.84, 0.97)
+            tried = replace(nucleus, center=center)
             inside = bool(np.all((center >= 0) & (center < extent)))
-            if inside and _has_room(nucleus, center, [other for other in placed if other is not neighbour]):
-                placed.append(replace(nucleus, center=center))
+            if inside and all(tried.is_apart(other) for other in placed if other is not neighbour):
+                placed.append(tried)
                 break
     return placed
-
-
-def _has_room(nucleus: _Nucleus, center: Vector, others: list[_Nucleus]) -> bool:
-    for other in others:
-        offset = center - other.center
-        distance = float(np.linalg.norm(offset))
-        if distance < 1.2 * (nucleus.reach + other.reach):
-            direction = offset / max(distance, 1e-6)
-            if distance < CLEARANCE * (nucleus.extent(direction) + other.extent(direction)):
-                return False
-    return True
 
 
 def _draw_labels(shape: tuple[int, int, int], voxel_size: Vector, nuclei: list[_Nucleus]) -> tuple[UInt16, Float]:
@@ -142,8 +118,9 @@ def _draw_labels(shape: tuple[int, int, int], voxel_size: Vector, nuclei: list[_
     labels = np.zeros(shape, np.uint16)
     levels = np.ones(shape, np.float32)
     for number, nucleus in enumerate(nuclei, start=1):
-        start = np.maximum(np.floor((nucleus.center - nucleus.reach) / voxel_size), 0).astype(int)
-        stop = np.minimum(np.ceil((nucleus.center + nucleus.reach) / voxel_size) + 1, shape).astype(int)
+        reach = 1.0 / np.linalg.svd(nucleus.to_ball, compute_uv=False).min() * (1.0 + np.abs(nucleus.heights).sum())
+        start = np.maximum(np.floor((nucleus.center - reach) / voxel_size), 0).astype(int)
+        stop = np.minimum(np.ceil((nucleus.center + reach) / voxel_size) + 1, shape).astype(int)
         box = tuple(map(slice, start, stop))
         positions = np.moveaxis(np.mgrid[box], 0, -1) * voxel_size
         level = nucleus.level((positions - nucleus.center).astype(np.float32))
@@ -153,24 +130,23 @@ def _draw_labels(shape: tuple[int, int, int], voxel_size: Vector, nuclei: list[_
     return labels, levels
 
 
-def _drop_remnants(labels: UInt16, levels: Float, nuclei: list[_Nucleus]) -> list[_Nucleus]:
-    """Remove, in place, what is too small or was cut off its nucleus by another; number the rest without gaps."""
+def _drop_remnants(labels: UInt16, levels: Float, nuclei: list[_Nucleus]) -> tuple[UInt16, list[_Nucleus]]:
+    """The largest part of each nucleus, numbered without gaps; what is too small or cut off becomes level 1."""
+    from skimage.measure import label
+
+    parts = label(labels, connectivity=1)
+    sizes = np.bincount(parts.flat)
+    owners = np.zeros_like(sizes)
+    owners[parts] = labels
+    numbers = np.zeros(sizes.shape, np.uint16)
     kept: list[_Nucleus] = []
-    for number, box in enumerate(ndimage.find_objects(labels, max_label=len(nuclei)), start=1):
-        if box is None:
-            continue
-        mask = labels[box] == number
-        parts, _ = ndimage.label(mask)
-        sizes = np.bincount(parts[mask])
-        largest = int(sizes.argmax())
-        whole = sizes[largest] >= MIN_VOXELS
-        remnant = mask & (parts != largest) if whole else mask
-        labels[box][remnant] = 0
-        levels[box][remnant] = 1.0
-        if whole:
-            kept.append(nuclei[number - 1])
-            labels[box][parts == largest] = len(kept)
-    return kept
+    for number, nucleus in enumerate(nuclei, start=1):
+        largest = int(np.where(owners == number, sizes, 0).argmax())
+        if owners[largest] == number and sizes[largest] >= MIN_VOXELS:
+            kept.append(nucleus)
+            numbers[largest] = len(kept)
+    levels[numbers[parts] == 0] = 1.0
+    return numbers[parts], kept
 
 
 def _smooth_noise(rng: np.random.Generator, shape: tuple[int, int, int], voxel_size: Vector, sigma: float) -> Float:
@@ -200,19 +176,19 @@ def _stain(
 def _record(rng: np.random.Generator, emission: Float, voxel_size: Vector) -> UInt16:
     """The emission as a confocal microscope and its camera show it."""
     shape = emission.shape
-    sharp = ndimage.gaussian_filter(emission, np.array(PSF_SIGMA) / voxel_size)
-    haze = ndimage.gaussian_filter(emission, np.array(HAZE_SIGMA) / voxel_size, truncate=2.5)
-    light = (1.0 - HAZE_SHARE) * sharp + HAZE_SHARE * haze
-
+    # the point-spread function and the haze, by their sigma in µm
+    sharp = ndimage.gaussian_filter(emission, np.array((0.9, 0.3, 0.3)) / voxel_size)
+    haze = ndimage.gaussian_filter(emission, np.array((4.0, 2.5, 2.5)) / voxel_size, truncate=2.5)
+    light = 0.7 * sharp + 0.3 * haze
     z, y, x = np.ix_(*(np.arange(n, dtype=np.float32) * s for n, s in zip(shape, voxel_size, strict=True)))
-    light *= np.exp(-z / DEPTH_OF_LOSS)
+    light *= np.exp(-z / 40.0)
     extent = np.array(shape[1:]) * voxel_size[1:]
     brightest = rng.uniform(0.2, 0.8, 2) * extent
     width = 0.75 * extent
     light *= np.exp(-0.5 * (((y - brightest[0]) / width[0]) ** 2 + ((x - brightest[1]) / width[1]) ** 2))
-    medium = BACKGROUND_PHOTONS * np.exp(0.35 * _smooth_noise(rng, shape, voxel_size, 5.0))
-    photons = rng.poisson(PHOTONS * light + medium)
-    counts = np.rint(CAMERA_OFFSET + CAMERA_GAIN * photons + rng.normal(0.0, READ_NOISE, shape))
+    medium = 5.0 * np.exp(0.35 * _smooth_noise(rng, shape, voxel_size, 5.0))
+    photons = rng.poisson(55.0 * light + medium)
+    counts = np.rint(100.0 + 8.0 * photons + rng.normal(0.0, 12.0, shape))  # offset, gain and read noise of the camera
     return np.asarray(np.clip(counts, 0, 65535), dtype=np.uint16)
 
 
@@ -234,7 +210,7 @@ def make_nuclei(
     spacing = np.array(voxel_size, dtype=np.float64)
     nuclei = _place_nuclei(rng, np.array(shape) * spacing, num_nuclei, touching)
     labels, levels = _draw_labels(shape, spacing, nuclei)
-    nuclei = _drop_remnants(labels, levels, nuclei)
+    labels, nuclei = _drop_remnants(labels, levels, nuclei)
     emission = _stain(rng, labels, levels, spacing, nuclei)
     # bright debris between the nuclei, which is not labelled
     free = np.flatnonzero(emission == 0)
@@ -243,21 +219,14 @@ def make_nuclei(
     return _record(rng, emission, spacing), labels
 
 
-def volume_seed(seed: int, index: int) -> int:
-    """Seed of the volume ``index`` of the demo: no two demos share a volume."""
-    return seed * 10_000 + index
-
-
 def write_demo(folder: Path, num_volumes: int = 8, seed: int = 0) -> tuple[Path, Path]:
-    """Write generated pairs; returns the folders of images and of labels."""
-    images, labels = folder / "images", folder / "labels"
-    for path in (images, labels):
-        path.mkdir(parents=True, exist_ok=True)
+    """Write generated pairs, no two demos with a volume in common; returns the folders of images and of labels."""
+    folders = folder / "images", folder / "labels"
     for index in range(num_volumes):
-        image, objects = make_nuclei(seed=volume_seed(seed, index))
-        write_volume(images / f"nuclei{index + 1:02d}.tif", image, VOXEL_SIZE)
-        write_volume(labels / f"nuclei{index + 1:02d}.tif", objects, VOXEL_SIZE)
-    return images, labels
+        for path, array in zip(folders, make_nuclei(seed=seed * 10_000 + index), strict=True):
+            path.mkdir(parents=True, exist_ok=True)
+            write_volume(path / f"nuclei{index + 1:02d}.tif", array, VOXEL_SIZE)
+    return folders
 
 
 def write_real(folder: Path) -> tuple[Path, Path]:
