@@ -12,15 +12,15 @@ from balls import make_pair
 from napari_celltrain.nets.models import NetworkSpec, build_network
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.runs.model import read_card, write_model
-from napari_celltrain.share.metadata import Metadata, parse_citation, parse_person
+from napari_celltrain.share.metadata import Metadata
 from tiny_models import write_tiny_model
 
 WINDOW = (16, 32, 32)
 METADATA = Metadata(
     name="Nuclei of embryos",
-    authors=(parse_person("Jane Doe; affiliation=A University; orcid=0000-0002-1825-0097"),),
+    authors=("Jane Doe; affiliation=A University; orcid=0000-0002-1825-0097",),
     license="CC-BY-4.0",
-    cite=(parse_citation("Doe et al. 2026, Nuclei, https://doi.org/10.1234/nuclei.5"),),
+    cite=("Doe et al. 2026, Nuclei, https://doi.org/10.1234/nuclei.5",),
     data="Mouse embryos, DAPI, light sheet.",
     limits="Misses dividing nuclei.",
 )

@@ -18,7 +18,7 @@ from napari_celltrain.share import source_model
 from napari_celltrain.share.description import PAPERS, readme
 from napari_celltrain.share.export import export
 from napari_celltrain.share.metadata import Metadata, default_name, parse_citation, parse_person
-from napari_celltrain.share.source_model import cut_from, load_source_model, made_up
+from napari_celltrain.share.source_model import example_image, load_source_model
 from napari_celltrain.values.errors import ConfigError, ModelFileError
 from napari_celltrain.values.events import Saved
 from shared_models import METADATA, WINDOW, camera_image, write_network
@@ -182,21 +182,18 @@ class TestTorchScript:
         def fail(*_, **__):
             raise RuntimeError("no such thing\nmore")
 
-        monkeypatch.setattr(source_model, "_leave_out_sources", fail)
-        with pytest.raises(RuntimeError):
-            list(export(run, "torchscript", tmp_path / "x.pt", Metadata()))
-        monkeypatch.undo()
-        monkeypatch.setattr(torch.jit, "trace", fail)
-        with pytest.raises(ModelFileError, match=r"cannot be converted .*no such thing.*ONNX"):
-            list(export(run, "torchscript", tmp_path / "x.pt", Metadata()))
+        for step in ("save", "trace"):
+            monkeypatch.setattr(torch.jit, step, fail)
+            with pytest.raises(ModelFileError, match=r"cannot be converted .*no such thing.*ONNX"):
+                list(export(run, "torchscript", tmp_path / "x.pt", Metadata()))
         assert not list(tmp_path.iterdir())
 
     def test_a_full_disk_is_told(self, run, tmp_path, monkeypatch):
         def fail(*_, **__):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(source_model, "_leave_out_sources", fail)
-        with pytest.raises(ModelFileError, match="No space left"):
+        monkeypatch.setattr(torch.jit, "save", fail)
+        with pytest.raises(ModelFileError, match=r"x\.pt.*no space left"):
             list(export(run, "torchscript", tmp_path / "x.pt", Metadata()))
         assert not list(tmp_path.iterdir())
 
@@ -218,23 +215,23 @@ class TestAgreement:
         model = load_source_model(run)
         examples = np.concatenate([model.normalized(camera_image(seed)) for seed in (0, 1)])
         with pytest.raises(ModelFileError, match="No file was written"):
-            source_model.check_agreement(model, lambda batch: wrong(model.logits(batch)), examples)
+            source_model.check_agreement(model, examples, wrong(model.logits(examples)))
 
     def test_rounding_is_not(self, run):
         model = load_source_model(run)
         examples = np.concatenate([model.normalized(camera_image(seed)) for seed in (0, 1)])
-        assert source_model.check_agreement(model, lambda batch: model.logits(batch) + 1e-6, examples) < 1e-5
+        assert source_model.check_agreement(model, examples, model.logits(examples) + 1e-6) < 1e-5
 
 
 class TestExample:
     def test_is_made_up_alike_every_time(self):
-        np.testing.assert_array_equal(made_up(WINDOW), made_up(WINDOW))
-        assert made_up(WINDOW).std() > 50
+        np.testing.assert_array_equal(example_image(WINDOW), example_image(WINDOW))
+        assert example_image(WINDOW).std() > 50
 
     @pytest.mark.parametrize("shape", [(20, 40, 33), (5, 6, 7), (2, 40, 40)])
     def test_is_cut_from_an_image_of_any_size(self, tmp_path, shape):
         image = np.random.default_rng(0).integers(0, 999, shape).astype(np.uint16)
         write_volume(tmp_path / "a.tif", image)
-        found = cut_from(tmp_path / "a.tif", WINDOW, channel=None)
+        found = example_image(WINDOW, tmp_path / "a.tif")
         assert found.shape == WINDOW
         assert set(np.unique(found)) <= set(np.unique(image))

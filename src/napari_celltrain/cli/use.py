@@ -14,7 +14,7 @@ from napari_celltrain.cli.follow import follow, make_display, refusals_shown
 from napari_celltrain.cli.options import FieldOption, Json, Overrides, argument, option, output_to, with_options
 from napari_celltrain.cli.terminal import say
 from napari_celltrain.runs.config_file import override
-from napari_celltrain.share.metadata import Metadata, parse_citation, parse_person
+from napari_celltrain.share.metadata import Metadata
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.decoding import ObjectDecoding
 from napari_celltrain.values.errors import ConfigError, Problem
@@ -176,8 +176,6 @@ def export(
 
     display = make_display(json)
     with refusals_shown(display):
-        metadata |= {"authors": [parse_person(text) for text in metadata.get("authors", ())]}
-        metadata |= {"cite": [parse_citation(text) for text in metadata.get("cite", ())]}
         card = Metadata(**metadata)
     follow(sharing.export(model, format, output, card, sample=sample, replace=force), display)
     if display.reader == "people":

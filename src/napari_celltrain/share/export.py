@@ -7,8 +7,6 @@ what we compute.
 
 from __future__ import annotations
 
-import contextlib
-import random
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +22,7 @@ from napari_celltrain.runs.model import card_to_yaml, read_weights
 from napari_celltrain.runs.model_package import PACKED_CARD, WEIGHTS
 from napari_celltrain.share import source_model
 from napari_celltrain.share.description import describe_model, readme
-from napari_celltrain.share.metadata import Metadata, check_name, default_name
+from napari_celltrain.share.metadata import Metadata, default_name
 from napari_celltrain.share.source_model import TOLERANCE, SourceModel, write_onnx, write_torchscript
 from napari_celltrain.values import files
 from napari_celltrain.values.errors import ConfigError, ModelFileError
@@ -35,12 +33,18 @@ if TYPE_CHECKING:
     from bioimageio.spec.model import AnyModelDescr
 
 Format = Literal["bioimageio", "torchscript", "onnx"]
-ENDINGS: dict[Format, str] = {"bioimageio": ".zip", "torchscript": ".pt", "onnx": ".onnx"}
-_VERDICTS = {
-    "bioimageio": "It is valid, and bioimage.io's library computes with it what the original does",
-    "torchscript": "It computes what the original does",
-    "onnx": "ONNX Runtime computes with it what the original does",
+_FORMATS: dict[Format, tuple[str, str]] = {
+    "bioimageio": (".zip", "It is valid, and bioimage.io's library computes with it what the original does"),
+    "torchscript": (".pt", "It computes what the original does"),
+    "onnx": (".onnx", "ONNX Runtime computes with it what the original does"),
 }
+"""The ending of a file's name, and what an export has shown."""
+_WANTED = {
+    "authors": "who made it (--author)",
+    "license": "under which licence others may use it (--license, such as CC-BY-4.0)",
+    "data": "what the training images show (--data)",
+}
+"""What bioimage.io's format leaves open, but a user of the model needs to know."""
 
 
 def export(
@@ -51,40 +55,7 @@ def export(
     ``sample`` is an image whose middle becomes the test image; without it one is made up, so that no data leave the
     lab unasked. Raises ``CellTrainError`` subclasses; then there is no file, or still the old one.
     """
-    _refuse_target(output, format, replace)
-    name = check_name(metadata.name) if metadata.name else None
-    model = source_model.load_source_model(source)
-    name = name or default_name(MODELS[model.card.network.key].label, model.card.training.run)
-    if format == "bioimageio":
-        yield from _warnings(metadata)
-    yield Prepared(stage=f"converting to {format}")
-    if sample is None:
-        image = source_model.made_up(model.window)
-    else:
-        image = source_model.cut_from(sample, model.window, channel=model.card.channel)
-    example = model.normalized(image)
-    examples = np.concatenate([example, np.ascontiguousarray(example[..., ::-1])])
-    difference = 0.0
-
-    def write(path: Path) -> None:
-        nonlocal difference
-        if format == "bioimageio":
-            difference = write_package(path, model, image, examples, metadata.model_copy(update={"name": name}))
-        else:
-            convert = write_onnx if format == "onnx" else write_torchscript
-            difference = convert(path, model, examples)
-
-    try:
-        files.write_with(output, write)
-    except OSError as error:
-        raise ModelFileError(f"{output} cannot be written ({error.strerror or error}).") from error
-    window = f"window of {sizes(model.window)} voxels"
-    yield Logged(message=f"{_VERDICTS[format]} (largest difference of a probability: {difference:.1g}; {window}).")
-    yield Saved(what="model", path=str(output), epoch=model.card.training.epoch)
-
-
-def _refuse_target(output: Path, format: Format, replace: bool) -> None:
-    ending = ENDINGS[format]
+    ending, verdict = _FORMATS[format]
     if output.is_dir():
         raise ConfigError(f"--output: {output} is a folder. Give the name of a file, ending in {ending}.")
     if output.suffix.lower() != ending:
@@ -93,29 +64,32 @@ def _refuse_target(output: Path, format: Format, replace: bool) -> None:
         raise ConfigError(f"--output: there is no folder {output.absolute().parent}. Create or choose another one.")
     if output.exists() and not replace:
         raise ConfigError(f"--output: {output} exists already. Give another name, or replace it with --force.")
-
-
-def _warnings(metadata: Metadata) -> Iterator[Event]:
-    """What the format leaves open, but a user of the model needs to know."""
-    wanted = {
-        "who made it (--author)": metadata.authors,
-        "under which licence others may use it (--license, such as CC-BY-4.0)": metadata.license,
-        "what the training images show (--data)": metadata.data,
-    }
-    missing = [text for text, given in wanted.items() if not given]
-    if missing:
+    model = source_model.load_source_model(source)
+    if metadata.name is None:
+        name = default_name(MODELS[model.card.network.key].label, model.card.training.run)
+        metadata = metadata.model_copy(update={"name": name})
+    missing = [text for field, text in _WANTED.items() if not getattr(metadata, field)]
+    if format == "bioimageio" and missing:
         yield Warned(message=f"The package does not say {', nor '.join(missing)}. bioimage.io asks for it.")
+    yield Prepared(stage=f"converting to {format}")
+    image = source_model.example_image(model.window, sample, model.card.channel)
+    example = model.normalized(image)
+    examples = np.concatenate([example, np.ascontiguousarray(example[..., ::-1])])
 
+    def write(path: Path) -> float:
+        if format == "bioimageio":
+            return write_package(path, model, image, examples, metadata)
+        return (write_onnx if format == "onnx" else write_torchscript)(path, model, examples)
 
-# --- a package for bioimage.io ----------------------------------------------------------------------------------
+    with files.writing(output, ModelFileError):
+        difference = files.write_with(output, write)
+    window = f"window of {sizes(model.window)} voxels"
+    yield Logged(message=f"{verdict} (largest difference of a probability: {difference:.1g}; {window}).")
+    yield Saved(what="model", path=str(output), epoch=model.card.training.epoch)
 
 
 def write_package(
-    path: Path,
-    model: SourceModel,
-    image_ZYX: NDArray[np.float32],
-    examples: NDArray[np.float32],
-    metadata: Metadata,
+    path: Path, model: SourceModel, image_ZYX: NDArray[np.float32], examples: NDArray[np.float32], metadata: Metadata
 ) -> float:
     """Write the package to ``path`` (not atomically); returns the largest difference from the original.
 
@@ -124,9 +98,13 @@ def write_package(
     metadata are not as the standard wants them, or packages are missing.
     """
     source_model.require("bioimageio.spec", "bioimageio.core")
+    from bioimageio.spec import save_bioimageio_package
+    from loguru import logger
+
+    logger.disable("bioimageio")  # it writes to standard error
     expected = model.probabilities(model.logits(examples[:1]))
     # the library leaves files open until they are collected, and Windows deletes no open file
-    with tempfile.TemporaryDirectory(prefix="celltrain-", ignore_cleanup_errors=True) as scratch, bioimageio_ready():
+    with tempfile.TemporaryDirectory(prefix="celltrain-", ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch)
         np.save(folder / "test_input.npy", image_ZYX[None, None])
         np.save(folder / "test_output.npy", expected)
@@ -141,28 +119,19 @@ def write_package(
             weights.unlink(missing_ok=True)
             weights = folder / "weights.onnx"
             write_onnx(weights, model, examples)
-        _write_zip(path, folder, weights, model, metadata)
+        try:
+            save_bioimageio_package(describe_model(folder, weights, model, metadata), output_path=path)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"][:3])
+            refused = f"what was given for {where}" if where else "the description as a whole"
+            raise ConfigError(
+                f"bioimage.io does not take {refused}: {first['msg']}. Fix it in the options of "
+                f"`celltrain export` ({error.error_count()} such problems)."
+            ) from error
+        except ValueError as error:
+            raise ModelFileError(f"The package is not valid for bioimage.io: {error}. It was not kept.") from error
         return _check(path, image_ZYX, expected)
-
-
-@contextlib.contextmanager
-def bioimageio_ready() -> Iterator[None]:
-    """Within it bioimage.io's libraries write nothing to standard error, and leave all settings of others alone."""
-    import torch
-    from loguru import logger
-
-    state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - the state that they set
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    only_warn = torch.is_deterministic_algorithms_warn_only_enabled()
-    logger.disable("bioimageio")
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        logger.enable("bioimageio.spec")  # core is silent by itself
-        torch.use_deterministic_algorithms(deterministic, warn_only=only_warn)
-        random.setstate(state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 def _write_cover(path: Path, image_ZYX: NDArray[Any], probability_ZYX: NDArray[Any]) -> None:
@@ -178,25 +147,6 @@ def _write_cover(path: Path, image_ZYX: NDArray[Any], probability_ZYX: NDArray[A
     for axes in (left, right):
         axes.axis("off")
     figure.savefig(path)
-
-
-def _write_zip(path: Path, folder: Path, weights: Path, model: SourceModel, metadata: Metadata) -> None:
-    from bioimageio.spec import save_bioimageio_package
-
-    try:
-        description = describe_model(folder, weights, model, metadata)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][:3])
-        refused = f"what was given for {where}" if where else "the description as a whole"
-        raise ConfigError(
-            f"bioimage.io does not take {refused}: {first['msg']}. Fix it in the options of "
-            f"`celltrain export` ({error.error_count()} such problems)."
-        ) from error
-    try:
-        save_bioimageio_package(description, output_path=path)
-    except ValueError as error:
-        raise ModelFileError(f"The package is not valid for bioimage.io: {error}. It was not kept.") from error
 
 
 def _check(path: Path, image: NDArray[np.float32], expected: NDArray[np.float32]) -> float:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from napari_celltrain.values.config import Frozen
 from napari_celltrain.values.errors import ConfigError
 
 _DOI = re.compile(r"\b10\.\d{4,9}/[^\s;,]*[^\s;,.)]")
 _URL = re.compile(r"\bhttps?://[^\s;,]+[^\s;,.)]")
-_ORCID = re.compile(r"\d{4}-\d{4}-\d{4}-\d{3}[\dX]")
+_ORCID = re.compile(r"(\d{4}-){3}\d{3}[\dX]")
 _NAME = re.compile(r"[A-Za-z0-9_+\- ()]{5,128}")
 
 
@@ -19,7 +22,7 @@ class Person(Frozen):
     name: str
     affiliation: str | None = None
     orcid: str | None = None
-    github: str | None = None
+    github: str | None = Field(default=None, serialization_alias="github_user")
     email: str | None = None
 
 
@@ -29,31 +32,6 @@ class Citation(Frozen):
     text: str
     doi: str | None = None
     url: str | None = None
-
-
-class Metadata(Frozen):
-    """What the user adds to a model's card; empty fields are filled in from the run, or left out."""
-
-    name: str | None = None
-    """What is segmented in which images, 5 to 128 characters. Default: network and run."""
-    description: str | None = None
-    """What it does."""
-    authors: tuple[Person, ...] = ()
-    """"Name; affiliation=…; orcid=…; github=…; email=…", all but the name optional. May be repeated."""
-    license: str | None = None
-    """Licence by its SPDX identifier (https://spdx.org/licenses), such as CC-BY-4.0 or MIT."""
-    cite: tuple[Citation, ...] = ()
-    """Reference with its DOI or address in it. May be repeated. Default: the network's paper."""
-    data: str | None = None
-    """What the training images show: tissue, stain, microscope."""
-    limits: str | None = None
-    """Where the model is known or likely to fail."""
-    tags: tuple[str, ...] = ()
-    """Further word to be found by. May be repeated."""
-    halo: bool = False
-    """Declare that an eighth of each window is to be cut off, for programs that put large volumes together from
-    windows. Off, because bioimage.io's own `predict` enlarges every input by it, which networks of a fixed window
-    cannot take."""
 
 
 def parse_person(text: str) -> Person:
@@ -78,12 +56,8 @@ def parse_person(text: str) -> Person:
 
 def _is_orcid(text: str) -> bool:
     """Whether the check digit fits (ISO 7064, 11-2)."""
-    if not _ORCID.fullmatch(text):
-        return False
-    total = 0
-    for digit in text.replace("-", "")[:-1]:
-        total = (total + int(digit)) * 2
-    return "0123456789X"[(12 - total % 11) % 11] == text[-1]
+    digits = (10 if digit == "X" else int(digit) for digit in reversed(text.replace("-", "")))
+    return bool(_ORCID.fullmatch(text)) and sum(digit << place for place, digit in enumerate(digits)) % 11 == 1
 
 
 def parse_citation(text: str) -> Citation:
@@ -107,3 +81,31 @@ def check_name(name: str) -> str:
 def default_name(*parts: str) -> str:
     """A name made of ``parts``, in which characters that the standard forbids become ``-``."""
     return re.sub(r"[^A-Za-z0-9_+\- ()]+", "-", " ".join(parts))[:128].strip().ljust(5, "-")
+
+
+class Metadata(Frozen):
+    """What the user adds to a model's card; empty fields are filled in from the run, or left out.
+
+    Authors and references are given as text. Raises ``ConfigError`` where one of them, or the name, is not understood.
+    """
+
+    name: Annotated[str, AfterValidator(check_name)] | None = None
+    """What is segmented in which images, 5 to 128 characters. Default: network and run."""
+    description: str | None = None
+    """What it does."""
+    authors: tuple[Annotated[Person, BeforeValidator(parse_person)], ...] = ()
+    """"Name; affiliation=…; orcid=…; github=…; email=…", all but the name optional. May be repeated."""
+    license: str | None = None
+    """Licence by its SPDX identifier (https://spdx.org/licenses), such as CC-BY-4.0 or MIT."""
+    cite: tuple[Annotated[Citation, BeforeValidator(parse_citation)], ...] = ()
+    """Reference with its DOI or address in it. May be repeated. Default: the network's paper."""
+    data: str | None = None
+    """What the training images show: tissue, stain, microscope."""
+    limits: str | None = None
+    """Where the model is known or likely to fail."""
+    tags: tuple[str, ...] = ()
+    """Further word to be found by. May be repeated."""
+    halo: bool = False
+    """Declare that an eighth of each window is to be cut off, for programs that put large volumes together from
+    windows. Off, because bioimage.io's own `predict` enlarges every input by it, which networks of a fixed window
+    cannot take."""

@@ -12,15 +12,17 @@ import json
 import logging
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 from scipy import ndimage
 
+from napari_celltrain.io.axes import zyx
 from napari_celltrain.io.volumes import open_volume
 from napari_celltrain.nets.normalize import measure, normalize
 from napari_celltrain.runs.config_file import load_config
@@ -38,7 +40,15 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4
 """How far an exported model's probabilities may be from the original's."""
 OPSET = 18
-_INPUT, _OUTPUT = "image", "logits"
+
+
+class Case(BaseModel):
+    """What ``data.json`` says of a pair."""
+
+    side: str | None = None
+    num_objects: int | None = None
+    shape_zyx: ZYX | None = None
+    dtype: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +58,16 @@ class SourceModel:
     source: Path
     card: ModelCard
     network: SegmentationNetwork
-    cases: tuple[dict[str, Any], ...]
-    """The entries of ``data.json``, one per pair; empty where there is no run folder."""
+    cases: tuple[Case, ...]
+    """One per pair of the run; empty where there is no run folder."""
     config: RunConfig | None
+
+    takes_any_window: bool
+    """Whether nothing but the divisor binds the size of the input: no layer normalizes over the window."""
+    window: ZYX
+    """Size of the input: that of training, rounded up to what needs no padding where any size is possible."""
+    traceable: nn.Module
+    """The module to convert, for inputs of that size."""
 
     @property
     def activation(self) -> Literal["sigmoid", "softmax"]:
@@ -60,33 +77,9 @@ class SourceModel:
     @property
     def channels(self) -> tuple[str, ...]:
         """Names of the outputs."""
-        if self.card.target == "objects":
-            return OBJECT_MAPS
         if self.card.label_kind == "classes":
             return tuple(f"class_{value}" for value in self.card.class_values)
-        return OBJECT_MAPS[:1]
-
-    @property
-    def takes_any_window(self) -> bool:
-        """Whether nothing but the divisor binds the size of the input: no layer normalizes over the window."""
-        from torch import nn
-
-        bound = (nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)
-        return not any(isinstance(module, bound) for module in self.network.modules())
-
-    @property
-    def window(self) -> ZYX:
-        """Size of the input: that of training, rounded up to what needs no padding where any size is possible."""
-        if not self.takes_any_window:
-            return self.card.window
-        z, y, x = (-(-size // step) * step for size, step in zip(self.card.window, self.network.divisor, strict=True))
-        return z, y, x
-
-    def traceable(self) -> nn.Module:
-        """The module to convert, for inputs of :attr:`window`."""
-        from napari_celltrain.nets.architectures import UnpaddedNetwork
-
-        return UnpaddedNetwork(self.network).eval() if self.takes_any_window else self.network
+        return OBJECT_MAPS if self.card.target == "objects" else OBJECT_MAPS[:1]
 
     def normalized(self, image_ZYX: NDArray[Any]) -> NDArray[np.float32]:
         """The network's input (1, 1, Z, Y, X), made of an image as `predict` does it."""
@@ -107,20 +100,28 @@ class SourceModel:
 
 def load_source_model(source: Path) -> SourceModel:
     """Read the model of a run folder, model folder or zip, and the run around it. Raises :class:`ModelFileError`."""
+    from torch import nn
+
+    from napari_celltrain.nets.architectures import UnpaddedNetwork, padded_size
+
     card = read_card(source)
     if card.network.in_channels != 1:
         raise ModelFileError(f"{source}: a network with {card.network.in_channels} input channels cannot be exported.")
-    network = load_network(source, card)
-    network.eval()
-    cases: tuple[dict[str, Any], ...] = ()
+    network = load_network(source, card).eval()
+    cases: tuple[Case, ...] = ()
     config = None
     if not is_package(source):  # the model is intact even where the run around it is damaged or none at all
         run = model_folder(source).parent
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            cases = tuple(map(dict, json.loads((run / "data.json").read_text(encoding="utf-8"))["pairs"]))
+            record = json.loads((run / "data.json").read_text(encoding="utf-8"))
+            cases = tuple(Case.model_validate(pair) for pair in record["pairs"])
         with contextlib.suppress(CellTrainError, OSError):
             config = load_config(run / "config.yaml")
-    return SourceModel(source, card, network, cases, config)
+    bound = (nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)
+    if any(isinstance(module, bound) for module in network.modules()):
+        return SourceModel(source, card, network, cases, config, False, card.window, network)
+    window = zyx(padded_size(card.window, network.divisor))
+    return SourceModel(source, card, network, cases, config, True, window, UnpaddedNetwork(network).eval())
 
 
 def require(*modules: str) -> None:
@@ -136,48 +137,42 @@ def require(*modules: str) -> None:
         ) from error
 
 
-# --- the image of one window that a model is checked on -------------------------------------------------------
+def example_image(window: ZYX, sample: Path | None = None, channel: int | None = None) -> NDArray[np.float32]:
+    """An image of one window (Z, Y, X): the middle of the file ``sample``, padded by reflection where it is smaller.
 
-
-def made_up(window: ZYX) -> NDArray[np.float32]:
-    """Bright, smooth blobs in noise (Z, Y, X), whole numbers as of a 16-bit camera; always the same."""
-    rng = np.random.default_rng(0)
-    sigma = [max(1.0, min(size / 16, 4.0)) for size in window]
-    field = ndimage.gaussian_filter(rng.standard_normal(window), sigma)
-    blobs = np.clip(field / field.std(), 0.5, 2.0) - 0.5
-    image: NDArray[np.float32] = np.rint(200 + 800 * blobs + rng.normal(0, 20, window)).clip(0).astype(np.float32)
-    return image
-
-
-def cut_from(path: Path, window: ZYX, *, channel: int | None) -> NDArray[np.float32]:
-    """The middle of an image, padded by reflection where it is smaller than the window. Raises :class:`DataError`."""
-    volume = open_volume(path, channel=channel)
-    image = volume.lazy()
-    if image is None:
-        image = volume.read()
-    start = [max(0, (length - size) // 2) for length, size in zip(volume.shape, window, strict=True)]
-    z, y, x = (slice(first, first + size) for first, size in zip(start, window, strict=True))
-    part: NDArray[Any] = np.asarray(image[z, y, x])
+    Without one, bright blobs in noise, always the same. Raises :class:`DataError`.
+    """
+    if sample is None:
+        rng = np.random.default_rng(0)
+        field = ndimage.gaussian_filter(rng.standard_normal(window), [max(1.0, min(n / 16, 4.0)) for n in window])
+        blobs = np.clip(field / field.std(), 0.5, 2.0) - 0.5
+        # whole numbers as of a 16-bit camera
+        return np.asarray(np.rint(200 + 800 * blobs + rng.normal(0, 20, window)).clip(0), dtype=np.float32)
+    volume = open_volume(sample, channel=channel)
+    start = np.maximum(0, np.subtract(volume.shape, window) // 2)
+    part = np.asarray(volume.lazy_or_whole()[tuple(map(slice, start, start + window))])
     if not np.isfinite(part).all():
         raise DataError(f"{volume.where} holds values that are not numbers. Give another image with --sample.")
-    missing = [(0, size - length) for size, length in zip(window, part.shape, strict=True)]
-    return np.pad(part.astype(np.float32), missing, mode="reflect")
-
-
-# --- the network alone ----------------------------------------------------------------------------------------
+    return np.pad(part.astype(np.float32), [(0, n) for n in np.subtract(window, part.shape)], mode="reflect")
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """The converters warn of every size that becomes a constant (the checks are made with these sizes), of their age,
-    and of operators of packages that are not installed."""
+def _converting(model: SourceModel, to: str, instead: str) -> Iterator[None]:
+    """Around a converter, which runs foreign code with foreign values: explains its errors, and leaves out what it
+    warns of: sizes that become constants (the checks are made with these), its age, packages that are not installed."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
+    except OSError:
+        raise
+    except Exception as error:
+        reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])[:200]
+        raise ModelFileError(
+            f"The network {model.card.network.key} cannot be converted to {to} ({reason}). Export it as {instead}."
+        ) from error
     finally:
         logger.setLevel(before)
 
@@ -190,33 +185,18 @@ def write_torchscript(path: Path, model: SourceModel, examples: NDArray[np.float
     """
     import torch
 
-    with _quietly():
-        try:
-            traced = torch.jit.trace(model.traceable(), torch.from_numpy(examples[:1]), check_trace=False)
-        except Exception as error:  # tracing runs foreign code with foreign values
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            raise ModelFileError(
-                f"The network {model.card.network.key} cannot be converted to TorchScript ({reason}). "
-                "Export it as ONNX."
-            ) from error
-        torch.jit.save(traced, str(path), _extra_files={CARD: card_to_yaml(model.card)})
-        _leave_out_sources(path)
+    with _converting(model, "TorchScript", "ONNX"):
+        content = io.BytesIO()
+        traced = torch.jit.trace(model.traceable, torch.from_numpy(examples[:1]), check_trace=False)
+        torch.jit.save(traced, content, _extra_files={CARD: card_to_yaml(model.card)})
+        with zipfile.ZipFile(content) as old, zipfile.ZipFile(path, "w") as new:
+            for entry in old.infolist():
+                # debug information names the folders, and so maybe the person, it was made in
+                if not entry.filename.endswith(".debug_pkl"):
+                    new.writestr(entry, old.read(entry))
         written = torch.jit.load(str(path), map_location="cpu")
-
-    def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            return np.asarray(written(torch.from_numpy(batch)).numpy())
-
-    return check_agreement(model, run, examples)
-
-
-def _leave_out_sources(path: Path) -> None:
-    """Rewrite the file without its debug information: it names the folders, and so maybe the person, it was made in."""
-    content = path.read_bytes()
-    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(path, "w") as new:
-        for entry in old.infolist():
-            if not entry.filename.endswith(".debug_pkl"):
-                new.writestr(entry, old.read(entry))
+    with torch.inference_mode():
+        return check_agreement(model, examples, written(torch.from_numpy(examples)).numpy())
 
 
 def write_onnx(path: Path, model: SourceModel, examples: NDArray[np.float32]) -> float:
@@ -228,41 +208,33 @@ def write_onnx(path: Path, model: SourceModel, examples: NDArray[np.float32]) ->
     import onnxruntime
     import torch
 
-    with _quietly():
-        try:
-            program = torch.onnx.export(
-                model.traceable(),
-                (torch.from_numpy(examples[:1]),),
-                dynamo=True,  # the older exporter fixes the batch size of Swin UNETR
-                opset_version=OPSET,
-                input_names=[_INPUT],
-                output_names=[_OUTPUT],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                verbose=False,
-            )
-        except Exception as error:  # conversion runs foreign code in many steps
-            raise ModelFileError(
-                f"The network {model.card.network.key} cannot be converted to ONNX ({type(error).__name__}). "
-                "Export it as TorchScript."
-            ) from error
+    with _converting(model, "ONNX", "TorchScript"):
+        program = torch.onnx.export(
+            model.traceable,
+            (torch.from_numpy(examples[:1]),),
+            dynamo=True,  # the older exporter fixes the batch size of Swin UNETR
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
         assert program is not None
         for node in program.model.graph.all_nodes():
-            node.metadata_props.clear()  # they name the folders, and so maybe the person, it was made in
+            node.metadata_props.clear()  # as the debug information of TorchScript
         program.model.metadata_props[CARD] = card_to_yaml(model.card)
         program.save(str(path), external_data=False)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return check_agreement(model, lambda batch: session.run([_OUTPUT], {_INPUT: batch})[0], examples)
+    return check_agreement(model, examples, session.run(["logits"], {"image": examples})[0])
 
 
-def check_agreement(
-    model: SourceModel, run: Callable[[NDArray[np.float32]], Any], examples_BCZYX: NDArray[np.float32]
-) -> float:
-    """The largest difference between the logits of ``run`` and of the original.
+def check_agreement(model: SourceModel, examples: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    """The largest difference between probabilities of the original for ``examples`` and those of the logits ``found``.
 
-    Both get a batch of two, so that a batch size fixed by mistake is found. Raises :class:`ModelFileError` where
-    probabilities differ by more than ``TOLERANCE``, or logits by more than that share of the largest one.
+    The examples are a batch of two, so that a batch size fixed by mistake is found. Raises :class:`ModelFileError`
+    where probabilities differ by more than ``TOLERANCE``, or logits by more than that share of the largest one.
     """
-    expected, found = model.logits(examples_BCZYX), np.asarray(run(examples_BCZYX))
+    expected = model.logits(examples)
     if found.shape != expected.shape:
         raise ModelFileError(
             f"The exported network gives {found.shape} values where the original gives {expected.shape}. No file was "
