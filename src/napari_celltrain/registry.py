@@ -15,10 +15,8 @@ B = TypeVar("B", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Entry(Generic[B]):
-    """A choice: ``key`` for files, ``label`` for people, one line of ``help``, and its builder.
-
-    ``build`` imports torch and MONAI inside itself, so that listing choices stays instant.
-    """
+    """A choice: ``key`` for files, ``label`` for people, one line of ``help``, and its builder, which imports torch and
+    MONAI inside itself, so that listing choices stays instant."""
 
     key: str
     label: str
@@ -57,8 +55,7 @@ class Registry(Generic[B]):
         if key not in entries:
             close = get_close_matches(key, list(entries), n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            choices = ", ".join(entries)
-            raise ConfigError(f"There is no {self.kind} called {key!r}.{hint} The choices are: {choices}.")
+            raise ConfigError(f"There is no {self.kind} called {key!r}.{hint} The choices are: {', '.join(entries)}.")
         return entries[key]
 
     def __contains__(self, key: object) -> bool:

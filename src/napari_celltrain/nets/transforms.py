@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from napari_celltrain.nets.geometry import ANISOTROPY_LIMIT, Geometry
 from napari_celltrain.values import config
-from napari_celltrain.values.config import ZYX, FloatRange, Spacing
+from napari_celltrain.values.config import ZYX, Spacing
 
 Float = NDArray[np.float32]
 Patch = Mapping[Hashable, torch.Tensor]
@@ -67,7 +67,7 @@ class RandBlurd(_RandImaged):
     then takes a third of its brightness from each face of the patch.
     """
 
-    def __init__(self, keys: KeysCollection, prob: float, sigma: FloatRange, spacing: Spacing) -> None:
+    def __init__(self, keys: KeysCollection, prob: float, sigma: tuple[float, float], spacing: Spacing) -> None:
         super().__init__(keys, prob)
         self._range = sigma
         self._spacing = spacing
@@ -94,7 +94,7 @@ class RandPlaneLowResolutiond(_RandImaged):
     here are the channels of one image of two dimensions.
     """
 
-    def __init__(self, keys: KeysCollection, prob: float, zoom_range: FloatRange, across: int) -> None:
+    def __init__(self, keys: KeysCollection, prob: float, zoom_range: tuple[float, float], across: int) -> None:
         super().__init__(keys, prob)
         self._across = across
         self._coarsen = RandSimulateLowResolution(

@@ -50,7 +50,13 @@ _METHODS = {
 
 def readme(model: SourceModel, metadata: Metadata) -> str:
     """The whole card as Markdown, under the headings that bioimage.io asks for."""
-    training = model.card.training
+    card, training, window = model.card, model.card.training, f"{sizes(model.window)} voxels"
+    if model.takes_any_window:
+        window = f"at least {window} in steps of {sizes(model.network.divisor)}"
+    scaled = {
+        "percentile": "percentiles {:g} and {:g} of each volume become 0 and 1, without clipping".format(*PERCENTILES),
+        "zscore": "mean 0 and standard deviation 1, volume by volume",
+    }[card.normalization]
     scores = [("Voxel Dice", training.validation_dice), ("Object F1 at IoU 0.5", training.validation_f1)]
     authors = [
         ", ".join(filter(None, (person.name, person.affiliation, person.orcid and f"https://orcid.org/{person.orcid}")))
@@ -64,7 +70,12 @@ def readme(model: SourceModel, metadata: Metadata) -> str:
         when="of the predictions that were written when training had ended" if training.is_final else "during training",
         scores="\n".join(f"| {title} | {value:.3f} |" for title, value in scores if value is not None),
         limits=limits(model, metadata),
-        images=_images(model),
+        images=_listed(
+            "one channel, axes z, y, x",
+            card.voxel_size and f"voxels of about {sizes(card.voxel_size)} µm (z, y, x)",
+            f"intensities: {scaled}",
+            f"window: {window}; larger volumes in overlapping windows of this size",
+        ),
         output=_output(model),
         license=metadata.license or "none was named: ask the authors before you use or pass on this model",
         authors=_listed(*authors) or "- not named",
@@ -74,13 +85,12 @@ def readme(model: SourceModel, metadata: Metadata) -> str:
 
 def summary(model: SourceModel, metadata: Metadata) -> str:
     """One or two sentences."""
-    what, found = {
-        "objects": ("cells or nuclei", "Each cell has a number of its own."),
-        "foreground": ("cells or nuclei", "Cells are told from background."),
-        "classes": ("classes of voxels", "Each voxel is given a class."),
+    text = {
+        "objects": "3D segmentation of cells or nuclei by a {}. Each cell has a number of its own.",
+        "foreground": "3D segmentation of cells or nuclei by a {}. Cells are told from background.",
+        "classes": "3D segmentation of classes of voxels by a {}. Each voxel is given a class.",
     }[model.card.label_kind]
-    label = MODELS[model.card.network.key].label
-    return metadata.description or f"3D segmentation of {what} by a {label}. {found}"
+    return metadata.description or text.format(MODELS[model.card.network.key].label)
 
 
 def limits(model: SourceModel, metadata: Metadata) -> str:
@@ -126,22 +136,6 @@ def _data(model: SourceModel, metadata: Metadata) -> str:
         card.voxel_size and f"median voxel size (z, y, x): {sizes(card.voxel_size)} µm",
     )
     return f"{metadata.data}\n\n{facts}" if metadata.data else facts
-
-
-def _images(model: SourceModel) -> str:
-    card, size = model.card, f"{sizes(model.window)} voxels"
-    if model.takes_any_window:
-        size = f"at least {size} in steps of {sizes(model.network.divisor)}"
-    scaled = {
-        "percentile": "percentiles {:g} and {:g} of each volume become 0 and 1, without clipping".format(*PERCENTILES),
-        "zscore": "mean 0 and standard deviation 1, volume by volume",
-    }[card.normalization]
-    return _listed(
-        "one channel, axes z, y, x",
-        card.voxel_size and f"voxels of about {sizes(card.voxel_size)} µm (z, y, x)",
-        f"intensities: {scaled}",
-        f"window: {size}; larger volumes in overlapping windows of this size",
-    )
 
 
 def _output(model: SourceModel) -> str:

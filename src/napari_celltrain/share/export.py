@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,16 +29,12 @@ from napari_celltrain.values.errors import ConfigError, ModelFileError
 from napari_celltrain.values.events import Event, Logged, Prepared, Saved, Warned
 from napari_celltrain.values.text import sizes
 
-if TYPE_CHECKING:
-    from bioimageio.spec.model import AnyModelDescr
-
 Format = Literal["bioimageio", "torchscript", "onnx"]
 _FORMATS: dict[Format, tuple[str, str]] = {
     "bioimageio": (".zip", "It is valid, and bioimage.io's library computes with it what the original does"),
     "torchscript": (".pt", "It computes what the original does"),
     "onnx": (".onnx", "ONNX Runtime computes with it what the original does"),
 }
-"""The ending of a file's name, and what an export has shown."""
 _WANTED = {
     "authors": "who made it (--author)",
     "license": "under which licence others may use it (--license, such as CC-BY-4.0)",
@@ -55,7 +51,7 @@ def export(
     ``sample`` is an image whose middle becomes the test image; without it one is made up, so that no data leave the
     lab unasked. Raises ``CellTrainError`` subclasses; then there is no file, or still the old one.
     """
-    ending, verdict = _FORMATS[format]
+    ending, shown = _FORMATS[format]
     if output.is_dir():
         raise ConfigError(f"--output: {output} is a folder. Give the name of a file, ending in {ending}.")
     if output.suffix.lower() != ending:
@@ -84,7 +80,7 @@ def export(
     with files.writing(output, ModelFileError):
         difference = files.write_with(output, write)
     window = f"window of {sizes(model.window)} voxels"
-    yield Logged(message=f"{verdict} (largest difference of a probability: {difference:.1g}; {window}).")
+    yield Logged(message=f"{shown} (largest difference of a probability: {difference:.1g}; {window}).")
     yield Saved(what="model", path=str(output), epoch=model.card.training.epoch)
 
 
@@ -167,7 +163,7 @@ def _check(path: Path, image: NDArray[np.float32], expected: NDArray[np.float32]
     return difference
 
 
-def run_package(model: AnyModelDescr, image_ZYX: NDArray[Any]) -> NDArray[np.float32]:
+def run_package(model: Any, image_ZYX: NDArray[Any]) -> NDArray[np.float32]:
     """What bioimage.io's library makes of a raw image of the window's size: (1, C, Z, Y, X)."""
     from bioimageio.core import create_prediction_pipeline
     from bioimageio.core.digest_spec import create_sample_for_model

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import json
 import logging
 import warnings
 import zipfile
@@ -31,24 +30,28 @@ from napari_celltrain.runs.model_package import CARD
 from napari_celltrain.values.config import ZYX, RunConfig
 from napari_celltrain.values.decoding import OBJECT_MAPS
 from napari_celltrain.values.errors import CellTrainError, ConfigError, DataError, ModelFileError
+from napari_celltrain.values.outside import read_record
 
 if TYPE_CHECKING:
     from torch import nn
 
     from napari_celltrain.nets.architectures import SegmentationNetwork
 
-TOLERANCE = 1e-4
-"""How far an exported model's probabilities may be from the original's."""
+TOLERANCE = 1e-4  # of an exported model's probabilities
 OPSET = 18
 
 
 class Case(BaseModel):
-    """What ``data.json`` says of a pair."""
-
     side: str | None = None
     num_objects: int | None = None
     shape_zyx: ZYX | None = None
     dtype: str | None = None
+
+
+class Cases(BaseModel):
+    """What is read of ``data.json``."""
+
+    pairs: tuple[Case, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +61,14 @@ class SourceModel:
     source: Path
     card: ModelCard
     network: SegmentationNetwork
-    cases: tuple[Case, ...]
-    """One per pair of the run; empty where there is no run folder."""
+    cases: tuple[Case, ...]  # one per pair of the run; empty where there is no run folder
     config: RunConfig | None
 
     takes_any_window: bool
     """Whether nothing but the divisor binds the size of the input: no layer normalizes over the window."""
     window: ZYX
     """Size of the input: that of training, rounded up to what needs no padding where any size is possible."""
-    traceable: nn.Module
-    """The module to convert, for inputs of that size."""
+    traceable: nn.Module  # to convert, for inputs of that size
 
     @property
     def activation(self) -> Literal["sigmoid", "softmax"]:
@@ -112,9 +113,8 @@ def load_source_model(source: Path) -> SourceModel:
     config = None
     if not is_package(source):  # the model is intact even where the run around it is damaged or none at all
         run = model_folder(source).parent
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            record = json.loads((run / "data.json").read_text(encoding="utf-8"))
-            cases = tuple(Case.model_validate(pair) for pair in record["pairs"])
+        with contextlib.suppress(CellTrainError):
+            cases = read_record(run / "data.json", Cases, limit=1 << 26).pairs
         with contextlib.suppress(CellTrainError, OSError):
             config = load_config(run / "config.yaml")
     bound = (nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)

@@ -21,18 +21,13 @@ class Shown:
     """How a field is shown where its name, its type and its bounds do not say it."""
 
     label: str = ""
-    unit: str = ""
-    """With ``%``, a fraction is shown in percent."""
-    empty: str = "automatic"
-    """What no value means."""
-    start: Any = None
-    """The first value once there is to be one."""
+    unit: str = ""  # with ``%``, a fraction is shown in percent
+    empty: str = "automatic"  # what no value means
+    start: Any = None  # the first value once there is to be one
     digits: int | None = None
     """Significant digits shown of a number that a program has computed; the value itself is not rounded."""
-    by_magnitude: bool = False
-    """Whether the arrows go along 0.001, 0.002, 0.005, 0.01, ..."""
-    choices: Mapping[str, str] = field(default_factory=dict)
-    """Labels of choices."""
+    by_magnitude: bool = False  # whether the arrows go along 0.001, 0.002, 0.005, 0.01, ...
+    choices: Mapping[str, str] = field(default_factory=dict)  # labels of choices
 
 
 def _ordered(value: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -48,7 +43,6 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
 ZYX = tuple[int, int, int]
 Spacing = tuple[float, float, float]
-FloatRange = tuple[float, float]
 _Side = Annotated[int, Field(ge=8, le=1024)]
 _Size = Annotated[float, Field(gt=0.0, le=1e6)]
 
@@ -57,16 +51,8 @@ class Frozen(BaseModel):
     """Base of all values here: immutable, and an unknown field is an error, not ignored."""
 
     model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        validate_default=True,
-        allow_inf_nan=False,
-        protected_namespaces=(),
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
     )
-
-
-# --- augmentations: one class each, told apart by `name` ------------------------------------------------
 
 
 class AugmentationSpec(Frozen):
@@ -175,8 +161,6 @@ Augmentation = Annotated[
 
 DEFAULT_AUGMENTATIONS: tuple[Augmentation, ...] = tuple(cls() for cls in get_args(get_args(Augmentation)[0]))
 
-
-# --- the three tabs -------------------------------------------------------------------------------------
 
 LabelKind = Literal["objects", "foreground", "classes"]
 

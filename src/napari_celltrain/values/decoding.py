@@ -60,8 +60,7 @@ METHODS: Final[dict[Method, tuple[str, str]]] = {
 
 
 def first_decoding(target: Target, extent_um: float, context_um: float) -> ObjectDecoding:
-    """The decoding until it is tuned. ``extent_um`` is the size of a typical object, ``context_um``
-    that of a large one."""
+    """The decoding until it is tuned, by the sizes of a typical (``extent_um``) and a large object (``context_um``)."""
     return ObjectDecoding(
         method="learned" if target == "objects" else "components",
         smoothing_um=extent_um / 8,

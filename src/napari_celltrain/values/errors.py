@@ -17,10 +17,9 @@ Severity = Literal["error", "warning"]
 class Problem:
     """One finding about the data or the settings, with the way out.
 
-    ``where`` names the file (its name, not its whole path) or the field; ``code`` is a short stable key,
-    for example ``"shape-mismatch"``, that tests and scripts can rely on. ``settings`` are the dotted paths of the
-    fields that help, such as ``data.channel``: the command line adds their options to the remedy, the window marks
-    their fields.
+    ``where`` names the file (its name, not its whole path) or the field; ``code`` is a short stable key, for example
+    ``"shape-mismatch"``, for tests and scripts. ``settings`` are the dotted paths of the fields that help, such as
+    ``data.channel``: the command line adds their options to the remedy, the window marks their fields.
     """
 
     code: str
@@ -38,8 +37,7 @@ class Problem:
 class CellTrainError(Exception):
     """What the user can fix; ``str()`` of it is meant to be shown as it is.
 
-    Raised with a sentence or with problems; ``heading`` stands above several. ``problems`` says the same in parts, so
-    that nobody takes a sentence apart again.
+    Raised with a sentence or with problems; ``heading`` stands above several. ``problems`` says the same in parts.
     """
 
     def __init__(self, *problems: Problem | str, heading: str = "") -> None:
@@ -73,6 +71,5 @@ class DeviceError(CellTrainError):
 
 def raise_problems(problems: Iterable[Problem], error: type[CellTrainError], heading: str) -> None:
     """Raise ``error`` with all problems of severity ``"error"``, if there is any."""
-    blocking = [problem for problem in problems if problem.severity == "error"]
-    if blocking:
+    if blocking := [problem for problem in problems if problem.severity == "error"]:
         raise error(*blocking, heading=heading)

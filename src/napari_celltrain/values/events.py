@@ -21,8 +21,7 @@ StopRequest = Literal["stop", "stop-now"]
 class _Event(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings", protected_namespaces=())
 
-    time: float = 0.0
-    """Seconds since 1970 (UTC) at which the folder's writer recorded the event; 0 before."""
+    time: float = 0.0  # seconds since 1970 (UTC) at which the folder's writer recorded the event; 0 before
 
 
 class Prepared(_Event):
@@ -38,10 +37,8 @@ class Started(_Event):
     """Training has begun, or is resumed."""
 
     event: Literal["started"] = "started"
-    run: str
-    """Name of the run folder."""
-    first_epoch: int
-    """1, or the epoch after the last one done, where a run is resumed."""
+    run: str  # name of the run folder
+    first_epoch: int  # 1, or the epoch after the last one done, where a run is resumed
     epochs: int
     steps_per_epoch: int
     num_training: int
@@ -51,10 +48,8 @@ class Started(_Event):
     loss: str
     patch_size: tuple[int, int, int] | None
     batch_size: int
-    device: str
-    """The device's name for people, such as ``NVIDIA H100`` or ``CPU (2 threads)``."""
-    numeric_format: str
-    """Precision and layout in use, such as ``float32, channels-last``."""
+    device: str  # the device's name for people, such as ``NVIDIA H100`` or ``CPU (2 threads)``
+    numeric_format: str  # precision and layout in use, such as ``float32, channels-last``
 
 
 class StepDone(_Event):
@@ -62,8 +57,7 @@ class StepDone(_Event):
 
     event: Literal["step_done"] = "step_done"
     epoch: int
-    step: int
-    """Optimizer steps done since the run began, this one included."""
+    step: int  # optimizer steps done since the run began, this one included
     step_in_epoch: int
     loss: float
     learning_rate: float
@@ -76,12 +70,10 @@ class EpochDone(_Event):
     event: Literal["epoch_done"] = "epoch_done"
     epoch: int
     step: int
-    train_loss: float
-    """Mean loss over the epoch's patches."""
+    train_loss: float  # mean loss over the epoch's patches
     learning_rate: float
     seconds: float
-    remaining_seconds: float
-    """Estimated time to the end of the run."""
+    remaining_seconds: float  # estimated time to the end of the run
 
 
 class VolumeScore(BaseModel):
@@ -108,15 +100,12 @@ class Validated(_Event):
     event: Literal["validated"] = "validated"
     epoch: int
     step: int
-    dice: float
-    """Pooled over all validation voxels."""
-    f1: float | None
-    """Object F1 at IoU 0.5 pooled over all validation volumes; None where labels are not objects."""
+    dice: float  # pooled over all validation voxels
+    f1: float | None  # Object F1 at IoU 0.5 pooled over all validation volumes; None where labels are not objects
     volumes: tuple[VolumeScore, ...]
     seconds: float
     is_best: bool
-    preview: str | None = None
-    """The prediction on the fixed preview volume, such as ``previews/epoch_0010.tif``."""
+    preview: str | None = None  # the prediction on the fixed preview volume, such as ``previews/epoch_0010.tif``
 
 
 class Saved(_Event):
@@ -156,16 +145,12 @@ class Finished(_Event):
     reason: StopReason
     epoch: int
     best_epoch: int
-    best_dice: float
-    """Dice of the best model on the saved files of ``validation/``."""
+    best_dice: float  # Dice of the best model on the saved files of ``validation/``
     best_f1: float | None
-    volumes: tuple[VolumeScore, ...] = ()
-    """Scores of each of these files."""
+    volumes: tuple[VolumeScore, ...] = ()  # scores of each of these files
     seconds: float
-    compute_share: float
-    """Share of the time outside validation that forward, backward and optimizer step took."""
-    validation_share: float
-    """Share of the whole time that validation took."""
+    compute_share: float  # share of the time outside validation that forward, backward and optimizer step took
+    validation_share: float  # share of the whole time that validation took
     peak_memory_gb: float
 
 

@@ -74,18 +74,15 @@ def remove_leftovers(folder: Path) -> None:
             leftover.unlink()
 
 
-# --- what the system refuses ----------------------------------------------------------------------------------
-
-_ELSEWHERE = "Choose another folder."
 _REFUSALS = (
     (
         {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)},
         "there is no space left on the disk",
         "Free some, or choose a folder on another disk. What was saved before is intact.",
     ),
-    ({errno.EACCES, errno.EPERM, errno.EROFS}, "permission denied", _ELSEWHERE),
+    ({errno.EACCES, errno.EPERM, errno.EROFS}, "permission denied", "Choose another folder."),
     ({errno.ENOENT}, "its folder does not exist", "Create it, or choose another one."),
-    ({errno.ENOTDIR, errno.EEXIST}, "a file is in the way where a folder is needed", _ELSEWHERE),
+    ({errno.ENOTDIR, errno.EEXIST}, "a file is in the way where a folder is needed", "Choose another folder."),
     ({errno.EISDIR}, "a folder has this name", "Choose another name."),
     ({errno.ENAMETOOLONG}, "the name is too long for the disk", "Choose a shorter one."),
 )
@@ -102,8 +99,6 @@ def writing(path: Path, kind: type[CellTrainError] = RunFolderError) -> Iterator
         reason, remedy = (*known, unknown)[0]
         raise kind(Problem("not-writable", str(path), f"cannot be written: {reason}.", remedy)) from error
 
-
-# --- tables ---------------------------------------------------------------------------------------------------
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of a formula
 
