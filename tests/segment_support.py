@@ -64,13 +64,14 @@ def run(qtbot: Any, widget: SegmentWidget) -> None:
 def held_at_the_network() -> Iterator[list[Job]]:
     """Segmenting a layer waits before each batch of windows until it is cancelled; yields the jobs that wait."""
     jobs: list[Job] = []
-    tell = Job.tell
+    report = Job.report
 
-    def wait_for_cancel(job: Job, done: int, total: int, text: str = "") -> None:
-        if total and text == PREDICTING:  # not the progress of other work, as of the data check
-            jobs.append(job)
-            job.cancelled.wait(30)
-        tell(job, done, total, text)
+    def wait_for_cancel(job: Job, item: Any) -> None:
+        match item:
+            case (_, total, text) if total and text == PREDICTING:  # not the progress of other work
+                jobs.append(job)
+                job.cancelled.wait(30)
+        report(job, item)
 
-    with patch.object(Job, "tell", wait_for_cancel):
+    with patch.object(Job, "report", wait_for_cancel):
         yield jobs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from napari_celltrain.data.check import DataReport, PairReport
@@ -139,8 +141,8 @@ def test_whole_images_count_once_and_as_large_as_the_largest() -> None:
 
 
 def test_costs_in_words() -> None:
-    plan = costs.Plan(10, 4, 2, 60, 2, 2 * 64**3, 10)
-    needed = costs.network_bytes(TrainingConfig(), plan, 5_000_000)
+    plan = costs.Plan(10, 4, TrainingConfig(validation_interval=2), 2 * 64**3, 10)
+    needed = costs.network_bytes(plan, 5_000_000)
     assert needed == pytest.approx(5e6 * 20 + bytes_per_voxel("unet", "medium") * 2 * 64**3)
     fine = costs.memory_words(needed, 69_000_000, 8 * 10**9, on_gpu=False)
     assert "69 MB" in fine
@@ -153,7 +155,8 @@ def test_costs_in_words() -> None:
     assert "rough guess" in costs.time_words(plan, seconds, measured=False)
     assert "as measured" in costs.time_words(plan, seconds, measured=True)
     assert "1 min" not in costs.time_words(plan, 100.0, measured=True)
-    assert "5 min, the time limit" in costs.time_words(plan, 100.0, measured=True, limit_minutes=5)
+    plan = replace(plan, training=TrainingConfig(max_minutes=5))
+    assert "5 min, the time limit" in costs.time_words(plan, 100.0, measured=True)
 
 
 @pytest.mark.parametrize(

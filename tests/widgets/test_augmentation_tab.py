@@ -179,9 +179,9 @@ def test_running_freezes_what_can_still_be_read(tab: AugmentationTab) -> None:
 
 def test_problems_are_shown_at_their_fields(tab: AugmentationTab) -> None:
     tab.show_problems({"augmentation.patch_size": "too large"})
-    assert tab.patch_size.is_marked
+    assert tab.patch_size.problem
     tab.show_problems({})
-    assert not tab.patch_size.is_marked
+    assert not tab.patch_size.problem
 
 
 @pytest.mark.parametrize("width", [350, 800])

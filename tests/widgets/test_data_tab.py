@@ -115,7 +115,7 @@ def test_what_cannot_be_is_a_problem_and_not_an_exception(tab: DataTab, qtbot, f
     tab.form.more_rows.editors["data.axes"].setValue("QX")
     assert tab.value().axes is None
     assert [problem.where for problem in tab.blocking_problems()] == ["axes"]
-    assert tab.form.more_rows.editors["data.axes"].problem()
+    assert tab.form.more_rows.editors["data.axes"].problem
     assert tab.form.more.is_open  # the mark is seen
 
 
@@ -126,7 +126,7 @@ def test_an_empty_form_invites_and_marks_only_when_asked_to(tab: DataTab) -> Non
     assert {problem.where for problem in tab.blocking_problems()} == {"images", "labels"}
     tab.insist()
     assert not tab.problem_list.isHidden()
-    assert tab.form.rows.editors["data.images"].problem()
+    assert tab.form.rows.editors["data.images"].problem
 
 
 # --- the check ------------------------------------------------------------------------------------------------
@@ -209,24 +209,24 @@ def test_all_that_is_wrong_is_said_with_its_remedy(tab: DataTab, qtbot, folders)
 
 def test_a_folder_that_is_not_there_is_marked_at_its_field(tab: DataTab, qtbot, folders) -> None:
     fill(qtbot, tab, DataConfig(images="/no/such/folder", labels=folders[1]))
-    assert "does not exist" in tab.form.rows.editors["data.images"].problem()
-    assert not tab.form.rows.editors["data.labels"].problem()
+    assert "does not exist" in tab.form.rows.editors["data.images"].problem
+    assert not tab.form.rows.editors["data.labels"].problem
     fill(qtbot, tab, DataConfig(images="/no/such/folder", labels="/no/such/either"))
-    assert "does not exist" in tab.form.rows.editors["data.labels"].problem(), "both at once"
+    assert "does not exist" in tab.form.rows.editors["data.labels"].problem, "both at once"
     fill(qtbot, tab, config_of(folders))
-    assert not tab.form.rows.editors["data.images"].problem()
+    assert not tab.form.rows.editors["data.images"].problem
 
 
 def test_refusals_from_elsewhere_are_marked_at_their_field(tab: DataTab) -> None:
     tab.mark([Problem("results-is-file", "data.results", "It is a file.", "Choose a folder.")])
-    assert tab.form.rows.editors["data.results"].problem() == "It is a file. Choose a folder."
+    assert tab.form.rows.editors["data.results"].problem == "It is a file. Choose a folder."
 
 
 def test_a_problem_of_a_file_is_marked_at_the_settings_that_help(tab: DataTab) -> None:
     settings = ("data.channel",)
     tab.mark([Problem("unreadable-file", "a.tif", "It has 2 channels.", "Choose one.", settings=settings)])
-    assert tab.form.more_rows.editors["data.channel"].problem() == "It has 2 channels. Choose one."
-    assert not tab.form.more_rows.editors["data.axes"].problem()
+    assert tab.form.more_rows.editors["data.channel"].problem == "It has 2 channels. Choose one."
+    assert not tab.form.more_rows.editors["data.axes"].problem
 
 
 def test_objects_larger_than_a_patch_are_warned_of(tab: DataTab, qtbot, folders) -> None:

@@ -257,12 +257,12 @@ def test_choices_explain_themselves(qtbot) -> None:
     editor = editor_for("training.loss")
     qtbot.addWidget(editor)
     assert isinstance(editor, ChoiceEditor)
-    assert [choice.key for choice in editor.choices()] == LOSSES.keys()
+    assert [choice.key for choice in editor.choices] == LOSSES.keys()
     for entry in LOSSES:
         editor.setValue(entry.key)
         assert editor.box.currentText() == entry.label
         assert editor.help_line.text() == entry.help
-    assert len(editor.choices()) == 6
+    assert len(editor.choices) == 6
 
 
 def test_problems_are_marked_and_taken_back(qtbot) -> None:
@@ -270,12 +270,12 @@ def test_problems_are_marked_and_taken_back(qtbot) -> None:
     qtbot.addWidget(rows)
     rows.set_problems({"training.epochs": "too <many>", "training.starting_weights": "not there"})
     epochs, weights, device = rows.editors.values()
-    assert epochs.is_marked
+    assert epochs.problem
     assert "too &lt;many&gt;" in epochs.toolTip()
     assert "not there" in weights.toolTip()
-    assert not device.is_marked
+    assert not device.problem
     rows.set_problems({})
-    assert not epochs.is_marked
+    assert not epochs.problem
     assert "too" not in epochs.toolTip()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psutil
 import pytest
 
 from napari_celltrain.values.config import Spacing, TrainingConfig
@@ -29,14 +30,16 @@ def test_the_finder_asks_and_lets_go(qtbot, counts_costs) -> None:
     network = network_arguments(TrainingConfig(model_size="small", device="cpu"), 1, (2.0, 0.5, 0.5))
     finder.look(*network)
     process = finder._process
+    assert process is not None
+    assert process.waitForStarted(60_000)
+    number = process.processId()
     qtbot.waitUntil(lambda: finder.devices is not None, timeout=60_000)
-    qtbot.waitUntil(lambda: finder.facts(*network).num_parameters is not None, timeout=60_000)
+    qtbot.waitUntil(lambda: "num_parameters" in finder.facts(*network), timeout=60_000)
     assert finder.devices is not None
     assert finder.devices.threads >= 1
     assert finder.devices.free > 0
     finder.look(*network)
     assert finder._process in (process, None), "the same question is not asked twice"
-    assert process is not None
     finder.stop()
-    process.wait(10)
     assert not finder.is_looking
+    qtbot.waitUntil(lambda: not psutil.pid_exists(number), timeout=10_000)

@@ -88,9 +88,9 @@ def test_what_is_missing_is_marked(qtbot, widget: SegmentWidget, model: Path, im
     click(qtbot, widget.input.files_button)
     run(qtbot, widget)
     assert "No images are chosen" in widget.run.message.text()
-    assert widget.input.images.problem()
+    assert widget.input.images.problem
     widget.input.images.setValue(images)
-    assert not widget.input.images.problem()
+    assert not widget.input.images.problem
     run(qtbot, widget)
     assert "No folder for the results" in widget.run.message.text()
 

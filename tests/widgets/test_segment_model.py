@@ -89,14 +89,14 @@ def test_what_cannot_be_read_gets_one_sentence(qtbot, panel: ModelPanel, tmp_pat
     panel.path.setValue(path)
     wait(qtbot, lambda: not panel._reader.is_busy)
     assert panel.card is None
-    assert panel.path.problem()
-    assert panel.message.text() == panel.path.problem()
+    assert panel.path.problem
+    assert panel.message.text() == panel.path.problem
     assert "Traceback" not in panel.message.text()
-    assert panel.path.is_marked
+    assert panel.path.problem
     panel.path.setValue(write_tiny_model(tmp_path, "sound"))
     wait(qtbot, lambda: panel.card is not None)
     assert panel.message.text() == ""
-    assert not panel.path.is_marked
+    assert not panel.path.problem
 
 
 def test_names_are_shown_as_they_are(qtbot, panel: ModelPanel, tmp_path: Path) -> None:

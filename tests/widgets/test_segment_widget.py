@@ -132,7 +132,7 @@ def test_options_are_those_of_the_model_and_of_the_method(qtbot, widget: Segment
     assert options.threshold.value() == 0.35
     assert options.value()["threshold"] is options.value()["decoding"] is None
     assert options._decoding.model_copy(update=options.rows.values()) == tuned
-    assert [choice.key for choice in options.method.choices()] == ["components", "watershed"]
+    assert [choice.key for choice in options.method.choices] == ["components", "watershed"]
     assert options.numbers["seed_distance_um"].isVisibleTo(options)
     options.method.setValue("components")
     assert not options.numbers["seed_distance_um"].isVisibleTo(options)

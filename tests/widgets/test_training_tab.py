@@ -62,8 +62,7 @@ class KnowingFinder(CostFinder):
     def learn(self, gpus: tuple[Gpu, ...] = ()) -> None:
         self.devices = Devices(gpus, mps=False, threads=2, free=8 * 10**9)
         for network in self.asked:
-            facts = self.facts(*network)
-            facts.num_parameters, facts.seconds_per_voxel = 4_807_968, 1e-6
+            self.facts(*network).update(num_parameters=4_807_968, seconds_per_voxel=1e-6)
         self.found.emit()
 
 
@@ -111,10 +110,10 @@ def test_advanced_settings_are_folded_away_until_something_is_wrong(tab: Trainin
     assert not tab.advanced_rows.isVisible()
     tab.show_problems({"training.precision": "float16 is slow on a processor."})
     assert tab.advanced_rows.isVisible()
-    assert tab.advanced_rows.editors["training.precision"].is_marked
+    assert tab.advanced_rows.editors["training.precision"].problem
     tab.show_problems({"training.device": "There is no GPU."})
-    assert tab.device.is_marked
-    assert not tab.advanced_rows.editors["training.precision"].is_marked
+    assert tab.device.problem
+    assert not tab.advanced_rows.editors["training.precision"].problem
 
 
 def test_devices_are_named_once_they_are_known(tab: TrainingTab, finder: KnowingFinder) -> None:
@@ -122,7 +121,7 @@ def test_devices_are_named_once_they_are_known(tab: TrainingTab, finder: Knowing
     finder.learn((GPU, GPU))
     assert "NVIDIA <b>H100</b>, 75 GB of 80 GB free" in tab.device.help_line.text()
     assert tab.device.help_line.textFormat() == Qt.TextFormat.PlainText
-    assert [choice.key for choice in tab.device.choices()] == ["auto", "cpu", "cuda", "cuda:0", "cuda:1"]
+    assert [choice.key for choice in tab.device.choices] == ["auto", "cpu", "cuda", "cuda:0", "cuda:1"]
     tab.device.setValue("cuda:5")
     assert tab.device.help_line.text() == "Not found on this computer."
     tab.device.setValue("cpu")

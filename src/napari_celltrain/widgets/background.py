@@ -21,14 +21,13 @@ _PATIENCE_MS = 1500
 
 Work = Callable[["Job"], Any]
 """Called with the :class:`Job`. Either an ordinary function, or better a generator function, which can be left at each
-yield. A yielded tuple ``(done, total, text)`` is progress (``total`` 0: not known), None is only an opportunity to
-leave, and anything else is reported by ``noted``. What it returns is the result."""
+yield. It may yield whatever :meth:`Job.report` takes, or None. What it returns is the result."""
 
 logger = logging.getLogger(__name__)
 
 
 class GivenUpError(Exception):
-    """Raised by :meth:`Job.tell` to leave work that nobody waits for any more."""
+    """Raised by :meth:`Job.report` to leave work that nobody waits for any more."""
 
 
 class Job:
@@ -42,29 +41,31 @@ class Job:
         self._work: Work | None = work
         self._activity = activity
         self.cancelled = threading.Event()
+        self.progress: deque[tuple[Any, ...]] = deque(maxlen=1)
         self.notes: deque[Any] = deque()
-        """For the window: what must not be lost, as progress may be."""
         self.result: Any = None
         self.message: str | None = None
         """Why there is no result."""
         self.is_done = False
-        self.progress: tuple[int, int, str] = (0, 0, "")
 
-    def tell(self, done: int, total: int, text: str = "") -> None:
-        """Progress of work that calls back instead of yielding. Raises :class:`GivenUpError` to leave it."""
+    def report(self, item: Any) -> None:
+        """Take a tuple ``(done, total, text)`` as progress (``total`` 0: not known; ``text`` may be left out).
+
+        Anything else but None is a note, which is never lost. Raises :class:`GivenUpError` to leave the work.
+        """
+        if item is not None:
+            (self.progress if isinstance(item, tuple) else self.notes).append(item)
         if self.cancelled.is_set():
             raise GivenUpError
-        self.progress = (done, total, text)
 
     def run(self) -> None:
         """In the thread. No error gets out: napari's workers swallow RuntimeErrors, which most errors of torch are."""
         work, self._work = self._work, None
         assert work is not None
         try:
-            with background_work():  # torch may have to be imported
-                result = None if self.cancelled.is_set() else self._follow(work(self))
-            if not self.cancelled.is_set():
-                self.result = result
+            with background_work(), contextlib.closing(self._steps(work)) as steps:  # torch may have to be imported
+                for item in steps:
+                    self.report(item)
         except GivenUpError:
             pass
         except Exception as error:
@@ -72,28 +73,19 @@ class Job:
         finally:
             self.is_done = True
 
-    def _follow(self, result: Any) -> Any:
-        """The result of a generator; it is closed where the job is given up."""
-        if not isinstance(result, Generator):
-            return result
-        with contextlib.closing(result) as steps:
-            while True:
-                try:
-                    item = next(steps)
-                except StopIteration as end:
-                    return end.value
-                if isinstance(item, tuple):
-                    self.tell(*item)
-                elif item is not None:
-                    self.notes.append(item)
-                if self.cancelled.is_set():
-                    raise GivenUpError
+    def _steps(self, work: Work) -> Generator[Any]:
+        """What ``work`` yields, if anything; its result is kept where somebody waits for it."""
+        yield  # it may have been given up before it begins
+        result = work(self)
+        if isinstance(result, Generator):
+            result = yield from result
+        if not self.cancelled.is_set():
+            self.result = result
 
 
 class Background(QObject):
     """Does the last piece of work asked for. Earlier work is given up, and its result is not reported."""
 
-    started = Signal()
     progressed = Signal(int, int, str)
     """Done, of how many (0: not known), and what."""
     noted = Signal(object)
@@ -110,7 +102,6 @@ class Background(QObject):
         self._shown = shown
         self._job: Job | None = None
         self._next: Work | None = None
-        self._reported: tuple[int, int, str] = (0, 0, "")
         self._delay = timer(self, self._begin)
         self._patience = timer(self, self._leave, _PATIENCE_MS)
         self._clock = timer(self, self._look, _LOOK_MS, repeats=True)
@@ -156,9 +147,7 @@ class Background(QObject):
         worker.quit = self._job.cancelled.set  # which napari calls when it is closed
         worker.finished.connect(self._look)
         worker.start()
-        self._reported = (0, 0, "")
         self._clock.start()
-        self.started.emit()
 
     def _look(self) -> None:
         job = self._job
@@ -168,9 +157,9 @@ class Background(QObject):
         if self._next is None:
             while job.notes:
                 self.noted.emit(job.notes.popleft())
-            if not is_done and not job.cancelled.is_set() and job.progress != self._reported:
-                self._reported = job.progress
-                self.progressed.emit(*job.progress)
+            if job.progress and not is_done and not job.cancelled.is_set():
+                done, total, *text = job.progress.pop()
+                self.progressed.emit(done, total, *text or [""])
         if is_done and job is self._job:
             self._leave()
 

@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
-from qtpy.QtCore import QCoreApplication, QObject, Signal
+from qtpy.QtCore import QCoreApplication, QObject, QProcess, QProcessEnvironment, Signal
 
 from napari_celltrain.nets.geometry import bytes_per_voxel, network_divisor
-from napari_celltrain.values.config import ZYX, AugmentationConfig, Spacing, TrainingConfig
+from napari_celltrain.values.config import AugmentationConfig, Spacing, TrainingConfig
 from napari_celltrain.values.text import count
-from napari_celltrain.widgets.background import Background
 from napari_celltrain.widgets.forms.editors import Choice, ChoiceEditor
 from napari_celltrain.widgets.train.advice import DataFacts, suggestion
+
+_PATIENCE_MS = 200  # for a process that is ended
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     num_training: int
     samples: int
-    batch_size: int
-    epochs: int
-    validation_interval: int
+    training: TrainingConfig
     batch_voxels: int
     """Of the largest batch, as the network pads it."""
     num_windows: int
@@ -36,47 +31,40 @@ class Plan:
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-self.num_training * self.samples // self.batch_size)
+        return -(-self.num_training * self.samples // self.training.batch_size)
 
     @property
     def num_steps(self) -> int:
-        return self.steps_per_epoch * self.epochs
+        return self.steps_per_epoch * self.training.epochs
 
     @property
     def num_validations(self) -> int:
-        return -(-self.epochs // self.validation_interval)
+        return -(-self.training.epochs // self.training.validation_interval)
 
 
 def plan(facts: DataFacts, augmentation: AugmentationConfig, training: TrainingConfig) -> Plan:
-    patch: tuple[int, ...]
+    patch: tuple[int, ...] = tuple(max(lengths) for lengths in zip(*facts.training, strict=True))
+    samples, num_windows = 1, 0
     if augmentation.patches:
         patch = augmentation.patch_size or suggestion(facts, training).patch_size
-    else:
-        patch = tuple(max(shape[axis] for shape in facts.training) for axis in range(3))
+        samples = augmentation.samples_per_volume
     divisor = network_divisor(training.model, facts.voxel_size)
     padded = (-(-size // step) * step for size, step in zip(patch, divisor, strict=True))
-    samples = augmentation.samples_per_volume if augmentation.patches else 1
-    batch, voxels = training.batch_size, training.batch_size * math.prod(padded)
-    windows = sum(_num_windows(shape, patch) for shape in facts.validation)
-    return Plan(facts.num_training, samples, batch, training.epochs, training.validation_interval, voxels, windows)
+    for shape in facts.validation:  # about as many as prediction takes, which lets them overlap by a quarter
+        beyond = (max(0, have - size) / (0.75 * size) for have, size in zip(shape, patch, strict=True))
+        num_windows += math.prod(1 + math.ceil(strides) for strides in beyond)
+    return Plan(facts.num_training, samples, training, training.batch_size * math.prod(padded), num_windows)
 
 
-def _num_windows(shape: ZYX, window: tuple[int, ...]) -> int:
-    """About as many as prediction takes, which lets them overlap by a quarter."""
-    return math.prod(
-        1 + math.ceil(max(0, have - size) / (0.75 * size)) for have, size in zip(shape, window, strict=True)
-    )
-
-
-def network_bytes(training: TrainingConfig, plan: Plan, num_parameters: int) -> float:
+def network_bytes(plan: Plan, num_parameters: float) -> float:
     """Memory of a training step in float32."""
     # 20 bytes a parameter: weights, gradient, the optimizer's two moments, running average
-    return bytes_per_voxel(training.model, training.model_size) * plan.batch_voxels + 20 * num_parameters
+    return bytes_per_voxel(plan.training.model, plan.training.model_size) * plan.batch_voxels + 20 * num_parameters
 
 
 def total_seconds(plan: Plan, seconds_per_step: float) -> float:
     """Of all steps and validations; a window costs about a third of a patch, as it needs no gradients."""
-    per_validation = plan.num_windows * seconds_per_step / (3 * plan.batch_size)
+    per_validation = plan.num_windows * seconds_per_step / (3 * plan.training.batch_size)
     return plan.num_steps * seconds_per_step + plan.num_validations * per_validation
 
 
@@ -87,7 +75,7 @@ def steps_words(plan: Plan) -> str:
     volumes = count(plan.num_training, "training volume")
     made_of = volumes if plan.samples == 1 else f"{volumes} × {plan.samples} samples"
     return (
-        f"{count(plan.steps_per_epoch, 'step')} per epoch ({made_of}, {plan.batch_size} at a time), "
+        f"{count(plan.steps_per_epoch, 'step')} per epoch ({made_of}, {plan.training.batch_size} at a time), "
         f"{plan.num_steps:,} in all, with {count(plan.num_validations, 'validation')}."
     )
 
@@ -107,8 +95,8 @@ def memory_words(network: float, data: int, free: int | None, *, on_gpu: bool) -
     return text
 
 
-def time_words(plan: Plan, seconds_per_step: float, *, measured: bool, limit_minutes: float | None = None) -> str:
-    seconds = total_seconds(plan, seconds_per_step)
+def time_words(plan: Plan, seconds_per_step: float, *, measured: bool) -> str:
+    seconds, limit_minutes = total_seconds(plan, seconds_per_step), plan.training.max_minutes
     if limit_minutes is not None and seconds > limit_minutes * 60:
         return f"Time: {about(limit_minutes * 60)}, the time limit; all epochs would take {about(seconds)}."
     if measured:
@@ -163,34 +151,23 @@ class Devices:
         return self.gpus[index] if self.kind(device) == "cuda" and index < len(self.gpus) else None
 
 
-@dataclass(slots=True)
-class NetworkFacts:
-    """As far as they have been found out."""
-
-    num_parameters: int | None = None
-    seconds_per_voxel: float | None = None
-    """Of a training step; from a short trial."""
-
-
 class CostFinder(QObject):
     """Asks a process of its own, so that the window never imports torch; ``found`` comes with each new fact."""
 
     found = Signal()
 
-    def __init__(self, parent: QObject | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self.devices: Devices | None = None
-        self._known: dict[tuple[str, ...], NetworkFacts] = {}
+        self._known: dict[tuple[str, ...], dict[str, float]] = {}
         self._asked: tuple[str, ...] | None = None
-        self._process: subprocess.Popen[str] | None = None
-        self._work = Background("Looking for devices", self)
-        self._work.noted.connect(self._take)
-        self._work.ended.connect(self._end)
+        self._process: QProcess | None = None
         if (application := QCoreApplication.instance()) is not None:
             application.aboutToQuit.connect(self.stop)
 
-    def facts(self, *network: str) -> NetworkFacts:
-        return self._known.setdefault(network, NetworkFacts())
+    def facts(self, *network: str) -> dict[str, float]:
+        """``num_parameters``, and ``seconds_per_voxel`` of a training step, as far as they have been found out."""
+        return self._known.setdefault(network, {})
 
     @property
     def is_looking(self) -> bool:
@@ -198,56 +175,52 @@ class CostFinder(QObject):
 
     def look(self, *network: str) -> None:
         """Find out what there is to know about devices and a network, unless that is known or under way."""
-        is_known = self.facts(*network).seconds_per_voxel is not None if network else self.devices is not None
+        is_known = "seconds_per_voxel" in self.facts(*network) if network else self.devices is not None
         if is_known or network == self._asked:
             return
         self.stop()
         self._asked = network
-        self._process = process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "napari_celltrain.widgets.network_facts", *network],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},  # as in training: waiting threads must not spin
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-        )
-        self._work.start(lambda job: _facts_of(process))
+        self._process = QProcess(self)
+        environment = QProcessEnvironment.systemEnvironment()
+        environment.insert("OMP_WAIT_POLICY", "PASSIVE")  # as in training: waiting threads must not spin
+        self._process.setProcessEnvironment(environment)
+        self._process.setStandardErrorFile(QProcess.nullDevice())
+        self._process.readyReadStandardOutput.connect(self._read)
+        self._process.finished.connect(self._process.deleteLater)
+        self._process.finished.connect(self._end)
+        self._process.errorOccurred.connect(self._end)
+        self._process.start(sys.executable, ["-P", "-m", "napari_celltrain.widgets.network_facts", *network])
 
     def stop(self) -> None:
         """End the process, as when training needs the computer; :meth:`look` begins again."""
-        if self._process is not None:
-            self._process.kill()
-            self._process = self._asked = None
-            self._work.cancel()
+        process, self._process, self._asked = self._process, None, None
+        if process is not None:
+            process.kill()
+            process.waitForFinished(_PATIENCE_MS)
+            self.found.emit()
 
-    def _take(self, facts: dict[str, Any]) -> None:
-        if "gpus" in facts:
-            self.devices = Devices(**facts | {"gpus": tuple(Gpu(**gpu) for gpu in facts["gpus"])})
-        else:
-            for name, value in facts.items():
-                setattr(self.facts(*(self._asked or ())), name, value)
-        self.found.emit()
+    def _read(self) -> None:
+        while self._process is not None and self._process.canReadLine():
+            try:
+                facts = json.loads(self._process.readLine().data())
+            except ValueError:
+                continue  # some library printed to standard output
+            match facts:
+                case {"gpus": gpus}:
+                    self.devices = Devices(**facts | {"gpus": tuple(Gpu(**gpu) for gpu in gpus)})
+                case dict():
+                    self.facts(*(self._asked or ())).update(facts)
+            self.found.emit()
 
     def _end(self) -> None:
-        self._process = None
-        self.found.emit()
+        if self.sender() is self._process:  # not one that was stopped
+            self._process = None
+            self.found.emit()
 
 
 def network_arguments(training: TrainingConfig, num_outputs: int, voxel_size: Spacing | None) -> tuple[str, ...]:
     sizes = (f"{size:.6g}" for size in voxel_size or ())
     return (training.model, training.model_size, str(num_outputs), training.device, *sizes)
-
-
-def _facts_of(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
-    assert process.stdout is not None
-    with process:
-        for line in process.stdout:
-            try:
-                facts = json.loads(line)
-            except ValueError:
-                continue  # some library printed to standard output
-            if isinstance(facts, dict):
-                yield facts
 
 
 @cache
@@ -260,18 +233,17 @@ class DeviceEditor(ChoiceEditor):
     """Edits ``training.device``. Names the devices that ``finder`` has found, and leaves out those that it has not."""
 
     def __init__(self, finder: CostFinder) -> None:
+        super().__init__(_choices(None))
         self._finder = finder
-        self._named = finder.devices
-        super().__init__(_choices(self._named))
+        self._named: Devices | None = None
         finder.found.connect(self._renew)
+        self._renew()
 
     def _renew(self) -> None:
         if self._finder.devices != self._named:
             self._named = self._finder.devices
+            self.unknown_help = "Not found on this computer."
             self.set_choices(_choices(self._named))
-
-    def _choice_of(self, value: str) -> Choice:
-        return Choice(value, value, "" if self._named is None else "Not found on this computer.")
 
 
 def _choices(devices: Devices | None) -> list[Choice]:
@@ -282,17 +254,14 @@ def _choices(devices: Devices | None) -> list[Choice]:
     memory = f"{gigabytes(devices.free)} of memory free"
     processor = f"{count(devices.threads, 'core')}, {memory}."
     gpus = [f"{gpu.name}, {gigabytes(gpu.free)} of {gigabytes(gpu.total)} free." for gpu in devices.gpus]
+    automatic = f"Will be the processor, as there is no GPU: {processor}"
+    choices = [Choice("cpu", "processor (CPU)", processor)]
+    if devices.mps:
+        automatic = f"Will be the Apple GPU; {memory}."
+        choices.append(Choice("mps", "Apple GPU (MPS)", f"{memory}, shared with it."))
     if gpus:
         automatic = f"Will be the GPU: {gpus[0]}"
-    elif devices.mps:
-        automatic = f"Will be the Apple GPU; {memory}."
-    else:
-        automatic = f"Will be the processor, as there is no GPU: {processor}"
-    choices = [Choice("auto", "automatic", automatic), Choice("cpu", "processor (CPU)", processor)]
-    if gpus:
         choices.append(Choice("cuda", "GPU (CUDA)", gpus[0]))
     if len(gpus) > 1:
         choices += [Choice(f"cuda:{n}", f"GPU {n}: {gpu.name}", gpus[n]) for n, gpu in enumerate(devices.gpus)]
-    if devices.mps:
-        choices.append(Choice("mps", "Apple GPU (MPS)", f"{memory}, shared with it."))
-    return choices
+    return [Choice("auto", "automatic", automatic), *choices]

@@ -11,10 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from napari.layers import Image, Labels
 from napari.utils.events import EventEmitter
 
 from napari_celltrain.io.axes import spacing_of, unreadable
@@ -49,7 +48,7 @@ class LayerData:
 
         name, voxel_size = self.image.name, self.image.voxel_size
         content = f"{fingerprint(self.image)[:8]}-{fingerprint(self.labels)[:8]}"
-        folder = Path(results) / "layer-data" / f"{name}-{content}"
+        folder = results / "layer-data" / f"{name}-{content}"
         update: dict[str, Any] = {"channel": None, "axes": None, "voxel_size": voxel_size}
         for kind, volume in (("images", self.image), ("labels", self.labels)):
             path = update[kind] = folder / kind / f"{name}.tif"
@@ -67,9 +66,7 @@ def take_layers(image: Any, labels: Any, config: DataConfig) -> LayerData:
         raise unreadable(missing, "No layer is chosen.", "Open one in the viewer, then choose it.")
     if getattr(image, "rgb", False):
         raise unreadable(image.name, "This is a colour (RGB) image.", "Split its channels (right click ▸ Split RGB).")
-    size, notes = _voxel_size(image, labels)
-    if config.voxel_size is not None:
-        size, notes = config.voxel_size, ()
+    size, notes = _voxel_size(image, labels) if config.voxel_size is None else (config.voxel_size, ())
     return LayerData(_volume(image, size, config.axes, config.channel), _volume(labels, size), notes)
 
 
@@ -103,44 +100,26 @@ def _voxel_size(image: Any, labels: Any) -> tuple[Spacing | None, tuple[Problem,
         return None, ()
     notes = []
     if None in [micrometres(unit) for unit in layer.units[-3:]]:
-        notes.append(
-            Problem(
-                "scale-without-unit",
-                layer.name,
-                "The layer has a scale but no unit of length; it is taken to be in micrometres.",
-                "If it is not, give the voxel size.",
-                "warning",
-            )
-        )
+        message = "The layer has a scale but no unit of length; it is taken to be in micrometres."
+        remedy = "If it is not, give the voxel size."
+        notes.append(Problem("scale-without-unit", layer.name, message, remedy, "warning"))
     if of_image is not None and of_labels is not None and not np.allclose(of_image, of_labels, rtol=0.01, atol=0):
-        notes.append(
-            Problem(
-                "scales-differ",
-                labels.name,
-                "The labels layer has another scale than the image layer; that of the image is used.",
-                "Check that the labels were made on this image.",
-                "warning",
-            )
-        )
+        message = "The labels layer has another scale than the image layer; that of the image is used."
+        remedy = "Check that the labels were made on this image."
+        notes.append(Problem("scales-differ", labels.name, message, remedy, "warning"))
     return chosen, tuple(notes)
 
 
 def _volume(layer: Any, size: Spacing | None, axes: str | None = None, channel: int | None = None) -> ArrayVolume:
     array = full_resolution(layer)
-    long = [int(length) for length in array.shape if length > 1]
-    if len(long) < 3:
-        raise unreadable(
-            layer.name,
-            f"This is a 2D layer ({sizes(array.shape)}).",
-            "Training needs 3D volumes: choose a layer that holds a stack of planes.",
-        )
-    if len(long) > 3 and not axes:
-        raise unreadable(
-            layer.name,
-            f"The layer has {len(long)} axes ({sizes(array.shape)}), as a time series or a set of channels has.",
-            "Take one volume of it (right click ▸ Split Stack), or give the order of the axes.",
-            "data.axes",
-        )
+    num_axes = sum(length > 1 for length in array.shape)
+    if num_axes < 3:
+        remedy = "Training needs 3D volumes: choose a layer that holds a stack of planes."
+        raise unreadable(layer.name, f"This is a 2D layer ({sizes(array.shape)}).", remedy)
+    if num_axes > 3 and not axes:
+        message = f"The layer has {num_axes} axes ({sizes(array.shape)}), as a time series or a set of channels has."
+        remedy = "Take one volume of it (right click ▸ Split Stack), or give the order of the axes."
+        raise unreadable(layer.name, message, remedy, "data.axes")
     return ArrayVolume(file_name(layer.name), array, size, axes=axes, channel=channel)
 
 
@@ -173,7 +152,7 @@ def find_layer(viewer: Any, key: str) -> Any:
 def add_layer(viewer: Any, kind: str, data: Any, **options: Any) -> Any:
     """Add a layer whose units agree with the other layers, now and when more are opened."""
     options["metadata"] = {FOLLOWS: True, **options.get("metadata", {})}
-    return viewer.add_layer(Labels(data, **options) if kind == "labels" else Image(data, **options))
+    return getattr(viewer, f"add_{kind}")(data, **options)
 
 
 def show_layer(viewer: Any, kind: str, key: str, data: Any, **options: Any) -> Any:
@@ -200,8 +179,8 @@ def undisturbed(viewer: Any) -> Iterator[None]:
     camera = viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera  # napari 0.9, and before
     view = {name: getattr(camera, name) for name in ("center", "zoom", "angles")}
     selection, active = set(layers.selection), layers.selection.active
-    # napari selects a layer that is added; no event reports that, as it is undone at once. It would fill the controls
-    # at the left again and restyle all buttons, twice: a third of what an added layer costs.
+    # napari selects a layer that is added. No event reports that, as it is undone at once: it would fill the controls
+    # at the left again and restyle all buttons, twice.
     with layers.selection.events.blocker_all():
         yield
         layers.selection = selection
@@ -227,15 +206,13 @@ def sized(viewer: Any, voxel_size: Spacing | None) -> dict[str, Any]:
 def _common_units(layers: Iterable[Any], *, known: bool = True) -> tuple[Any, Any, Any]:
     """The units (z, y, x) for the plugin's layers: of length only where all layers of the user have a length.
 
-    napari draws without any units, and warns of it, as soon as layers in µm and layers in pixels stand side by side. A
-    scale in µm means the same in both. ``known``: whether the voxel size is; else no length is claimed unless the
-    user's layers have one.
+    napari draws without any units, and warns of it, as soon as layers in µm and in pixels stand side by side. Where the
+    voxel size is not ``known``, no length is claimed unless the user's layers have one.
     """
     theirs = [layer for layer in layers if FOLLOWS not in layer.metadata]
-    ours = [layer for layer in layers if FOLLOWS in layer.metadata]
 
     def unit(axis: int) -> Any:
-        found = [layer.units[axis] for layer in theirs or ours if layer.ndim >= -axis]
+        found = [layer.units[axis] for layer in theirs or layers if layer.ndim >= -axis]
         if any(micrometres(one) is None for one in found) or not (known or theirs):
             return "pixel"
         return found[0] if found else "micrometer"
@@ -260,21 +237,16 @@ def _agree(layers: Iterable[Any]) -> None:
 
 
 def beside_the_others(
-    viewer: Any,
-    shape: Sequence[int],
-    scale: Sequence[float],
-    side: Literal["left", "right"],
-    plane: int | None = None,
+    viewer: Any, shape: Sequence[int], scale: Sequence[float], plane: int | None = None
 ) -> tuple[float, float, float]:
     """Where a volume has to be put to lie beside the user's layers, at the plane shown now.
 
-    It shows its ``plane`` there; without one its middle, as far as the slider then gets no longer.
+    With a ``plane``, it lies at their left and shows that one there. Without, it lies at their right and shows its
+    middle, as far as the slider then gets no longer.
     """
-    # a layer of two axes has no depth
-    extents = [
-        np.pad(layer.extent.world, ((0, 0), (3, 0)))[:, -3:] for layer in viewer.layers if not is_plugin_layer(layer)
-    ]
-    if not extents and side == "right":
+    layers = [layer for layer in viewer.layers if not is_plugin_layer(layer)]
+    extents = [np.pad(layer.extent.world, ((0, 0), (3, 0)))[:, -3:] for layer in layers]  # two axes have no depth
+    if not extents and plane is None:
         return (0.0, 0.0, 0.0)
     low, high = (bound(extents or np.zeros((1, 2, 3)), axis=(0, 1)) for bound in (np.min, np.max))
     depth, width = (shape[0] - 1) * scale[0], (shape[2] - 1) * scale[2]
@@ -283,5 +255,5 @@ def beside_the_others(
     if plane is None:
         z = min(max(z, low[0]), max(low[0], high[0] - depth))
     gap = max(0.05 * (high[2] - low[2]), 2 * scale[2])
-    x = low[2] - gap - width if side == "left" else high[2] + gap
+    x = high[2] + gap if plane is None else low[2] - gap - width
     return float(z), float(low[1]), float(x)

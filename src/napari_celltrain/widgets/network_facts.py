@@ -10,6 +10,7 @@ import contextlib
 import json
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import psutil
@@ -23,16 +24,17 @@ def main(arguments: list[str]) -> None:
 
     with contextlib.suppress(psutil.Error, OSError):  # the window comes first, and then the process that waits to train
         psutil.Process().nice(getattr(psutil, "IDLE_PRIORITY_CLASS", 15))
-    _report(found_devices())
+    report = partial(print, flush=True)
+    report(json.dumps(found_devices()))
     if arguments:
         model, size, outputs, device, *voxel_size = arguments
         spec = {"key": model, "size": size, "out_channels": outputs, "voxel_size": voxel_size or None}
         with contextlib.suppress(Exception):  # a network from another package may fail in any way
             network = build_network(NetworkSpec.model_validate(spec))
-            _report({"num_parameters": num_parameters(network)})
+            report(json.dumps({"num_parameters": num_parameters(network)}))
             for side in _SIDES:
                 seconds = step_seconds(network, side, device)
-                _report({"seconds_per_voxel": seconds / side**3})
+                report(json.dumps({"seconds_per_voxel": seconds / side**3}))
                 if seconds > _SHORT:
                     break
 
@@ -73,10 +75,6 @@ def step_seconds(network: Any, side: int, device_name: str) -> float:
         synchronize(device)
         times.append(time.perf_counter() - start)
     return min(times)
-
-
-def _report(facts: dict[str, Any]) -> None:
-    print(json.dumps(facts), flush=True)
 
 
 if __name__ == "__main__":

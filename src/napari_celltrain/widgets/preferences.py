@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal
 
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QSettings
@@ -14,8 +14,6 @@ from napari_celltrain.runs.config_file import dump_config, load_config
 from napari_celltrain.values import files
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import CellTrainError
-
-OnClose = Literal["ask", "keep training", "stop"]
 
 PLUGIN = "napari-celltrain"
 OWN_PROCESS = "a process of its own"
@@ -29,7 +27,7 @@ class Preferences:
     device: str = "auto"
     results: str = ""
     runs_in: str = OWN_PROCESS
-    on_close: OnClose = "ask"
+    on_close: Literal["ask", "keep training", "stop"] = "ask"
 
     @property
     def results_folder(self) -> Path:
@@ -48,25 +46,22 @@ def preferences() -> Preferences:
         training = get_plugin_settings(PLUGIN).training
     except (ImportError, KeyError, AttributeError):  # before napari 0.9, or the plugin is not installed as one
         return Preferences()
-    return Preferences(
-        str(training.device),
-        str(training.results),
-        str(training.runs_in),
-        cast(OnClose, str(training.on_close)),
-    )
+    values: list[Any] = [str(getattr(training, field.name)) for field in fields(Preferences)]
+    return Preferences(*values)
 
 
 def remember_run(folder: Path) -> None:
     """A widget that is opened later, even in another session of napari, looks whether this run is still going on."""
-    _memory().setValue(_LAST_RUN, str(folder.absolute()))
+    memory().setValue(_LAST_RUN, str(folder.absolute()))
 
 
 def last_run() -> Path | None:
-    value = _memory().value(_LAST_RUN)
+    value = memory().value(_LAST_RUN)
     return Path(value) if isinstance(value, str) and value else None
 
 
-def _memory() -> QSettings:
+def memory() -> QSettings:
+    """What is remembered between sessions: a file of its own on every system, so that tests can put it elsewhere."""
     return QSettings(QSettings.Format.IniFormat, QSettings.Scope.UserScope, PLUGIN, PLUGIN)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject
 
 from napari_celltrain.data.differences import ObjectComparison, compare_voxels
-from napari_celltrain.data.labels import IGNORE, LabelScheme, to_target
+from napari_celltrain.data.labels import IGNORE, LabelScheme, object_labels, renumber, to_target
 from napari_celltrain.data.pairs import Pair, open_pair
 from napari_celltrain.io.volume import LazyArray
 from napari_celltrain.io.volumes import find_volumes, open_labels, open_volume
@@ -44,7 +44,7 @@ class PreviewVolume:
     """As in the file."""
     target: NDArray[np.uint8]
     objects: NDArray[np.int32] | None
-    """Labelled objects numbered with few gaps, without what nobody annotated; None where labels are not objects."""
+    """Labelled objects without what nobody annotated; None where labels are not objects."""
     scheme: LabelScheme
     voxel_size: Spacing | None
 
@@ -61,34 +61,32 @@ class Preview:
 
 def open_preview_volume(folder: RunFolder) -> PreviewVolume:
     """Raises :class:`CellTrainError` where the run's data are gone or changed."""
+    config = folder.read_config().data
     try:
         record = json.loads(folder.data_file.read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or not isinstance(record.get("pairs"), list):
-            raise ValueError
-    except (OSError, ValueError) as error:
+        case = next((pair for pair in record["pairs"] if pair["side"] == "validation"), None)
+        if case is None:
+            raise DataError(f"{folder.data_file}: names no validation volume.")
+        scheme = LabelScheme(record["label_kind"], config.ignore_value, tuple(record["class_values"]))
+        pair = Pair(str(case["name"]), Path(case["image"]), Path(case["labels"]), "recorded")
+        region = None if case["region_zyx"] is None else tuple(slice(*span) for span in case["region_zyx"])
+        size = case["voxel_size_um"]
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder.data_file}: cannot be read, so the validation volume is not shown.") from error
-    config = folder.read_config().data
-    case = next((pair for pair in record["pairs"] if pair["side"] == "validation"), None)
-    if case is None:
-        raise DataError(f"{folder.data_file}: names no validation volume.")
-    scheme = LabelScheme(record["label_kind"], config.ignore_value, tuple(record["class_values"]))
-    pair = Pair(str(case["name"]), Path(case["image"]), Path(case["labels"]), "recorded")
     image, labels = open_pair(pair, config)
-    region = None if case["region_zyx"] is None else tuple(slice(*span) for span in case["region_zyx"])
     lazy = image.lazy()
     pixels: Any = image.read() if lazy is None else lazy if region else _LayerView(lazy)
     values = labels.read()
     if region:
         pixels, values = pixels[region], values[region]
     target = to_target(values, scheme)
-    size = case["voxel_size_um"]
     return PreviewVolume(
         name=pair.name,
         image=pixels,
         contrast=contrast_of(pixels),
         labels=values,
         target=target,
-        objects=_numbered(np.where(target == IGNORE, 0, values)) if scheme.kind == "objects" else None,
+        objects=_numbered(object_labels(values, scheme)) if scheme.kind == "objects" else None,
         scheme=scheme,
         voxel_size=None if size is None else (float(size[0]), float(size[1]), float(size[2])),
     )
@@ -124,34 +122,23 @@ class _LayerView:
         self._is_lost = False
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        given = list(key) if isinstance(key, tuple) else [key]
-        at = given.index(Ellipsis) if Ellipsis in given else len(given)
-        given[at : at + 1] = [slice(None)] * (self.ndim - len(given[:at] + given[at + 1 :]))
-        slices, rest = zip(*map(_as_slice, given, self.shape), strict=True)
+        given = [*(key if isinstance(key, tuple) else (key,)), *[slice(None)] * self.ndim][: self.ndim]
+        numbers: list[Any] = [range(length)[index] for index, length in zip(given, self.shape, strict=True)]
+        slices = tuple(slice(n, n + 1) if isinstance(n, int) else slice(n.start, n.stop, n.step) for n in numbers)
         try:
             planes = np.asarray(self._source[slices])
         except DataError as error:
             if not self._is_lost:
                 logger.warning("The validation image is shown black. %s", error)
             self._is_lost = True
-            sizes = [len(range(*part.indices(length))) for part, length in zip(slices, self.shape, strict=True)]
-            planes = np.zeros(sizes, self.dtype)
-        return planes[rest]  # type: ignore[no-any-return]
+            planes = np.broadcast_to(np.zeros((), self.dtype), self.shape)[slices]
+        return planes[tuple(0 if isinstance(n, int) else slice(None) for n in numbers)]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self[...], dtype)
+        return np.asarray(self[:], dtype)
 
     def __len__(self) -> int:
         return self.shape[0]
-
-
-def _as_slice(index: Any, length: int) -> tuple[slice, Any]:
-    """What to read, and what to take of that."""
-    if isinstance(index, slice):
-        start, stop, step = index.indices(length)
-        return (slice(start, stop, step), slice(None)) if step > 0 else (slice(None), index)
-    number = range(length)[int(index)]
-    return slice(number, number + 1), 0
 
 
 def contrast_of(image: LazyArray) -> tuple[float, float]:
@@ -164,11 +151,8 @@ def contrast_of(image: LazyArray) -> tuple[float, float]:
 
 
 def _numbered(labels: NDArray[Any]) -> NDArray[np.int32]:
-    if labels.max(initial=0) <= 2**22 and labels.min(initial=0) >= 0:  # small enough to index tables
-        return labels.astype(np.int32)
-    values, ranks = np.unique(labels, return_inverse=True)
-    table = np.cumsum(values > 0).astype(np.int32) * (values > 0)
-    return np.asarray(table[ranks.reshape(labels.shape)], np.int32)
+    is_table = labels.max(initial=0) <= 2**22  # small enough to index tables
+    return labels.astype(np.int32) if is_table else renumber(labels)[1]
 
 
 # --- pair layers -----------------------------------------------------------------------------------------
@@ -177,21 +161,16 @@ _PAIR = "celltrain_pair"
 """Key in the metadata of the layers: a pair that is open already is not opened again."""
 
 
-class PairOpener(QObject):
+class PairOpener(Background):
     """Opens pairs in the viewer, one after the other."""
 
     def __init__(self, viewer: Any, parent: QObject | None = None) -> None:
-        super().__init__(parent)
+        super().__init__("Opening the pair", parent)
         self._viewer = viewer
         self._wanted: dict[Pair, DataConfig] = {}
-        self._reader = Background("Opening the pair", self)
-        self._reader.answered.connect(self._show)
-        self._reader.failed.connect(show_error)
-        self._reader.ended.connect(self._go_on)
-
-    @property
-    def is_busy(self) -> bool:
-        return bool(self._wanted)
+        self.answered.connect(self._show)
+        self.failed.connect(show_error)
+        self.ended.connect(self._go_on)
 
     def open(self, pair: Pair, config: DataConfig) -> None:
         """Show image and labels of ``pair``; where they are shown already, select them."""
@@ -205,11 +184,10 @@ class PairOpener(QObject):
 
     def _read(self) -> None:
         pair, config = next(iter(self._wanted.items()))
-        self._reader.start(lambda job: _read_pair(pair, config))
+        self.start(lambda job: (pair, *_read_pair(pair, config)))
 
-    def _show(self, read: tuple[NDArray[Any], NDArray[Any], tuple[float, float], Spacing | None]) -> None:
-        pair = next(iter(self._wanted))
-        image, labels, contrast, voxel_size = read
+    def _show(self, read: tuple[Pair, NDArray[Any], NDArray[Any], tuple[float, float], Spacing | None]) -> None:
+        pair, image, labels, contrast, voxel_size = read
         options = {"metadata": {_PAIR: _key(pair)}, **sized(self._viewer, voxel_size)}
         add_layer(self._viewer, "image", image, name=pair.name, contrast_limits=contrast, **options)
         add_layer(self._viewer, "labels", labels, name=f"{pair.name} labels", **options)

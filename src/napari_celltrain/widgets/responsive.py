@@ -23,12 +23,9 @@ _before: list[tuple[float, tuple[int, int, int]]] = []
 def background_work() -> Iterator[None]:
     """Around work in a thread: Python's lock changes hands sooner, and full garbage collections wait.
 
-    The thread of the window lets go of the lock at every call of Qt or OpenGL and has to get it back, 5 ms later as
-    Python has it. Beside a thread that imports torch or draws a plot, a frame of the viewer would take a tenth of a
-    second and more.
-
-    A full collection stops all threads for half a second, as napari with torch has a million objects. And if it happens
-    in a thread, it deletes what Qt has to delete in the thread of the window, which can crash napari.
+    The window lets go of the lock at every call of Qt or OpenGL and gets it back 5 ms later as Python has it: beside a
+    thread that imports torch, a frame of the viewer would take a tenth of a second and more. A full collection stops
+    all threads for half a second, and in a thread it deletes what only the window may delete, which can crash napari.
     """
     with _lock:
         _before.append((sys.getswitchinterval(), gc.get_threshold()))
@@ -45,15 +42,13 @@ def background_work() -> Iterator[None]:
 
 
 SHARE = 0.005
-"""Of the time: what one thing that renews by itself may take of the window's.
+"""Of the window's time that one thing may take which renews by itself.
 
 Where the processor draws, as over a remote desktop, any change in a window that shows an OpenGL canvas has the whole
-window put together again: 20 ms and more. A graphics card does that in far less, and events come as much more often.
+window put together again, which takes 20 ms and more.
 """
 _NUM_LEVELS = 12  # of layouts in layouts
 _WEIGHT = 0.2  # of the latest redraw in the mean
-
-
 _redraw_seconds = 0.005
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QAbstractTableModel, QEvent, QModelIndex, Qt, Signal
-from qtpy.QtGui import QColor, QKeyEvent
+from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
 from napari_celltrain.widgets.theme import tooltip
@@ -17,10 +18,7 @@ LEFT, RIGHT = Qt.AlignmentFlag.AlignLeft, Qt.AlignmentFlag.AlignRight
 
 
 class TableModel(QAbstractTableModel):
-    """Columns of one length. Rows are numbered as in the columns, whatever order they are shown in.
-
-    Subclasses say how a cell looks: by :meth:`alignment`, :meth:`color`, :meth:`describe` and :meth:`spoken`.
-    """
+    """Columns of one length. Rows are numbered as in the columns, whatever order they are shown in."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,34 +67,15 @@ class TableModel(QAbstractTableModel):
     def data(self, index: QModelIndex, role: int = 0) -> Any:
         if not index.isValid():
             return None
-        row, column = self.row_of(index), index.column()
         match role:
             case Qt.ItemDataRole.DisplayRole:
-                return shown(self._values[column][row])
+                return shown(self._values[index.column()][self.row_of(index)])
             case Qt.ItemDataRole.TextAlignmentRole:
-                return int(self.alignment(column) | Qt.AlignmentFlag.AlignVCenter)
-            case Qt.ItemDataRole.ForegroundRole:
-                return self.color(row, column)
-            case Qt.ItemDataRole.ToolTipRole:
-                return tooltip(text) if (text := self.describe(row)) else None
-            case Qt.ItemDataRole.AccessibleTextRole:
-                return self.spoken(row, column)
+                return int(self.alignment(index.column()) | Qt.AlignmentFlag.AlignVCenter)
         return None
 
     def alignment(self, column: int) -> Qt.AlignmentFlag:
         return LEFT if self._values[column].dtype.kind in "UO" else RIGHT
-
-    def color(self, row: int, column: int) -> QColor | None:
-        """None for the colour of text."""
-        return None
-
-    def describe(self, row: int) -> str:
-        """For the tooltip."""
-        return ""
-
-    def spoken(self, row: int, column: int) -> str:
-        """What a screen reader says."""
-        return shown(self._values[column][row])
 
     def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
         """What is not a number comes last, whichever way."""
@@ -213,8 +192,6 @@ class Table(QTableView):
 
 def shown(value: Any) -> str:
     """Whole numbers in full, others with four digits; – for what could not be measured."""
-    if isinstance(value, str | np.str_):
+    if isinstance(value, str | Integral):
         return str(value)
-    if isinstance(value, int | np.integer):
-        return str(int(value))
     return "–" if not np.isfinite(value) else f"{float(value):.4g}"

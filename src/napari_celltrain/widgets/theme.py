@@ -36,14 +36,10 @@ def theme_color(meaning: Meaning) -> QColor:
     """The colour of the theme in use; errors and warnings made lighter or darker until they can be read."""
     viewer = napari.current_viewer()
     theme = get_theme(viewer.theme if viewer is not None else get_settings().appearance.theme)
-    color = QColor(getattr(theme, meaning).as_hex())
-    return _readable(color, QColor(theme.background.as_hex())) if meaning in ("error", "warning") else color
-
-
-def _readable(color: QColor, background: QColor) -> QColor:
+    color, background = QColor(getattr(theme, meaning).as_hex()), QColor(theme.background.as_hex())
     hue, saturation, lightness, _ = color.getHslF()
     step = 0.02 if _luminance(background) < 0.18 else -0.02
-    while _contrast(color, background) < READABLE and 0.05 < lightness < 0.95:
+    while meaning in ("error", "warning") and _contrast(color, background) < READABLE and 0.05 < lightness < 0.95:
         lightness += step
         color = QColor.fromHslF(hue, saturation, lightness)
     return color
@@ -72,9 +68,9 @@ def menu_text(text: str) -> str:
     return text.replace("&", "&&")
 
 
-def plain_label(text: str = "", parent: QWidget | None = None) -> QLabel:
+def plain_label(text: str = "") -> QLabel:
     """A label that wraps, shows file names as they are, and lets itself be copied from."""
-    label = QLabel(text, parent)
+    label = QLabel(text)
     label.setTextFormat(Qt.TextFormat.PlainText)
     label.setWordWrap(True)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -90,16 +86,18 @@ def button(text: str, tip: str, slot: Callable[[], object]) -> QPushButton:
     return made
 
 
-def fill(layout: BoxLayout, *parts: QWidget | QLayout, spacing: int | None = None) -> BoxLayout:
-    """Put ``parts`` into ``layout``, which gets no margins, and return it."""
+def fill(layout: BoxLayout, *parts: QWidget | QLayout | None, spacing: int | None = None) -> BoxLayout:
+    """Put ``parts`` into ``layout``, which gets no margins, and return it; None takes the space that is left."""
     layout.setContentsMargins(0, 0, 0, 0)
     if spacing is not None:
         layout.setSpacing(spacing)
     for part in parts:
         if isinstance(part, QWidget):
             layout.addWidget(part)
-        else:
+        elif part is not None:
             layout.addLayout(part)
+        else:
+            layout.addStretch(1)
     return layout
 
 
@@ -154,7 +152,7 @@ class FocusRing(Frame):
             host = self._control.parentWidget() or self._root
             while isinstance(host, QSplitter):  # would take the ring for one of its parts
                 host = host.parentWidget() or self._root
-        self.is_error = getattr(host, "is_marked", False)  # it covers the mark of an editor
+        self.is_error = bool(getattr(host, "problem", ""))  # it covers the mark of an editor
         self.setParent(host)
         self.setVisible(self._control is not None)
         self.raise_()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QResizeEvent
-from qtpy.QtWidgets import QBoxLayout, QCheckBox, QLabel, QLineEdit, QSizePolicy, QWidget
+from qtpy.QtWidgets import QBoxLayout, QCheckBox, QHBoxLayout, QLabel, QLineEdit, QSizePolicy, QVBoxLayout, QWidget
 
+from napari_celltrain.values.fields import FieldFacts
 from napari_celltrain.widgets.forms.inputs import ComboBox, NumberBox
-from napari_celltrain.widgets.theme import Frame, plain_label, tooltip
+from napari_celltrain.widgets.theme import Frame, fill, plain_label, tooltip
 
 
 class Editor(QWidget):
@@ -19,10 +20,11 @@ class Editor(QWidget):
 
     valueChanged = Signal()
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self._help = ""
-        self._problem: str | None = None
+        self.problem: str | None = None
+        """What is wrong with the value; set by :meth:`set_problem`."""
         self._mark = Frame(self, is_error=True)
 
     def value(self) -> Any:
@@ -31,17 +33,10 @@ class Editor(QWidget):
     def setValue(self, value: Any) -> None:
         raise NotImplementedError
 
-    def problem(self) -> str | None:
-        return self._problem
-
-    @property
-    def is_marked(self) -> bool:
-        return self._problem is not None
-
     def set_problem(self, text: str | None) -> None:
         """Frame the field in red and say why in its tooltip, or take that back."""
-        self._problem = text
-        self._mark.setVisible(self.is_marked)
+        self.problem = text
+        self._mark.setVisible(text is not None)
         self._mark.raise_()
         self._renew_tooltip()
 
@@ -59,7 +54,7 @@ class Editor(QWidget):
         self._mark.setGeometry(self.rect())
 
     def _hints(self) -> list[str]:
-        return [self._problem or "", self._help]
+        return [self.problem or "", self._help]
 
     def _renew_tooltip(self) -> None:
         super().setToolTip(tooltip("\n\n".join(filter(None, self._hints()))))
@@ -70,23 +65,18 @@ class Editor(QWidget):
         """Put the widgets in a row or a column; ``focus`` (the first one) takes the focus for the editor."""
         # before the widgets are inside: else Qt closes the order of Tab to a ring of them
         self.setFocusProxy(focus or widgets[0])
-        direction = QBoxLayout.Direction
-        layout = QBoxLayout(direction.TopToBottom if vertical else direction.LeftToRight, self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(0 if vertical else 4)
-        for widget in (*widgets, *([QLabel(unit)] if unit else [])):
-            layout.addWidget(widget)
-        return layout
+        parts = (*widgets, QLabel(unit)) if unit else widgets
+        return fill(QVBoxLayout(self), *parts, spacing=0) if vertical else fill(QHBoxLayout(self), *parts, spacing=4)
 
 
 class NumberEditor(Editor):
     """A whole number or a fraction, with its unit behind it."""
 
-    def __init__(self, box: NumberBox, unit: str = "") -> None:
+    def __init__(self, facts: FieldFacts) -> None:
         super().__init__()
-        self.box = box
-        self._hold(box, unit=unit).addStretch(1)
-        box.valueChanged.connect(self.valueChanged)
+        self.box = NumberBox(facts, facts.type)
+        self._hold(self.box, unit=facts.shown.unit).addStretch(1)
+        self.box.valueChanged.connect(self.valueChanged)
 
     def value(self) -> int | float:
         return self.box.number()
@@ -152,14 +142,15 @@ class ChoiceEditor(Editor):
     An unknown value (of a file from elsewhere) is added as it is, so that it is shown and not lost.
     """
 
-    def __init__(self, choices: Iterable[Choice], parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, choices: Iterable[Choice] = ()) -> None:
+        super().__init__()
         self.box = ComboBox()
         self.box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.help_line = help_label()
         self._hold(self.box, self.help_line, vertical=True).setSpacing(2)
-        self._choices: list[Choice] = []
-        self.set_choices(list(choices))
+        self.choices: list[Choice] = []
+        self.unknown_help = ""
+        self.set_choices(choices)
         self.box.currentIndexChanged.connect(self._show_help)
         self.box.currentIndexChanged.connect(self.valueChanged)
 
@@ -168,36 +159,28 @@ class ChoiceEditor(Editor):
 
     def setValue(self, value: str) -> None:
         if self.box.findData(value) < 0:
-            self._add(self._choice_of(value))
+            self._add(Choice(value, value, self.unknown_help))
         self.box.setCurrentIndex(self.box.findData(value))
 
-    def choices(self) -> tuple[Choice, ...]:
-        return tuple(self._choices)
-
-    def set_choices(self, choices: Sequence[Choice]) -> None:
+    def set_choices(self, choices: Iterable[Choice]) -> None:
         """Replace the choices (their labels, too); the value stays."""
-        kept = self.value() if self._choices else None
+        kept = self.value() if self.choices else None
         with QSignalBlocker(self.box):
             self.box.clear()
-            self._choices = []
+            self.choices = []
             for choice in choices:
                 self._add(choice)
             if kept is not None:
                 self.setValue(kept)
         self._show_help()
 
-    def _choice_of(self, value: str) -> Choice:
-        """How an unknown value is shown."""
-        return Choice(value, value)
-
     def _add(self, choice: Choice) -> None:
-        self._choices.append(choice)
+        self.choices.append(choice)
         self.box.addItem(choice.label, choice.key)
-        if choice.help:
-            self.box.setItemData(self.box.count() - 1, tooltip(choice.help), Qt.ItemDataRole.ToolTipRole)
+        self.box.setItemData(self.box.count() - 1, tooltip(choice.help), Qt.ItemDataRole.ToolTipRole)
 
     def _show_help(self) -> None:
-        text = next((choice.help for choice in self._choices if choice.key == self.box.currentData()), "")
+        text = next((choice.help for choice in self.choices if choice.key == self.box.currentData()), "")
         self.help_line.setText(text)
         self.help_line.setVisible(bool(text))
 
@@ -255,16 +238,15 @@ class OptionalEditor(Editor):
 class NumbersEditor(Editor):
     """Several numbers in a row, each behind its name: a tuple such as a size along z, y and x."""
 
-    def __init__(self, boxes: Sequence[NumberBox], names: Sequence[str], unit: str = "") -> None:
+    _names: tuple[str, ...] = ("z", "y", "x")
+
+    def __init__(self, facts: FieldFacts) -> None:
         super().__init__()
-        self.boxes = tuple(boxes)
-        self._names = tuple(names)
-        labels = [QLabel(name) for name in self._names]
-        widgets = [widget for pair in zip(labels, self.boxes, strict=True) for widget in pair]
-        layout = self._hold(*widgets, unit=unit, focus=self.boxes[0])
+        self.boxes = [NumberBox(facts, kind) for kind in get_args(facts.type)]
+        widgets = [widget for name, box in zip(self._names, self.boxes, strict=True) for widget in (QLabel(name), box)]
+        layout = self._hold(*widgets, unit=facts.shown.unit, focus=self.boxes[0])
         layout.addStretch(0)
-        for label, box in zip(labels, self.boxes, strict=True):
-            label.setBuddy(box)
+        for box in self.boxes:
             layout.setStretchFactor(box, 1)
             # napari's theme gives every spin box at least 130 pixels, of which three do not fit a dock
             box.setStyleSheet("min-width: 5em; padding: 1px 2px")  # with its buttons, for a number such as 1024
@@ -293,8 +275,7 @@ class NumbersEditor(Editor):
 class RangeEditor(NumbersEditor):
     """Two numbers, the first never above the second: either one pushes the other along."""
 
-    def __init__(self, low: NumberBox, high: NumberBox, unit: str = "") -> None:
-        super().__init__((low, high), ("from", "to"), unit)
+    _names = ("from", "to")
 
     def _change(self) -> None:
         low, high = self.boxes

@@ -11,6 +11,8 @@ from qtpy.QtCore import QLocale, QSize, Qt
 from qtpy.QtGui import QValidator, QWheelEvent
 from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QStyle, QStyleOptionComboBox, QStyleOptionSpinBox
 
+from napari_celltrain.values.fields import FieldFacts
+
 Stepper = Callable[[float, int], float]
 """From a value and a number of steps to the next value."""
 
@@ -23,34 +25,24 @@ _PADDING = 6  # of the text of a combo box in napari's theme
 
 
 class NumberBox(QDoubleSpinBox):
-    """A number of any size, shown in the shortest way that means exactly it, such as ``1e-5``, or in ``percent``.
+    """A number of any size, shown in the shortest way that means exactly it, such as ``1e-5``, or in percent.
 
-    With ``digits``, so many are shown of a value that was set rather than typed; the value itself stays exact. A comma
-    is taken for a point. ``valueChanged`` comes when typing ends, not at each letter.
+    Where the field says how many digits to show, that holds for a value that was set rather than typed; the value
+    itself stays exact. A comma is taken for a point. ``valueChanged`` comes when typing ends, not at each letter.
     """
 
-    def __init__(
-        self,
-        low: float | None,
-        high: float | None,
-        *,
-        above_low: bool,
-        whole: bool,
-        step: Stepper,
-        num_letters: int,
-        percent: bool,
-        digits: int | None,
-    ) -> None:
-        self._whole = whole
-        self._percent = percent
-        self._digits = digits
-        self.step = step
-        self._num_letters = num_letters
+    def __init__(self, facts: FieldFacts, kind: type) -> None:
+        """A box for the value of a field, or for one number of several; ``kind`` is int or float."""
+        self._whole = kind is int
+        self._percent = facts.shown.unit == "%"
+        self._digits = facts.shown.digits
+        self._num_letters = 11 if facts.high is not None and facts.high > 1e9 else 7 if facts.type is kind else 5
+        self.step = _stepper(facts, self._whole)
         super().__init__()
-        self.setDecimals(0 if whole else 40)  # Qt rounds to them; a value read from a file must stay what it was
-        largest = LARGEST_WHOLE if whole else LARGEST
-        lowest = -largest if low is None else low + (SMALLEST if above_low else 0)
-        self.setRange(lowest, largest if high is None else high)
+        self.setDecimals(0 if self._whole else 40)  # Qt rounds to them; a value of a file must stay what it was
+        largest = LARGEST_WHOLE if self._whole else LARGEST
+        lowest = -largest if facts.low is None else facts.low + (SMALLEST if facts.low_excluded else 0)
+        self.setRange(lowest, largest if facts.high is None else facts.high)
         self.setKeyboardTracking(False)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setLocale(QLocale.c())  # digits as in the YAML, without separators of thousands
@@ -142,6 +134,18 @@ class ComboBox(QComboBox):
             super().wheelEvent(event)
         elif event is not None:
             event.ignore()
+
+
+def _stepper(facts: FieldFacts, whole: bool) -> Stepper:
+    if facts.shown.by_magnitude:
+        return one_two_five
+    if whole:
+        return by_magnitude
+    if (facts.low, facts.high) == (0.0, 1.0):
+        return steps_of(0.05)
+    numbers = facts.default if isinstance(facts.default, tuple) else (facts.default,)
+    typical = max((abs(number) for number in numbers if number), default=1.0)
+    return steps_of(nice(typical / 10))
 
 
 def shortest(value: float) -> str:

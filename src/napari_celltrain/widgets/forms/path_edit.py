@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from qtpy.QtCore import QMimeData, QSettings, Qt
-from qtpy.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent, QPainter, QPaintEvent, QPalette
-from qtpy.QtWidgets import QFileDialog, QLineEdit, QMenu, QPushButton, QStyle, QStyleOptionFrame
+from qtpy.QtCore import QMimeData, Qt
+from qtpy.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent, QPaintEvent, QPalette
+from qtpy.QtWidgets import QFileDialog, QLineEdit, QMenu, QPushButton, QStyle, QStyleOptionFrame, QStylePainter
 
 from napari_celltrain.widgets.forms.editors import Editor
-from napari_celltrain.widgets.theme import menu_text, tooltip
+from napari_celltrain.widgets.preferences import memory
+from napari_celltrain.widgets.theme import button, menu_text, tooltip
 
 Kind = Literal["folder", "either"]
 
@@ -29,24 +30,18 @@ class ElidedEdit(QLineEdit):
     superqt's QElidingLineEdit replaces the text itself, and loses what is set while it has the focus.
     """
 
-    def elidedText(self) -> str:
-        """What is shown while the field has no focus."""
-        return self._elided()[0]
-
     def paintEvent(self, event: QPaintEvent | None) -> None:
-        text, area, option = self._elided()
+        text, area, option = self.elided()
         if self.hasFocus() or text == self.text():
             super().paintEvent(event)
             return
-        style = self.style()
-        assert style is not None
-        painter = QPainter(self)
-        style.drawPrimitive(QStyle.PrimitiveElement.PE_PanelLineEdit, option, painter, self)
+        painter = QStylePainter(self)
+        painter.drawPrimitive(QStyle.PrimitiveElement.PE_PanelLineEdit, option)
         align = int(Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft)
-        style.drawItemText(painter, area, align, self.palette(), self.isEnabled(), text, QPalette.ColorRole.Text)
+        painter.drawItemText(area, align, self.palette(), self.isEnabled(), text, QPalette.ColorRole.Text)
 
-    def _elided(self) -> tuple[str, Any, QStyleOptionFrame]:
-        """The text, its place (a QRect) and Qt's options for painting."""
+    def elided(self) -> tuple[str, Any, QStyleOptionFrame]:
+        """The text shown while the field has no focus, its place (a QRect) and Qt's options for painting."""
         style, option = self.style(), QStyleOptionFrame()
         assert style is not None
         self.initStyleOption(option)
@@ -76,15 +71,12 @@ class PathEdit(Editor):
         self._filter = file_filter
         self._history = history or kind
         self._value: Path | None = None
-
         self.edit = ElidedEdit()
         self.edit.setPlaceholderText(placeholder or f"{self._caption}, or drop it here")
         self.edit.setAcceptDrops(False)  # it would write the address as text; drops are for this widget
         self.edit.editingFinished.connect(self._commit)
         self.edit.textChanged.connect(self._renew_tooltip)
-        self.browse_button = QPushButton("…")
-        self.browse_button.setToolTip(tooltip(f"{self._caption}…"))
-        self.browse_button.clicked.connect(self._browse_folder)
+        self.browse_button = button("…", f"{self._caption}…", self._browse_folder)
         self.menu = QMenu(self)
         self.menu.setToolTipsVisible(True)
         self.menu.aboutToShow.connect(self._fill_menu)
@@ -92,8 +84,8 @@ class PathEdit(Editor):
         self.recent_button = QPushButton()
         self.recent_button.setToolTip(tooltip("Recent ones (arrow down)"))
         self.recent_button.setMenu(self.menu)
-        for button in (self.browse_button, self.recent_button):
-            button.setMaximumWidth(28)
+        self.browse_button.setMaximumWidth(28)
+        self.recent_button.setMaximumWidth(28)
         self._hold(self.edit, self.browse_button, self.recent_button).setSpacing(2)
         self.setAcceptDrops(True)
 
@@ -119,10 +111,6 @@ class PathEdit(Editor):
         self.browse_button.setAccessibleName(f"Browse for {name}")
         self.recent_button.setAccessibleName(f"Recent {name}")
 
-    def recent(self) -> list[Path]:
-        """The paths used last in fields of the same purpose that still exist, the newest first."""
-        return recent_paths(self._history)
-
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
         """Arrow down opens the recent ones, as in a combo box."""
         if event is not None and event.key() == Qt.Key.Key_Down:
@@ -145,7 +133,7 @@ class PathEdit(Editor):
 
     def _fill_menu(self) -> None:
         self.menu.clear()
-        for path in self.recent():
+        for path in recent_paths(self._history):
             shown = self.fontMetrics().elidedText(str(path), Qt.TextElideMode.ElideMiddle, _MENU_WIDTH)
             action = self.menu.addAction(menu_text(shown))
             assert action is not None
@@ -171,7 +159,7 @@ class PathEdit(Editor):
 
     def _start_folder(self) -> str:
         """The nearest folder of the value, or of the newest recent path, that exists."""
-        known = self.value() or next(iter(self.recent()), None)
+        known = self.value() or next(iter(recent_paths(self._history)), None)
         folders = [known.absolute(), *known.absolute().parents] if known is not None else []
         there = are_there(folders, Path.is_dir)
         return next((str(path) for path, is_there in zip(folders, there, strict=True) if is_there), "")
@@ -217,12 +205,12 @@ def are_there(paths: Sequence[Path], ask: Callable[[Path], bool] = Path.exists) 
         thread.start()
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()))
-    return list(answers)
+    return answers.copy()
 
 
 def recent_paths(history: str) -> list[Path]:
     """The paths that :func:`remember_path` got for ``history`` and that still exist, the newest first."""
-    stored = _settings().value(f"recent/{history}", [])
+    stored = memory().value(f"recent/{history}", [])
     paths = [Path(text) for text in ([stored] if isinstance(stored, str) else stored or [])]
     return [path for path, there in zip(paths, are_there(paths), strict=True) if there]
 
@@ -231,9 +219,4 @@ def remember_path(history: str, path: Path) -> None:
     """Put ``path`` first among the recent ones of all fields of ``history`` (such as ``images``)."""
     newest = path.absolute()
     others = [other for other in recent_paths(history) if other != newest]
-    _settings().setValue(f"recent/{history}", [str(kept) for kept in (newest, *others)][:NUM_RECENT])
-
-
-def _settings() -> QSettings:
-    """In a file of its own on every system, so that tests can put it elsewhere."""
-    return QSettings(QSettings.Format.IniFormat, QSettings.Scope.UserScope, "napari-celltrain", "napari-celltrain")
+    memory().setValue(f"recent/{history}", [str(kept) for kept in (newest, *others)][:NUM_RECENT])

@@ -15,12 +15,9 @@ from qtpy.QtWidgets import (
     QFormLayout,
     QFrame,
     QGroupBox,
-    QHBoxLayout,
     QLabel,
-    QLayout,
     QPushButton,
     QScrollArea,
-    QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
@@ -41,9 +38,8 @@ from napari_celltrain.widgets.forms.editors import (
     SwitchEditor,
     TextEditor,
 )
-from napari_celltrain.widgets.forms.inputs import NumberBox, Stepper, by_magnitude, nice, one_two_five, steps_of
 from napari_celltrain.widgets.forms.path_edit import PathEdit
-from napari_celltrain.widgets.theme import menu_text, plain_label, tooltip
+from napari_celltrain.widgets.theme import fill, menu_text, tooltip
 
 _REGISTRIES: dict[str, Registry[Any]] = {"training.model": MODELS, "training.loss": LOSSES}
 
@@ -81,43 +77,14 @@ def _inner_editor(facts: FieldFacts) -> Editor:
     if facts.type is bool:
         return SwitchEditor()
     if facts.type in (int, float):
-        return NumberEditor(_number_box(facts, facts.type), facts.shown.unit)
+        return NumberEditor(facts)
     if facts.type is Path:
         return PathEdit("either", history=path, placeholder=empty)
     if facts.type is str:
         return TextEditor(optional=facts.optional, placeholder=empty)
     if get_origin(facts.type) is tuple:
-        boxes = [_number_box(facts, kind) for kind in get_args(facts.type)]
-        if len(boxes) == 2:
-            return RangeEditor(boxes[0], boxes[1], facts.shown.unit)
-        return NumbersEditor(boxes, "zyx", facts.shown.unit)
+        return RangeEditor(facts) if len(get_args(facts.type)) == 2 else NumbersEditor(facts)
     raise TypeError(f"there is no editor for {facts.type} of {path}")
-
-
-def _number_box(facts: FieldFacts, kind: type) -> NumberBox:
-    num_letters = 11 if facts.high is not None and facts.high > 1e9 else 7 if facts.type is kind else 5
-    return NumberBox(
-        facts.low,
-        facts.high,
-        above_low=facts.low_excluded,
-        whole=kind is int,
-        step=_stepper(facts, kind is int),
-        num_letters=num_letters,
-        percent=facts.shown.unit == "%",
-        digits=facts.shown.digits,
-    )
-
-
-def _stepper(facts: FieldFacts, whole: bool) -> Stepper:
-    if facts.shown.by_magnitude:
-        return one_two_five
-    if whole:
-        return by_magnitude
-    if (facts.low, facts.high) == (0.0, 1.0):
-        return steps_of(0.05)
-    numbers = facts.default if isinstance(facts.default, tuple) else (facts.default,)
-    typical = max((abs(number) for number in numbers if number), default=1.0)
-    return steps_of(nice(typical / 10))
 
 
 class FieldRows(QWidget):
@@ -163,17 +130,6 @@ class FieldRows(QWidget):
             control.set_accessible_name(label)
         self.form.addRow(name, control)
 
-    def add_widget(self, widget: QWidget) -> None:
-        """A row over the whole width."""
-        self.form.addRow(widget)
-
-    def add_text(self, text: str = "") -> QLabel:
-        """A paragraph over the whole width."""
-        label = plain_label(text)
-        label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.add_widget(label)
-        return label
-
     def values(self) -> dict[str, Any]:
         return {path.rpartition(".")[2]: editor.value() for path, editor in self.editors.items()}
 
@@ -185,28 +141,6 @@ class FieldRows(QWidget):
         """Mark the fields in ``problems`` (text by path), and take the marks from all others."""
         for path, editor in self.editors.items():
             editor.set_problem(problems.get(path))
-
-
-def column(owner: QWidget, *parts: QWidget | QLayout, spacing: int = 2) -> QVBoxLayout:
-    """Fill ``owner`` with ``parts``, one below the other."""
-    layout = QVBoxLayout(owner)
-    layout.setContentsMargins(0, 0, 0, 0)
-    layout.setSpacing(spacing)
-    for part in parts:
-        if isinstance(part, QLayout):
-            layout.addLayout(part)
-        else:
-            layout.addWidget(part)
-    return layout
-
-
-def line(*widgets: QWidget) -> QHBoxLayout:
-    """``widgets`` side by side; the rest of the width stays empty."""
-    layout = QHBoxLayout()
-    for widget in widgets:
-        layout.addWidget(widget)
-    layout.addStretch(1)
-    return layout
 
 
 class Fold(QWidget):
@@ -225,7 +159,7 @@ class Fold(QWidget):
         self.button = QPushButton()
         self.button.setStyleSheet("text-align: left")
         self.button.clicked.connect(self._toggle)
-        column(self, self.button, content)
+        fill(QVBoxLayout(self), self.button, content, spacing=2)
         content.setVisible(False)
         self._renew()
 
@@ -254,8 +188,8 @@ class Fold(QWidget):
 class TabPage(QScrollArea):
     """Never scrolls sideways; its groups stay readable in a wide window."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -269,14 +203,6 @@ class TabPage(QScrollArea):
     def add_group(self, title: str, *widgets: QWidget) -> QGroupBox:
         group = QGroupBox(title)
         group.setMaximumWidth(780)  # wider, lines of text and fields are tiring to read
-        layout = QVBoxLayout(group)
-        layout.setContentsMargins(8, 10, 8, 8)
-        layout.setSpacing(4)
-        for widget in widgets:
-            layout.addWidget(widget)
+        fill(QVBoxLayout(group), *widgets, spacing=4).setContentsMargins(8, 10, 8, 8)
         self.column.addWidget(group)
         return group
-
-    def end(self) -> None:
-        """No more groups come: what is left of the height stays empty below them."""
-        self.column.addStretch(1)

@@ -169,7 +169,7 @@ class PredictionLayers(QObject):
             self._volume = volume
             self._where = sized(self._viewer, volume.voxel_size)
             shape, scale = volume.target.shape, self._where["scale"]
-            self._where["translate"] = beside_the_others(self._viewer, shape, scale, "right")
+            self._where["translate"] = beside_the_others(self._viewer, shape, scale)
             image = self._set(IMAGE, "image", volume.image, contrast_limits=volume.contrast)
             if image is not None and tuple(image.contrast_limits) != volume.contrast:
                 image.contrast_limits = volume.contrast

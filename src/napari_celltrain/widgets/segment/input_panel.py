@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 from qtpy.QtCore import QSignalBlocker, Signal
-from qtpy.QtWidgets import QRadioButton, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QRadioButton, QVBoxLayout, QWidget
 
 from napari_celltrain.io.volume import ArrayVolume
 from napari_celltrain.values.config import Spacing
@@ -19,10 +19,10 @@ from napari_celltrain.values.errors import DataError
 from napari_celltrain.values.text import sizes
 from napari_celltrain.widgets.forms.inputs import ComboBox
 from napari_celltrain.widgets.forms.path_edit import PathEdit
-from napari_celltrain.widgets.forms.rows import FieldRows, Fold, column, line
+from napari_celltrain.widgets.forms.rows import FieldRows, Fold
 from napari_celltrain.widgets.layers import full_resolution, is_plugin_layer, voxel_size_of
 from napari_celltrain.widgets.segment.parts import Message
-from napari_celltrain.widgets.theme import tooltip
+from napari_celltrain.widgets.theme import fill, tooltip
 
 
 class InputPanel(QWidget):
@@ -43,7 +43,7 @@ class InputPanel(QWidget):
         self._layer_rows = FieldRows()
         self._layer_rows.add_control("Layer", self.layer)
         self._layer_rows.add_control("Channel", self.channel)
-        self._layer_rows.add_widget(self.message)
+        self._layer_rows.form.addRow(self.message)
         self.images = PathEdit("either", history="segment.images", placeholder="File or folder, or drop it here")
         self.output = PathEdit("folder", history="segment.output", placeholder="Folder, or drop it here")
         self.file_fields = FieldRows(("data.channel", "data.voxel_size", "data.axes"))
@@ -51,8 +51,9 @@ class InputPanel(QWidget):
         images_help = "A TIFF file, an OME-Zarr folder, or a folder with any number of them."
         self._file_rows.add_control("Images", self.images, images_help)
         self._file_rows.add_control("Results", self.output, "Folder for the labels, one file for each volume.")
-        self._file_rows.add_widget(Fold("More about the files", self.file_fields))
-        column(self, line(self.layer_button, self.files_button), self._layer_rows, self._file_rows)
+        self._file_rows.form.addRow(Fold("More about the files", self.file_fields))
+        source = fill(QHBoxLayout(), self.layer_button, self.files_button, None)
+        fill(QVBoxLayout(self), source, self._layer_rows, self._file_rows, spacing=2)
         self.layer_button.toggled.connect(self._switch)
         self.layer.valueChanged.connect(self._offer_channels)
         self.layer.edited.connect(self._describe)

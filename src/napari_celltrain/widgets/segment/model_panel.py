@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QWidget
+from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_celltrain.nets.models import MODELS
 from napari_celltrain.runs.model import ModelCard, read_card
@@ -20,10 +20,9 @@ from napari_celltrain.values.text import count, scores, sizes
 from napari_celltrain.widgets.background import Background
 from napari_celltrain.widgets.forms.inputs import ComboBox
 from napari_celltrain.widgets.forms.path_edit import PathEdit, recent_paths, remember_path
-from napari_celltrain.widgets.forms.rows import column
 from napari_celltrain.widgets.preferences import last_run, preferences
 from napari_celltrain.widgets.segment.parts import Facts, Message
-from napari_celltrain.widgets.theme import tooltip
+from napari_celltrain.widgets.theme import fill, tooltip
 
 MAX_MODELS = 20
 HISTORY = "segment.model"
@@ -53,7 +52,7 @@ class ModelPanel(QWidget):
         self.facts = Facts()
         self._reader = Background("Reading the model", self)
         self._finder = Background("Looking for models", self)
-        column(self, self.recent, self.path, self.message, self.facts)
+        fill(QVBoxLayout(self), self.recent, self.path, self.message, self.facts, spacing=2)
         self.recent.activated.connect(self._take_recent)
         self.path.valueChanged.connect(self.read)
         self._reader.answered.connect(self._take_card)

@@ -12,7 +12,7 @@ import numpy as np
 from napari.utils.notifications import show_error, show_info
 from numpy.typing import NDArray
 from qtpy.QtCore import QSignalBlocker
-from qtpy.QtWidgets import QFileDialog, QWidget
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QVBoxLayout, QWidget
 
 from napari_celltrain.data.differences import Difference, WrongObject
 from napari_celltrain.data.measure import Columns
@@ -22,14 +22,14 @@ from napari_celltrain.values.files import write_table
 from napari_celltrain.values.text import count
 from napari_celltrain.widgets.background import Job
 from napari_celltrain.widgets.forms.inputs import ComboBox
-from napari_celltrain.widgets.forms.rows import FieldRows, column, line
+from napari_celltrain.widgets.forms.rows import FieldRows
 from napari_celltrain.widgets.layers import full_resolution, show_layer, undisturbed
 from napari_celltrain.widgets.run.shown import error_looks
 from napari_celltrain.widgets.segment.input_panel import LayerBox, Place, place_of, stack_of, volume_of
 from napari_celltrain.widgets.segment.parts import Facts, RunRow
 from napari_celltrain.widgets.segment.work import evaluate, measure_objects
 from napari_celltrain.widgets.table import Table
-from napari_celltrain.widgets.theme import button
+from napari_celltrain.widgets.theme import button, fill
 
 if TYPE_CHECKING:
     from napari_celltrain.evaluate.evaluation import VolumeScores
@@ -55,7 +55,8 @@ class ObjectPanel(QWidget):
         for text, box in boxes.items():
             self.rows.add_control(text, box)
             box.valueChanged.connect(self._renew)
-        self.column = column(self, self.rows, self.run, self.table, line(self.save_button), spacing=4)
+        save_row = fill(QHBoxLayout(), self.save_button, None)
+        self.column = fill(QVBoxLayout(self), self.rows, self.run, self.table, save_row, spacing=4)
         self.table.picked.connect(self._jump)
         self._renew()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from qtpy.QtCore import QSignalBlocker, Signal
-from qtpy.QtWidgets import QLabel, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
 from napari_celltrain.runs.model import ModelCard
 from napari_celltrain.values.config import Spacing
@@ -14,8 +14,8 @@ from napari_celltrain.values.decoding import METHODS, ObjectDecoding, first_deco
 from napari_celltrain.values.text import sizes
 from napari_celltrain.widgets.costs import DeviceEditor, shared_finder
 from napari_celltrain.widgets.forms.editors import Choice, ChoiceEditor, SwitchEditor, help_label
-from napari_celltrain.widgets.forms.rows import FieldRows, column, editor_for, line
-from napari_celltrain.widgets.theme import button
+from napari_celltrain.widgets.forms.rows import FieldRows, editor_for
+from napari_celltrain.widgets.theme import button, fill
 
 SAME_SIZE = 1.01
 """Voxel sizes that differ by less than this factor are the same, but for how they were rounded."""
@@ -36,7 +36,7 @@ class OptionsPanel(QWidget):
         self.threshold = editor_for("threshold", ModelCard)
         text = "Probability from which a voxel is foreground. A lower one finds more cells, and more false objects."
         rows.add_control("Threshold", self.threshold, text)
-        self.method = rows.add("method", ChoiceEditor([]))
+        self.method = rows.add("method", ChoiceEditor())
         self.numbers = {name: rows.add(name) for name in _FIELDS}
         self.seed_unit = QLabel("µm deep")
         self.numbers["seed_level"].layout().insertWidget(1, self.seed_unit)
@@ -44,7 +44,7 @@ class OptionsPanel(QWidget):
         self.reset_button = button("As tuned", text, self.reset)
         self.apply_button = button("Apply", "Recompute objects from the stored probability maps", apply)
         self._buttons = QWidget()
-        column(self._buttons, line(self.reset_button, self.apply_button))
+        fill(QHBoxLayout(self._buttons), self.reset_button, self.apply_button, None)
         self.resample = SwitchEditor("Resample to the model's voxel size")
         self.resample.setToolTip("Show the network the image at the voxel size that it was trained on.")
         self.resample_text = help_label()
@@ -52,10 +52,10 @@ class OptionsPanel(QWidget):
         self.probabilities = SwitchEditor("Also write the probabilities")
         self.probabilities.setToolTip("Beside the labels of each volume, write a file with its probability maps.")
         for part in (self._buttons, self.resample, self.resample_text):
-            rows.add_widget(part)
+            rows.form.addRow(part)
         rows.add_control("Device", self.device, "Where to compute.")
-        rows.add_widget(self.probabilities)
-        column(self, rows)
+        rows.form.addRow(self.probabilities)
+        fill(QVBoxLayout(self), rows)
         rows.valueChanged.connect(self._change)
         for editor in (self.threshold, self.resample, self.device, self.probabilities):
             editor.valueChanged.connect(self._report)

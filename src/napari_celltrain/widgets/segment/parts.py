@@ -16,6 +16,7 @@ from qtpy.QtWidgets import (
     QProgressBar,
     QPushButton,
     QSizePolicy,
+    QVBoxLayout,
     QWidget,
 )
 
@@ -24,10 +25,10 @@ from napari_celltrain.values.config import DataConfig
 from napari_celltrain.values.errors import CellTrainError
 from napari_celltrain.values.text import duration
 from napari_celltrain.widgets.background import Background, Job
-from napari_celltrain.widgets.forms.rows import FieldRows, column
+from napari_celltrain.widgets.forms.rows import FieldRows
 from napari_celltrain.widgets.previews import PairOpener
 from napari_celltrain.widgets.run.progress import Activity
-from napari_celltrain.widgets.theme import plain_label, theme_color, tooltip
+from napari_celltrain.widgets.theme import fill, plain_label, theme_color, tooltip
 
 _MIN_SHARE, _MIN_SECONDS = 0.05, 2.0
 """Of the work and of time, to be over before the time left is estimated."""
@@ -120,7 +121,7 @@ class RunRow(QWidget):
         head = QHBoxLayout()
         head.addWidget(self.button, 0, Qt.AlignmentFlag.AlignVCenter)
         head.addWidget(self.bar, 1)
-        column(self, head, self.message)
+        fill(QVBoxLayout(self), head, self.message, spacing=2)
         self.button.clicked.connect(self.press)
         self._work.progressed.connect(self._show_progress)
         self._work.noted.connect(self.noted)

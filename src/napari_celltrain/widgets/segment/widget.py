@@ -12,12 +12,12 @@ from napari.utils.notifications import show_warning
 from numpy.typing import NDArray
 from qtpy.QtCore import QEvent, QSize, Qt, QTimer
 from qtpy.QtGui import QKeySequence, QShortcut, QShowEvent
-from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow, QWidget
+from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow, QVBoxLayout, QWidget
 
 from napari_celltrain.data.pairs import Pair
 from napari_celltrain.runs.process import PredictRequest
 from napari_celltrain.values.config import DataConfig
-from napari_celltrain.widgets.forms.rows import Fold, TabPage, column
+from napari_celltrain.widgets.forms.rows import Fold, TabPage
 from napari_celltrain.widgets.layers import add_layer, full_resolution, undisturbed
 from napari_celltrain.widgets.preferences import preferences
 from napari_celltrain.widgets.segment.input_panel import InputPanel, Place, place_of, volume_of
@@ -26,7 +26,7 @@ from napari_celltrain.widgets.segment.object_panels import MeasurePanel, ScoresP
 from napari_celltrain.widgets.segment.options_panel import OptionsPanel
 from napari_celltrain.widgets.segment.parts import FileList, RunRow
 from napari_celltrain.widgets.segment.work import Result, segment_files, segment_volume
-from napari_celltrain.widgets.theme import FocusRing
+from napari_celltrain.widgets.theme import FocusRing, fill
 
 
 class SegmentWidget(QWidget):
@@ -56,8 +56,8 @@ class SegmentWidget(QWidget):
         parts = (model, self.model, source, self.input, self.options_fold, self.run, self.files)
         for part in (*parts, self.scores_fold, self.measure_fold):
             self.scroll_area.column.addWidget(part)
-        self.scroll_area.end()
-        column(self, self.scroll_area)
+        self.scroll_area.column.addStretch(1)
+        fill(QVBoxLayout(self), self.scroll_area)
         self.model.cardChanged.connect(self._take_card)
         self.input.valueChanged.connect(self._renew)
         self.input.layer_button.toggled.connect(lambda: self.run.message.say(""))

@@ -84,7 +84,10 @@ def segment_volume(
     if resample and size and card.voxel_size:
         seen, size = resampled(array, size, card.voxel_size), card.voxel_size
     yield 0, 0, PREDICTING
-    on_batch = partial(job.tell, text=PREDICTING)  # which leaves where the job is given up
+
+    def on_batch(number: int, total: int) -> None:
+        job.report((number, total, PREDICTING))  # which leaves where the job is given up
+
     if card.label_kind == "objects":
         maps = loaded.predictor.maps(seen, statistics, on_batch=on_batch)
         return (yield from _decode(card, maps, size, array.shape, threshold, decoding))

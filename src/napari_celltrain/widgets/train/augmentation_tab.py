@@ -22,7 +22,7 @@ from napari_celltrain.values.fields import AUGMENTATION_CLASSES, AUGMENTATIONS_P
 from napari_celltrain.widgets.forms.editors import NumbersEditor, OptionalEditor, help_label
 from napari_celltrain.widgets.forms.inputs import steps_of
 from napari_celltrain.widgets.forms.rows import FieldRows, Fold, TabPage
-from napari_celltrain.widgets.theme import tooltip
+from napari_celltrain.widgets.theme import fill, tooltip
 from napari_celltrain.widgets.train import advice
 
 
@@ -42,17 +42,12 @@ class AugmentationRow(QWidget):
         fields = [name for name in self._class.model_fields if name != "name"]
         self.rows = FieldRows(f"{AUGMENTATIONS_PATH}.{entry.key}.{name}" for name in fields)
         content = QWidget()
-        inside = QVBoxLayout(content)
-        inside.setContentsMargins(8, 0, 0, 6)
-        inside.addWidget(help_label(entry.help))
-        inside.addWidget(self.rows)
+        fill(QVBoxLayout(content), help_label(entry.help), self.rows).setContentsMargins(8, 0, 0, 6)
         self.fold = Fold(entry.label, content)
         self.fold.button.setToolTip(tooltip(entry.help))
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        layout.addWidget(self.box, 0, Qt.AlignmentFlag.AlignTop)
-        layout.addWidget(self.fold, 1)
+        layout = fill(QHBoxLayout(self), self.box, self.fold, spacing=4)
+        layout.setAlignment(self.box, Qt.AlignmentFlag.AlignTop)
+        layout.setStretchFactor(self.fold, 1)
         self.box.toggled.connect(self._renew)
         self.rows.valueChanged.connect(self._renew)
         self._renew()
@@ -86,14 +81,11 @@ class AugmentationList(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
         self.rows = {entry.key: AugmentationRow(entry) for entry in AUGMENTATIONS}
         self._order: list[str] = []
         self.setValue(DEFAULT_AUGMENTATIONS)
+        fill(QVBoxLayout(self), *self.rows.values(), spacing=4)
         for row in self.rows.values():
-            layout.addWidget(row)
             row.valueChanged.connect(self.valueChanged)
 
     def value(self) -> tuple[Augmentation, ...]:
@@ -131,8 +123,8 @@ class AugmentationTab(TabPage):
         self.patch_size: OptionalEditor = self.patch_rows.add("augmentation.patch_size")
         self.suggestion_text = help_label()
         self.suggest_button = QPushButton("Use the suggestion")
-        self.patch_rows.add_widget(self.suggestion_text)
-        self.patch_rows.add_widget(_left(self.suggest_button))
+        self.patch_rows.form.addRow(self.suggestion_text)
+        self.patch_rows.form.addRow(_left(self.suggest_button))
         self.patch_rows.add("augmentation.samples_per_volume")
         self.patch_rows.add("augmentation.foreground_fraction")
         self.add_group("What the network sees", self.patches_button, self.whole_button, self.patch_rows)
@@ -147,8 +139,8 @@ class AugmentationTab(TabPage):
         self.preview_button.setToolTip(
             tooltip("Show patches as the network gets them, as layers: image and labels. Each press draws new ones.")
         )
-        self.column.addWidget(_left(self.preview_button))
-        self.end()
+        self.column.addLayout(_left(self.preview_button))
+        self.column.addStretch(1)
         self.patch_rows.valueChanged.connect(self._change)
         self.list.valueChanged.connect(self._change)
         self.suggest_button.clicked.connect(self._use_suggestion)
@@ -232,11 +224,6 @@ class AugmentationTab(TabPage):
             self.patch_size.setValue(advice.suggestion(self._facts, self._training).patch_size)
 
 
-def _left(button: QPushButton) -> QWidget:
+def _left(button: QPushButton) -> QHBoxLayout:
     """A button as wide as its text, at the left."""
-    row = QWidget()
-    layout = QHBoxLayout(row)
-    layout.setContentsMargins(0, 0, 0, 0)
-    layout.addWidget(button)
-    layout.addStretch(1)
-    return row
+    return fill(QHBoxLayout(), button, None)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 from qtpy.QtCore import QObject, QSignalBlocker, Signal
-from qtpy.QtWidgets import QAbstractSpinBox, QRadioButton, QWidget
+from qtpy.QtWidgets import QAbstractSpinBox, QHBoxLayout, QRadioButton, QVBoxLayout, QWidget
 
 from napari_celltrain.io.volumes import VolumeCache
 from napari_celltrain.runs.config_file import problems_of, setting_problems
@@ -16,11 +16,11 @@ from napari_celltrain.values.config import DataConfig, RunConfig, Spacing
 from napari_celltrain.values.errors import DataError, Problem
 from napari_celltrain.widgets.forms.inputs import ComboBox
 from napari_celltrain.widgets.forms.path_edit import Kind, PathEdit
-from napari_celltrain.widgets.forms.rows import FieldRows, Fold, column, line
+from napari_celltrain.widgets.forms.rows import FieldRows, Fold
 from napari_celltrain.widgets.layers import LayerData, take_layers
 from napari_celltrain.widgets.preferences import preferences
 from napari_celltrain.widgets.segment.input_panel import LayerBox
-from napari_celltrain.widgets.theme import tooltip
+from napari_celltrain.widgets.theme import fill, tooltip
 
 
 class LayerChooser(QObject):
@@ -100,7 +100,7 @@ class DataForm(QWidget):
         self.more_rows.editors["data.memory_budget_gb"].propose(round(memory / 1e9, 1))
         self.more = Fold("More settings", self.more_rows)
 
-        column(self, self.rows, self.more)
+        fill(QVBoxLayout(self), self.rows, self.more, spacing=2)
         self._show_rows()
         for source in (self.rows, self.more_rows, self.layers):
             source.valueChanged.connect(self.valueChanged)
@@ -201,7 +201,7 @@ class DataForm(QWidget):
         self.folders_button.setToolTip(tooltip("Train on the volumes of a folder"))
         self.layers_button.setToolTip(tooltip("Train on an image layer and a labels layer of this viewer"))
         holder = QWidget()
-        column(holder, line(self.folders_button, self.layers_button)).setContentsMargins(2, 2, 2, 2)
+        fill(QHBoxLayout(holder), self.folders_button, self.layers_button, None).setContentsMargins(2, 2, 2, 2)
         self.folders_button.setChecked(True)
         self.rows.add_control("Train on", holder)
         self.layers_button.toggled.connect(self._switch)

@@ -70,7 +70,7 @@ class DataTab(TabPage):
         self.column.addWidget(self.progress)
         self.column.addWidget(self.table, 1000)
         self.column.addWidget(self.problem_list)
-        self.end()
+        self.column.addStretch(1)
 
         self.form.valueChanged.connect(self.valueChanged)
         self.form.valueChanged.connect(self._renew)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from qtpy.QtCore import QEvent, Qt
-from qtpy.QtGui import QColor, QTextCharFormat, QTextCursor
+from qtpy.QtCore import QEvent, QModelIndex, Qt
+from qtpy.QtGui import QTextCharFormat, QTextCursor
 from qtpy.QtWidgets import QFrame, QPlainTextEdit, QSizePolicy, QWidget
 
 from napari_celltrain.values.config import DataConfig
@@ -16,7 +16,7 @@ from napari_celltrain.values.errors import Problem
 from napari_celltrain.values.fields import all_fields
 from napari_celltrain.values.text import sizes
 from napari_celltrain.widgets.table import LEFT, RIGHT, Table, TableModel
-from napari_celltrain.widgets.theme import theme_color
+from napari_celltrain.widgets.theme import theme_color, tooltip
 
 if TYPE_CHECKING:
     from napari_celltrain.data.check import PairReport
@@ -159,19 +159,23 @@ class PairModel(TableModel):
     def alignment(self, column: int) -> Qt.AlignmentFlag:
         return Qt.AlignmentFlag.AlignHCenter if column == STATE else LEFT if column in (NAME, SIDE) else RIGHT
 
-    def color(self, row: int, column: int) -> QColor | None:
-        state = self.rows[row].state
-        color = theme_color(state) if state == "error" or (state == "warning" and column == STATE) else None
-        if self._stale:
-            color = color or theme_color("text")
-            color.setAlphaF(0.5)
-        return color
-
-    def describe(self, row: int) -> str:
-        return describe(self.rows[row])
-
-    def spoken(self, row: int, column: int) -> str:
-        return f"State: {self.rows[row].state}" if column == STATE else super().spoken(row, column)
+    def data(self, index: QModelIndex, role: int = 0) -> Any:
+        if not index.isValid():
+            return None
+        row, is_state = self.rows[self.row_of(index)], index.column() == STATE
+        match role:
+            case Qt.ItemDataRole.ForegroundRole:
+                state = row.state
+                color = theme_color(state) if state == "error" or (state == "warning" and is_state) else None
+                if self._stale:
+                    color = color or theme_color("text")
+                    color.setAlphaF(0.5)
+                return color
+            case Qt.ItemDataRole.ToolTipRole:
+                return tooltip(describe(row))
+            case Qt.ItemDataRole.AccessibleTextRole if is_state:
+                return f"State: {row.state}"
+        return super().data(index, role)
 
 
 class PairTable(Table):

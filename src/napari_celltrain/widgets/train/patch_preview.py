@@ -136,7 +136,7 @@ def show_patches(viewer: Any, drawn: Draw) -> None:
     with undisturbed(viewer):
         options = sized(viewer, drawn.ready.voxel_size)
         scale, shape = options["scale"], drawn.image.shape
-        options["translate"] = beside_the_others(viewer, shape, scale, "left", drawn.plane)
+        options["translate"] = beside_the_others(viewer, shape, scale, drawn.plane)
         show_layer(viewer, "image", IMAGE_LAYER, drawn.image, **options, contrast_limits=drawn.contrast)
         show_layer(viewer, "labels", LABELS_LAYER, drawn.labels, **options, opacity=0.4)
     if all(map(is_plugin_layer, viewer.layers)):  # nothing of the user is in view

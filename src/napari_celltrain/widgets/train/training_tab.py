@@ -35,7 +35,8 @@ class TrainingTab(TabPage):
         self._is_running = False
 
         self.network_rows = FieldRows(f"training.{name}" for name in _NETWORK)
-        self.parameters_text = self.network_rows.add_text()
+        self.parameters_text = plain_label()
+        self.network_rows.form.addRow(self.parameters_text)
         self.learning_rows = FieldRows(f"training.{name}" for name in _LEARNING)
         self.computer_rows = FieldRows()
         self.device: DeviceEditor = self.computer_rows.add("training.device", DeviceEditor(self._finder))
@@ -51,7 +52,7 @@ class TrainingTab(TabPage):
         self.add_group("Computer", self.computer_rows)
         self.add_group("What to expect", self.expectation)
         self.column.addWidget(self.advanced)
-        self.end()
+        self.column.addStretch(1)
 
         self._sections = (self.network_rows, self.learning_rows, self.computer_rows, self.advanced_rows)
         for rows in self._sections:
@@ -127,8 +128,8 @@ class TrainingTab(TabPage):
         devices, training = self._finder.devices, self.value()
         network = self._finder.facts(*self._network(training))
         text = "Counting its parameters …" if self._finder.is_looking else ""
-        if network.num_parameters is not None:
-            text = f"{network.num_parameters:,} parameters."
+        if "num_parameters" in network:
+            text = f"{network['num_parameters']:,} parameters."
         self.parameters_text.setText(text)
         self.parameters_text.setVisible(bool(text))
         if self._facts is None:
@@ -138,15 +139,14 @@ class TrainingTab(TabPage):
         on_gpu = devices is not None and devices.kind(training.device) == "cuda"
         gpu = devices.gpu(training.device) if devices is not None else None
         free = gpu.free if gpu is not None else None if on_gpu else int(psutil.virtual_memory().available)
-        needed = costs.network_bytes(training, plan, network.num_parameters or 0)
+        needed = costs.network_bytes(plan, network.get("num_parameters", 0))
         memory = costs.memory_words(needed, self._facts.num_bytes, free, on_gpu=on_gpu)
-        self.expectation.setText(f"{costs.steps_words(plan)}\n{memory}\n{self._time_words(network, plan, training)}")
+        self.expectation.setText(f"{costs.steps_words(plan)}\n{memory}\n{self._time_words(network, plan)}")
 
-    def _time_words(self, network: costs.NetworkFacts, plan: costs.Plan, training: TrainingConfig) -> str:
+    def _time_words(self, network: dict[str, float], plan: costs.Plan) -> str:
         seconds = self._seconds_per_step
-        if seconds is None and network.seconds_per_voxel is not None:
-            seconds = network.seconds_per_voxel * plan.batch_voxels
+        if seconds is None and "seconds_per_voxel" in network:
+            seconds = network["seconds_per_voxel"] * plan.batch_voxels
         if seconds is None:
             return "Time: being estimated …" if self._finder.is_looking else "Time: measured in the first steps."
-        measured = self._seconds_per_step is not None
-        return costs.time_words(plan, seconds, measured=measured, limit_minutes=training.max_minutes)
+        return costs.time_words(plan, seconds, measured=self._seconds_per_step is not None)
