@@ -22,7 +22,7 @@ import numpy as np
 import tifffile
 import torch
 
-from napari_celltrain.data.labels import LabelScheme, object_labels, to_target
+from napari_celltrain.data.labels import LabelScheme, object_labels
 from napari_celltrain.data.objects import find_overlaps, summarize
 from napari_celltrain.engine.objects import decode
 from napari_celltrain.engine.scores import count_matches
@@ -87,7 +87,7 @@ def predicted(model: Model, folder: Path) -> Iterator[TuningVolume]:
         maps = model.predictor.maps(image, measure(image, model.card.normalization, name=path.name))
         labels = tifffile.imread(folder / "labels" / path.name)
         spacing = volume.voxel_size or model.card.spacing
-        yield TuningVolume.of(maps, to_target(labels, scheme), object_labels(labels, scheme), spacing)
+        yield TuningVolume(maps, object_labels(labels, scheme), spacing)
 
 
 def row(model: Model, volumes: list[TuningVolume], method: Method) -> str:
@@ -97,7 +97,7 @@ def row(model: Model, volumes: list[TuningVolume], method: Method) -> str:
     for volume in volumes:
         found = decode(volume.maps, setting.threshold, setting.decoding, volume.spacing)
         overlaps = find_overlaps(volume.objects, found)
-        matched += [2 * count_matches(overlaps, iou) for iou in (0.5, 0.7)]
+        matched += [2 * count_matches(overlaps, iou).tp for iou in (0.5, 0.7)]
         objects += len(overlaps.true) + len(overlaps.predicted)
         shared += 2 * np.count_nonzero((volume.objects > 0) & (found > 0))
         voxels += np.count_nonzero(volume.objects) + np.count_nonzero(found)
@@ -113,7 +113,7 @@ def tuned(model: Model, volumes: list[TuningVolume], method: Method) -> Setting:
     for _ in tuner.run():
         pass
     assert tuner.best is not None
-    return tuner.best.setting
+    return tuner.best
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def measure(which: str, size: int) -> tuple[float, float]:
     start = time.perf_counter()
     if which == "ours":
         statistics_ = IntensityStatistics(kind="zscore", offset=0.0, scale=1.0)
-        Predictor(network, 1, WINDOW, torch.device("cpu"), numeric_format, 2).labels(image, statistics_)
+        Predictor(network, 1, WINDOW, torch.device("cpu"), numeric_format, 2).maps(image, statistics_, threshold=0.5)
     else:
         with torch.inference_mode():
             inputs = torch.from_numpy(image)[None, None].contiguous(memory_format=torch.channels_last_3d)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from napari_celltrain.engine.precision import NumericFormat
-from napari_celltrain.engine.predictor import Predictor, decide, to_probabilities
+from napari_celltrain.engine.predictor import Predictor, decide
 from napari_celltrain.engine.windows import window_starts
 from napari_celltrain.nets.normalize import IntensityStatistics
 
@@ -104,7 +104,7 @@ def test_the_image_is_read_by_slices_and_normalized():
 def test_the_threshold_is_one_of_probability_and_includes_equality():
     logits = np.array([[[[-1e-6, 0.0, 1e-6]]]], np.float32)
     assert decide(logits, 0.5).ravel().tolist() == [0, 1, 1]
-    probability = to_probabilities(np.array([[[[1.0, 2.0]]]], np.float32))
+    probability = predictor(Affine(), (8, 8, 8)).to_probabilities(np.array([[[[1.0, 2.0]]]], np.float32))
     limit = float(probability[0, 0, 0, 0] + probability[0, 0, 0, 1]) / 2
     assert decide(np.array([[[[1.0, 2.0]]]], np.float32), limit).ravel().tolist() == [0, 1]
 
@@ -113,7 +113,7 @@ def test_of_classes_the_most_probable_wins():
     logits = np.zeros((3, 1, 1, 2), np.float32)
     logits[2, 0, 0, 0] = logits[1, 0, 0, 1] = 1
     assert decide(logits, 0.5).ravel().tolist() == [2, 1]
-    np.testing.assert_allclose(to_probabilities(logits).sum(axis=0), 1, rtol=1e-6)
+    np.testing.assert_allclose(predictor(Affine(3), (8, 8, 8), 3).to_probabilities(logits).sum(axis=0), 1, rtol=1e-6)
 
 
 def test_batches_are_counted_and_prediction_ends_where_that_raises():

@@ -8,14 +8,7 @@ import numpy as np
 import pytest
 
 from napari_celltrain.data.labels import IGNORE
-from napari_celltrain.engine.scores import (
-    Counts,
-    VoxelCounts,
-    connected_components,
-    count_objects,
-    count_voxels,
-    score_volume,
-)
+from napari_celltrain.engine.scores import Counts, VoxelCounts, count_objects, count_voxels
 
 
 def test_dice_of_counts_made_by_hand():
@@ -111,18 +104,3 @@ def test_numbers_of_objects_may_have_gaps_and_be_huge():
     truth = np.array([[[7, 7, 0, 900_000_000]]], np.int64)
     predicted = np.array([[[1, 1, 0, 2]]], np.int64)
     assert count_objects(truth, predicted) == Counts(2, 0, 0)
-
-
-def test_pieces_touch_by_their_faces_only():
-    mask = np.zeros((2, 2, 2), bool)
-    mask[0, 0, 0] = mask[1, 1, 1] = True
-    assert connected_components(mask).max() == 2
-
-
-def test_score_of_objects_leaves_out_what_is_ignored():
-    truth = np.array([[[1, 1, 0, 9, 9, 0, 3]]], np.int32)
-    target = np.array([[[1, 1, 0, IGNORE, IGNORE, 0, 1]]], np.uint8)
-    predicted = np.array([[[1, 1, 0, 1, 0, 0, 0]]], np.uint8)
-    score = score_volume(target, predicted, 2, truth)
-    assert score.objects == Counts(1, 0, 1)
-    assert score.voxels == VoxelCounts((Counts(2, 0, 1),))

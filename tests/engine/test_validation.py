@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from napari_celltrain.data.labels import LabelScheme
 from napari_celltrain.engine.precision import NumericFormat
 from napari_celltrain.engine.predictor import Predictor
+from napari_celltrain.engine.scores import Counts, VoxelCounts
 from napari_celltrain.engine.validation import ValidationVolume, Validator
 from napari_celltrain.nets.normalize import IntensityStatistics
 from napari_celltrain.values.decoding import ObjectDecoding
@@ -97,6 +98,15 @@ def test_ignored_voxels_do_not_count() -> None:
     validator = Validator([volume("a", image, labels)], LabelScheme("objects", 99), ObjectDecoding())
     [(_, score, _)] = validator.score(predictor(), [0])
     assert (score.dice, score.f1) == (1.0, 1.0)
+
+
+def test_score_of_objects_leaves_out_what_is_ignored() -> None:
+    truth = np.array([[[1, 1, 0, 9, 9, 0, 3]]], np.int32)
+    found = np.array([[[1, 1, 0, 2, 0, 0, 0]]], np.int32)
+    validator = Validator([volume("a", truth, truth)], LabelScheme("objects", 9), ObjectDecoding())
+    score = validator.compare(0, (found > 0).astype(np.uint8), found)
+    assert score.objects == Counts(1, 0, 1)
+    assert score.voxels == VoxelCounts((Counts(2, 0, 1),))
 
 
 def test_a_rehearsal_looks_at_one_window_and_estimates_all() -> None:

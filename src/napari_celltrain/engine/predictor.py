@@ -75,85 +75,55 @@ class Predictor:
                     if on_batch is not None:
                         on_batch(row * len(batches) + index, len(rows) * len(batches))
                     patches = [normalize(planes[reader.window_at(y, x)], statistics) for y, x in batch]
-                    sums.add(batch, _run(self, [mirror_to(patch, self.window) for patch in patches]))
+                    sums.add(batch, self.run([mirror_to(patch, self.window) for patch in patches]))
                 yield from sums.take(z, slice(max(z, depth.start), max(z_next, depth.start)))
                 sums.move_on(z_next - z)
-
-    def labels(
-        self,
-        image: LazyArray,
-        statistics: IntensityStatistics,
-        *,
-        threshold: float = 0.5,
-        probabilities: OnPlanes = None,
-        on_batch: OnBatch = None,
-    ) -> NDArray[np.uint8]:
-        """The class index of every voxel (Z, Y, X), by a network of foreground or classes; see :func:`decide`.
-
-        ``probabilities`` is called with each group of planes (first plane, (C, planes, Y, X) in 0…1) on the way.
-        """
-        result = np.zeros(image.shape, np.uint8)
-        for first, logits in self.logits(image, statistics, on_batch):
-            result[first : first + logits.shape[1]] = decide(logits, threshold)
-            if probabilities is not None:
-                probabilities(first, self.to_probabilities(logits))
-        return result
 
     def maps(
         self,
         image: LazyArray,
         statistics: IntensityStatistics,
         *,
+        threshold: float | None = None,
         probabilities: OnPlanes = None,
         on_batch: OnBatch = None,
     ) -> NDArray[np.uint8]:
         """The probabilities of all outputs (C, Z, Y, X) in 255 steps: what `engine.objects` makes objects of.
 
-        ``probabilities`` is called as by :meth:`labels`.
+        With ``threshold`` the class indices (1, Z, Y, X), by a network of foreground or classes; see :func:`decide`.
+        ``probabilities`` is called with each group of planes (first plane, (C, planes, Y, X) in 0…1) on the way.
         """
-        result = np.zeros((self.num_outputs, *image.shape), np.uint8)
+        result = np.zeros((self.num_outputs if threshold is None else 1, *image.shape), np.uint8)
         for first, logits in self.logits(image, statistics, on_batch):
-            found = self.to_probabilities(logits)
-            result[:, first : first + logits.shape[1]] = quantize(found)
+            found = self.to_probabilities(logits) if threshold is None or probabilities is not None else logits
+            planes = quantize(found) if threshold is None else decide(logits, threshold)
+            result[:, first : first + logits.shape[1]] = planes
             if probabilities is not None:
                 probabilities(first, found)
         return result
 
     def to_probabilities(self, logits_CZYX: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Each output by itself where they are different things, else see :func:`to_probabilities`."""
-        if self.target == "foreground":
-            return to_probabilities(logits_CZYX)
-        return np.concatenate([to_probabilities(output[None]) for output in logits_CZYX])
+        """Softmax over classes; a sigmoid of each output where they are different things."""
+        logits = torch.from_numpy(logits_CZYX)
+        if self.target == "foreground" and len(logits) > 1:
+            return np.asarray(torch.softmax(logits, dim=0).numpy())
+        return np.stack([torch.sigmoid(output).numpy() for output in logits])
+
+    @torch.inference_mode()
+    def run(self, patches: list[NDArray[np.float32]]) -> Tensor:
+        """Logits (B, C, Z, Y, X) in float32 of normalized patches of one size."""
+        inputs = self.numeric_format.place(torch.from_numpy(np.stack(patches)[:, None]), self.device)
+        with self.numeric_format.autocast(self.device):
+            logits: Tensor = self.network(inputs)
+        return logits.float()
 
 
 def decide(logits_CZYX: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
     """Class indices from logits. The threshold is applied to the logits (its own logit), which spares the
     exponential and decides every voxel the same."""
-    if logits_CZYX.shape[0] == 1:
-        limit = np.float32(np.log(threshold / (1.0 - threshold)))
-        foreground: NDArray[np.uint8] = (logits_CZYX[0] >= limit).astype(np.uint8)
-        return foreground
-    classes: NDArray[np.uint8] = logits_CZYX.argmax(axis=0).astype(np.uint8)
-    return classes
-
-
-def to_probabilities(logits_CZYX: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Sigmoid for one channel, softmax over several."""
-    logits = torch.from_numpy(logits_CZYX)
-    result = torch.sigmoid(logits) if logits.shape[0] == 1 else torch.softmax(logits, dim=0)
-    return np.asarray(result.numpy())
-
-
-# --- one row of windows after the other -----------------------------------------------------------------
-
-
-@torch.inference_mode()
-def _run(predictor: Predictor, patches: list[NDArray[np.float32]]) -> Tensor:
-    """Logits (B, C, Z, Y, X) in float32."""
-    inputs = predictor.numeric_format.place(torch.from_numpy(np.stack(patches)[:, None]), predictor.device)
-    with predictor.numeric_format.autocast(predictor.device):
-        logits: Tensor = predictor.network(inputs)
-    return logits.float()
+    if logits_CZYX.shape[0] > 1:
+        return np.asarray(logits_CZYX.argmax(axis=0), np.uint8)
+    return np.asarray(logits_CZYX[0] >= np.float32(np.log(threshold / (1.0 - threshold))), np.uint8)
 
 
 class _Reader:
@@ -175,8 +145,7 @@ class _Reader:
         """The planes of the windows that begin at plane ``z``, in the part of the volume that they lie in; raw."""
         end = z + len(self._planes)
         kept = max(0, self._end - z)
-        for plane in range(kept):  # one by one, as source and target may overlap
-            self._planes[plane] = self._planes[len(self._planes) - kept + plane]
+        self._planes[:kept] = self._planes[len(self._planes) - kept :]
         self._planes[kept:] = self._image[z + kept : end, *self._part]
         self._end = end
         return self._planes
@@ -191,9 +160,7 @@ class _Sums:
     """Weighted sums of logits (C, Z, Y, X) over one row of windows, within the region's height and width."""
 
     def __init__(self, predictor: Predictor, grid: WindowGrid, plane: tuple[slice, slice]) -> None:
-        self._grid = grid
-        self._window = grid.window
-        self._plane = plane
+        self._window, self._plane = grid.window, plane
         size = (predictor.num_outputs, self._window[0], *(part.stop - part.start for part in plane))
         device = predictor.device
         if device.type == "cpu" or 6 * voxels_in(size) > free_memory(device) // 4:

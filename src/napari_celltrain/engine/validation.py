@@ -16,28 +16,22 @@ from napari_celltrain.data.labels import IGNORE, LabelScheme, object_labels, to_
 from napari_celltrain.data.objects import find_overlaps
 from napari_celltrain.engine.objects import Maps, decode, foreground_of
 from napari_celltrain.engine.predictor import Predictor
-from napari_celltrain.engine.scores import Score, score_volume
+from napari_celltrain.engine.scores import Score, count_objects, count_voxels
 from napari_celltrain.engine.windows import window_starts
-from napari_celltrain.io.axes import Region
+from napari_celltrain.io.axes import WHOLE, Region
 from napari_celltrain.io.volume import LazyArray, voxels_in
 from napari_celltrain.nets.normalize import IntensityStatistics
 from napari_celltrain.values.config import ZYX, Spacing
 from napari_celltrain.values.decoding import FIRST_LEVEL, Method, ObjectDecoding, Target
 from napari_celltrain.values.events import VolumeScore
 
-MAX_TUNED_VOXELS = 2**24
-"""Voxels that are decoded for each candidate: more would cost minutes and add little."""
-MIN_BLOCK = 2**21
-"""Voxels that a volume is cut down to at the least, so that most objects in it are whole."""
-MIN_GAIN = 1e-4
-"""By how much a score must be better to count as better."""
-HOPELESS = 0.1
-"""A method whose first guess is so far behind the best is not searched further."""
-MAX_LEFT_OUT = 0.05
-"""Share of the labelled objects that may be below the smallest size."""
+MAX_TUNED_VOXELS = 2**24  # voxels that are decoded for each candidate: more would cost minutes and add little
+MIN_BLOCK = 2**21  # voxels that a volume is cut down to at the least, so that most objects in it are whole
+MIN_GAIN = 1e-4  # by how much a score must be better to count as better
+HOPELESS = 0.1  # a method whose first guess is so far behind the best is not searched further
+MAX_LEFT_OUT = 0.05  # share of the labelled objects that may be below the smallest size
 STRICT_IOU = 0.7
-STRICT_WEIGHT = 0.1
-"""F1 at IoU 0.5 decides; between nearly equal ones, that at 0.7 does."""
+STRICT_WEIGHT = 0.1  # F1 at IoU 0.5 decides; between nearly equal ones, that at 0.7 does
 
 _SHAPE = (("smoothing_um", (0.0, 0.4, 0.7, 1.0, 1.3, 1.7)), ("seed_distance_um", (0.5, 0.75, 1.0, 1.5)))
 _THRESHOLD = ("threshold", (0.3, 0.4, 0.5, 0.6))
@@ -55,9 +49,11 @@ CANDIDATES: dict[Method, tuple[tuple[str, tuple[float, ...]], ...]] = {
 """Of each method the parameters that are tried one after the other, and their values."""
 _RELATIVE = ("smoothing_um", "seed_distance_um", "depth_weight")
 """Parameters whose values are multiples of what the size of the objects suggests."""
-
-
-WHOLE: Region = (slice(None), slice(None), slice(None))
+METHODS: dict[Target, tuple[Method, ...]] = {
+    "objects": ("learned", "watershed", "components"),
+    "foreground": ("watershed", "components"),
+}
+"""Those that are tried, by what the network has learned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,26 +67,19 @@ class ValidationVolume:
     voxel_size: Spacing | None = None
 
 
+@dataclass
 class Validator:
     """Predicts and scores validation volumes one after the other."""
 
-    def __init__(
-        self,
-        volumes: Sequence[ValidationVolume],
-        scheme: LabelScheme,
-        decoding: ObjectDecoding | None = None,
-        spacing: Spacing = (1.0, 1.0, 1.0),
-        threshold: float = 0.5,
-    ) -> None:
-        """``decoding`` and ``spacing`` (of volumes whose own is unknown) are for labels that are objects."""
-        self.volumes = tuple(volumes)
-        self.decoding = decoding
-        self.spacing = spacing
-        self.threshold = threshold
-        self._scheme = scheme
-        self._num_classes = max(2, scheme.num_outputs)  # one output separates foreground from background
-        self._decoding_seconds = 0.0
-        self._decoded_voxels = 0
+    volumes: Sequence[ValidationVolume]
+    scheme: LabelScheme
+    decoding: ObjectDecoding | None = None
+    """Of labels that are objects."""
+    spacing: Spacing = (1.0, 1.0, 1.0)
+    """Of volumes whose own is unknown."""
+    threshold: float = 0.5
+    _decoding_seconds: float = 0.0
+    _decoded_voxels: int = 0
 
     def score(self, predictor: Predictor, indices: Sequence[int]) -> Iterator[tuple[int, Score, NDArray[Any]]]:
         """Score the volumes at ``indices``, in that order: index, score, and the objects or class indices (Z, Y, X)."""
@@ -111,7 +100,7 @@ class Validator:
     ) -> tuple[NDArray[np.uint8], NDArray[np.int32] | None]:
         """Class indices of ``image``, which is of the volume, and its objects."""
         if self.decoding is None:
-            return predictor.labels(image, volume.statistics, threshold=self.threshold), None
+            return predictor.maps(image, volume.statistics, threshold=self.threshold)[0], None
         maps = predictor.maps(image, volume.statistics)
         start = time.perf_counter()
         objects = decode(maps, self.threshold, self.decoding, volume.voxel_size or self.spacing)
@@ -126,12 +115,15 @@ class Validator:
         objects: NDArray[np.integer] | None = None,
         region: Region = WHOLE,
     ) -> Score:
-        """The counts of a prediction (class indices) of a ``region`` of volume number ``index``; its ``objects`` are by
-        default its connected components."""
+        """The counts of a prediction (class indices) of a ``region`` of volume number ``index``, and its ``objects``.
+        Ignored voxels hold none on either side."""
         labels = np.asarray(self.volumes[index].labels[region])
-        target = to_target(labels, self._scheme)
-        true_objects = object_labels(labels, self._scheme) if self._scheme.kind == "objects" else None
-        return score_volume(target, prediction, self._num_classes, true_objects, objects)
+        target = to_target(labels, self.scheme)
+        voxels = count_voxels(target, prediction, max(2, self.scheme.num_outputs))
+        if objects is None:
+            return Score(voxels)
+        found = np.where(target == IGNORE, 0, objects)
+        return Score(voxels, count_objects(object_labels(labels, self.scheme), found))
 
     def tuning_volumes(self, maps: Mapping[int, Maps]) -> list[TuningVolume]:
         """What the decoding is chosen on: the volumes at these indices, with the maps predicted of them."""
@@ -139,8 +131,9 @@ class Validator:
         for index, predicted in maps.items():
             volume = self.volumes[index]
             labels = np.asarray(volume.labels[:, :, :])
-            target, objects = to_target(labels, self._scheme), object_labels(labels, self._scheme)
-            found.append(TuningVolume.of(predicted, target, objects, volume.voxel_size or self.spacing))
+            spacing, ignore_value = volume.voxel_size or self.spacing, self.scheme.ignore_value
+            ignored = None if ignore_value is None else np.asarray(labels == ignore_value)
+            found.append(TuningVolume(predicted, object_labels(labels, self.scheme), spacing, ignored))
         return limited(found)
 
     def tuning_seconds(self, target: Target) -> float:
@@ -185,12 +178,6 @@ class TuningVolume:
     spacing: Spacing
     ignored: NDArray[np.bool_] | None = None
 
-    @classmethod
-    def of(cls, maps: Maps, target: NDArray[np.uint8], objects: NDArray[Any], spacing: Spacing) -> TuningVolume:
-        """``target`` as of `data.labels.to_target`, ``objects`` as of `data.labels.object_labels`."""
-        ignored = target == IGNORE
-        return cls(maps, objects, spacing, ignored if ignored.any() else None)
-
     def block(self, num_voxels: int) -> TuningVolume:
         """A block of about so many voxels, of the shape of the volume, where most objects are."""
         share = (num_voxels / self.objects.size) ** (1 / 3)
@@ -228,14 +215,6 @@ class Setting:
         return Setting(self.threshold, self.decoding.model_copy(update={name: value}))
 
 
-@dataclass(frozen=True, slots=True)
-class Tuned:
-    """The best setting and what it reached on the volumes it was chosen on."""
-
-    setting: Setting
-    f1: float
-
-
 @dataclass
 class Tuner:
     """Chooses how objects are decoded: the setting that finds most objects of the validation volumes.
@@ -247,93 +226,77 @@ class Tuner:
     volumes: Sequence[TuningVolume]
     target: Target
     first: Setting
-    methods: tuple[Method, ...] = ()
+    methods: Sequence[Method] = ()
     """Those that are tried; all that the network allows, where none are given."""
-    best: Tuned | None = None
-    _tried: dict[str, float] = field(default_factory=dict)
+    best: Setting | None = None
+    f1: float = 0.0
+    """Of the best, on the volumes it was chosen on."""
+    tried: dict[Setting, float] = field(default_factory=dict)
+    """The score of each, without a smallest size."""
     _score: float = -1.0
-
-    @property
-    def num_tried(self) -> int:
-        return len(self._tried)
-
-    @property
-    def num_candidates(self) -> int:
-        return num_candidates(self.target)
 
     def run(self) -> Iterator[int]:
         """Search; yields the number of candidates tried so far."""
-        for method in self.methods or methods_for(self.target):
-            decoding = self.first.decoding.model_copy(
-                update={"method": method, "seed_level": FIRST_LEVEL}
-                if method == "learned"
-                else {"method": method, "seed_level": 0.0, "depth_weight": 0.0, "boundary_weight": 0.0}
-            )
-            start = Setting(self.first.threshold, decoding)
-            is_hopeless = not self._consider(start) and self._tried[_key(start)] < self._score - HOPELESS
-            if is_hopeless and method != self.first.decoding.method:
+        for method in self.methods or METHODS[self.target]:
+            changes: dict[str, Any] = {"method": method, "seed_level": FIRST_LEVEL, "min_size_um3": 0.0}
+            if method != "learned":
+                changes |= {"seed_level": 0.0, "depth_weight": 0.0, "boundary_weight": 0.0}
+            start = Setting(self.first.threshold, self.first.decoding.model_copy(update=changes))
+            self._consider(start)
+            if self.tried[start] < self._score - HOPELESS and method != self.first.decoding.method:
                 continue
-            yield self.num_tried
+            yield len(self.tried)
             for name, values in CANDIDATES[method]:
                 center = start
-                if self.best is not None and self.best.setting.decoding.method == method:
-                    center = self.best.setting
+                if self.best is not None and self.best.decoding.method == method:
+                    center = self.best.replaced("min_size_um3", 0.0)
                 unit = getattr(start.decoding, name) if name in _RELATIVE else 1.0
                 for value in values:
                     self._consider(center.replaced(name, value * unit))
-                    yield self.num_tried
+                    yield len(self.tried)
 
-    def _consider(self, setting: Setting) -> bool:
-        """Score it unless that was done; True where it is the best so far."""
-        key = _key(setting)
-        if key in self._tried:
-            return False
-        score, f1, min_size = evaluate(self.volumes, setting)
-        self._tried[key] = score
-        if score <= self._score + MIN_GAIN:
-            return False
-        self._score = score
-        self.best = Tuned(setting.replaced("min_size_um3", min_size), f1)
-        return True
+    def _consider(self, setting: Setting) -> None:
+        """Score it unless that was done, and keep it where it is the best so far."""
+        if setting not in self.tried:
+            score, f1, min_size = evaluate(self.volumes, setting)
+            self.tried[setting] = score
+            if score > self._score + MIN_GAIN:
+                self._score, self.f1, self.best = score, f1, setting.replaced("min_size_um3", min_size)
 
 
 def evaluate(volumes: Sequence[TuningVolume], setting: Setting) -> tuple[float, float, float]:
     """Score and F1 of the setting with the best smallest size, and that size in µm³."""
-    plain = setting.replaced("min_size_um3", 0.0).decoding
-    sizes: list[NDArray[Any]] = []
-    hits: list[NDArray[np.bool_]] = []
-    strict: list[NDArray[np.bool_]] = []
-    true_sizes: list[NDArray[Any]] = []
+    rows = []
     for volume in volumes:
-        found = decode(volume.maps, setting.threshold, plain, volume.spacing)
+        found = decode(volume.maps, setting.threshold, setting.decoding, volume.spacing)
         if volume.ignored is not None:
             found = np.where(volume.ignored, 0, found)
         overlaps = find_overlaps(volume.objects, found)
-        voxel = float(np.prod(volume.spacing))
-        true_sizes.append(overlaps.true.sizes * voxel)
-        sizes.append(overlaps.predicted.sizes * voxel)
         best_iou = np.zeros(len(overlaps.predicted))
         np.maximum.at(best_iou, overlaps.predicted_index, overlaps.iou)
-        hits.append(best_iou > 0.5)  # above one half a match has no rival
-        strict.append(best_iou > STRICT_IOU)
-    return _best_size(np.concatenate(sizes), np.concatenate(hits), np.concatenate(strict), np.concatenate(true_sizes))
+        voxel = float(np.prod(volume.spacing))
+        rows.append((overlaps.predicted.sizes * voxel, best_iou, overlaps.true.sizes * voxel))
+    sizes, ious, true_sizes = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+    return _best_size(sizes, ious, true_sizes)
 
 
 def _best_size(
-    sizes: NDArray[np.float64], hits: NDArray[np.bool_], strict: NDArray[np.bool_], true_sizes: NDArray[np.float64]
+    sizes: NDArray[np.float64], ious: NDArray[np.float64], true_sizes: NDArray[np.float64]
 ) -> tuple[float, float, float]:
-    """Leaving out the smallest objects, one after the other: where is F1 highest?
+    """Leaving out the smallest objects, one after the other: where is F1 highest? ``ious`` with the best true object.
 
     The limit stays below the size of all but the smallest of the labelled objects, even if a larger one would gain:
     such a gain would be that of these volumes, and elsewhere cells may be smaller.
     """
     order = np.argsort(sizes)
-    sizes, hits, strict = sizes[order], hits[order], strict[order]
+    sizes, ious = sizes[order], ious[order]
     # entry k: without the k smallest
     left = np.arange(len(sizes), -1, -1)
     total = np.maximum(1, left + len(true_sizes))
-    f1 = 2 * _from_end(hits) / total
-    score = f1 + STRICT_WEIGHT * 2 * _from_end(strict) / total
+    # above one half a match has no rival
+    hits, strict = (np.append(np.cumsum((ious > limit)[::-1])[::-1], 0) for limit in (0.5, STRICT_IOU))
+    f1 = 2 * hits / total
+    score = f1 + STRICT_WEIGHT * 2 * strict / total
     largest = float(np.quantile(true_sizes, MAX_LEFT_OUT)) if len(true_sizes) else np.inf
     score[1:][sizes >= largest] = -1.0  # entry k leaves out the object k - 1
     best = int(np.argmax(score >= score.max() - MIN_GAIN))  # the fewest left out
@@ -344,20 +307,6 @@ def _best_size(
     return float(score[best]), float(f1[best]), float(np.sqrt(sizes[best - 1] * kept))
 
 
-def _from_end(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Entry k: how many of the flags from k on are set."""
-    sums: NDArray[np.int64] = np.concatenate([np.cumsum(flags[::-1])[::-1], [0]])
-    return sums
-
-
-def _key(setting: Setting) -> str:
-    return f"{setting.threshold} {setting.decoding.model_dump_json(exclude={'min_size_um3'})}"
-
-
 def num_candidates(target: Target) -> int:
     """How many are tried at most."""
-    return sum(1 + sum(len(values) for _, values in CANDIDATES[method]) for method in methods_for(target))
-
-
-def methods_for(target: Target) -> tuple[Method, ...]:
-    return ("learned", "watershed", "components") if target == "objects" else ("watershed", "components")
+    return sum(1 + sum(len(values) for _, values in CANDIDATES[method]) for method in METHODS[target])

@@ -253,7 +253,7 @@ def segment(
     if card.label_kind == "objects":
         maps = predictor.maps(image, statistics, probabilities=probabilities, on_batch=on_batch)
         return to_objects(card, maps, voxel_size)
-    classes = predictor.labels(
+    [classes] = predictor.maps(
         image, statistics, threshold=card.threshold, probabilities=probabilities, on_batch=on_batch
     )
     return Segmentation(classes, _compact(np.array(card.class_values or (0, 1)))[classes])

@@ -255,17 +255,17 @@ def _tune(
     first = Setting(validator.threshold, validator.decoding or card.decoding)
     tuner = Tuner(validator.tuning_volumes(maps), card.target, first)
     for num_tried in tuner.run():
-        yield Prepared(stage="choosing how objects are separated", done=num_tried, total=tuner.num_candidates)
+        yield Prepared(stage="choosing how objects are separated", done=num_tried, total=num_candidates(card.target))
     if tuner.best is None:
         return model, maps
-    tuned = card.model_copy(update={"threshold": tuner.best.setting.threshold, "objects": tuner.best.setting.decoding})
+    tuned = card.model_copy(update={"threshold": tuner.best.threshold, "objects": tuner.best.decoding})
     folder.write_text("model/model.yaml", card_to_yaml(tuned))
     smallest = tuned.decoding.min_size_um3
     left_out = f", without those below {smallest:.3g} µm³" if smallest else ""
     yield Logged(
         message=f"Objects are separated by {_method(tuned.decoding)}, in a foreground of at least "
-        f"{tuned.threshold:.2g}{left_out}: the best of {tuner.num_tried} settings tried on the validation volumes "
-        f"(F1 {tuner.best.f1:.3f})."
+        f"{tuned.threshold:.2g}{left_out}: the best of {len(tuner.tried)} settings tried on the validation volumes "
+        f"(F1 {tuner.f1:.3f})."
     )
     return Model(tuned, model.predictor), maps
 
