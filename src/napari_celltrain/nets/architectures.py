@@ -127,21 +127,15 @@ class ScalableVNet(nn.Module):
         super().__init__()
         elu = ("elu", {"inplace": True})
         self.enter = InputTransition(3, in_channels, width, elu)
+        down = ((1, 1, None), (2, 2, None), (4, 3, 0.5), (8, 2, 0.5))
         self.down = nn.ModuleList(
-            [
-                DownTransition(3, width, 1, elu),
-                DownTransition(3, 2 * width, 2, elu),
-                DownTransition(3, 4 * width, 3, elu, dropout_prob=0.5),
-                DownTransition(3, 8 * width, 2, elu, dropout_prob=0.5),
-            ]
+            DownTransition(3, factor * width, convolutions, elu, dropout_prob=dropout)
+            for factor, convolutions, dropout in down
         )
+        up = ((16, 16, 2, (0.5, 0.5)), (16, 8, 2, (0.5, 0.5)), (8, 4, 1, (None, 0.5)), (4, 2, 1, (None, 0.5)))
         self.up = nn.ModuleList(
-            [
-                UpTransition(3, 16 * width, 16 * width, 2, elu, dropout_prob=(0.5, 0.5)),
-                UpTransition(3, 16 * width, 8 * width, 2, elu, dropout_prob=(0.5, 0.5)),
-                UpTransition(3, 8 * width, 4 * width, 1, elu),
-                UpTransition(3, 4 * width, 2 * width, 1, elu),
-            ]
+            UpTransition(3, inputs * width, outputs * width, convolutions, elu, dropout_prob=dropout)
+            for inputs, outputs, convolutions, dropout in up
         )
         self.leave = OutputTransition(3, 2 * width, out_channels, elu)
 

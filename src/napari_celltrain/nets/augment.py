@@ -19,7 +19,6 @@ from napari_celltrain.values.config import Augmentation, AugmentationSpec, Spaci
 
 if TYPE_CHECKING:
     from monai.transforms.transform import Transform
-    from torch import Tensor
 
 TransformBuilder = Callable[[Any, Geometry], "Transform"]
 """Takes the class of `config` that is named at its registration, gives a transform of `IMAGE`, or of `BOTH` alike."""
@@ -47,32 +46,28 @@ class Augmenter:
     def __init__(self, specs: Sequence[Augmentation], voxel_size: Spacing | None) -> None:
         from monai.transforms.compose import Compose
 
-        from napari_celltrain.nets.transforms import join_deformations
+        from napari_celltrain.nets.transforms import RandDeformd
 
         geometry = Geometry.of(voxel_size)
         by_name: dict[str, Augmentation] = {spec.name: spec for spec in specs if spec.probability > 0}
         chosen = [entry.build(by_name[entry.key], geometry) for entry in AUGMENTATIONS if entry.key in by_name]
-        self._transform = Compose(join_deformations(chosen))
+        self._transform = Compose(RandDeformd.join(chosen))
 
     def __call__(self, image_ZYX: Float, target_ZYX: NDArray[np.uint8], seed: int) -> tuple[Float, NDArray[np.uint8]]:
         """Contiguous arrays of the same shape and type, decided by the arguments alone.
 
         Where nothing was drawn they may be the arrays given, which are never written to. ``seed`` must not be negative.
         """
+        import torch
         from monai.utils.type_conversion import convert_to_numpy
 
         (state,) = np.random.SeedSequence((seed, _STREAM)).generate_state(1)
         self._transform.set_random_state(seed=int(state))
-        patch = self._transform({IMAGE: _to_tensor(image_ZYX), LABEL: _to_tensor(target_ZYX)})
+        # torch takes no negative strides, and warns of what cannot be written to
+        arrays = (np.require(array, requirements=["C", "W"])[None] for array in (image_ZYX, target_ZYX))
+        patch = self._transform(dict(zip(BOTH, map(torch.from_numpy, arrays), strict=True)))
         image, target = (convert_to_numpy(patch[key])[0] for key in BOTH)
         return np.ascontiguousarray(image, np.float32), np.ascontiguousarray(target, np.uint8)
-
-
-def _to_tensor(array_ZYX: NDArray[Any]) -> Tensor:
-    import torch
-
-    # torch takes no negative strides, and warns of what cannot be written to.
-    return torch.from_numpy(np.require(array_ZYX, requirements=["C", "W"])[None])
 
 
 def _register(spec: type[AugmentationSpec], label: str) -> Callable[[TransformBuilder], TransformBuilder]:
@@ -98,18 +93,12 @@ def build_rotate90(spec: config.Rotate90, geometry: Geometry) -> Transform:
     return RandKeepShapeRotate90d(BOTH, spec.probability, geometry)
 
 
+@_register(config.Elastic, "Elastic deformation")  # after affine: decorators act from the last to the first
 @_register(config.Affine, "Rotation, zoom and shear")
-def build_affine(spec: config.Affine, geometry: Geometry) -> Transform:
+def build_deformation(spec: config.Affine | config.Elastic, geometry: Geometry) -> Transform:
     from napari_celltrain.nets.transforms import RandDeformd
 
-    return RandDeformd(BOTH, geometry, affine=spec)
-
-
-@_register(config.Elastic, "Elastic deformation")
-def build_elastic(spec: config.Elastic, geometry: Geometry) -> Transform:
-    from napari_celltrain.nets.transforms import RandDeformd
-
-    return RandDeformd(BOTH, geometry, elastic=spec)
+    return RandDeformd(BOTH, geometry, spec)
 
 
 # --- what changes sharpness, then brightness: the image alone -------------------------------------------
@@ -117,9 +106,9 @@ def build_elastic(spec: config.Elastic, geometry: Geometry) -> Transform:
 
 @_register(config.Blur, "Blur")
 def build_blur(spec: config.Blur, geometry: Geometry) -> Transform:
-    from napari_celltrain.nets.transforms import RandBlurd
+    from napari_celltrain.nets.transforms import RandChanged, blur
 
-    return RandBlurd(IMAGE, spec.probability, spec.sigma, geometry.spacing)
+    return RandChanged(IMAGE, spec.probability, blur(spec.sigma, geometry.spacing))
 
 
 @_register(config.LowResolution, "Low resolution")
@@ -127,11 +116,11 @@ def build_low_resolution(spec: config.LowResolution, geometry: Geometry) -> Tran
     """Nearest voxels on the way down, which keeps the noise, and linear on the way up, as nnU-Net does it."""
     from monai.transforms.spatial.dictionary import RandSimulateLowResolutiond
 
-    from napari_celltrain.nets.transforms import RandPlaneLowResolutiond
+    from napari_celltrain.nets.transforms import RandChanged, coarsen_planes
 
     if geometry.plane:
         (across,) = {0, 1, 2} - set(geometry.plane)
-        return RandPlaneLowResolutiond(IMAGE, spec.probability, spec.zoom, across)
+        return RandChanged(IMAGE, spec.probability, coarsen_planes(spec.zoom, across))
     return RandSimulateLowResolutiond(
         IMAGE,
         spec.probability,
@@ -142,30 +131,21 @@ def build_low_resolution(spec: config.LowResolution, geometry: Geometry) -> Tran
     )
 
 
-@_register(config.Contrast, "Contrast")
-def build_contrast(spec: config.Contrast, geometry: Geometry) -> Transform:
-    """The curve spans the patch from its darkest to its brightest voxel, so that values below 0 have a place on it."""
-    from monai.transforms.intensity.dictionary import RandAdjustContrastd
+def _register_intensity(spec: type[AugmentationSpec], label: str, monai_name: str, **parameters: str) -> None:
+    """Add the dictionary transform of that name, whose ``parameters`` are the fields of those names."""
 
-    return RandAdjustContrastd(IMAGE, spec.probability, gamma=spec.gamma)
+    def build(spec: AugmentationSpec, geometry: Geometry) -> Transform:
+        from monai import transforms
 
+        values = {parameter: getattr(spec, field) for parameter, field in parameters.items()}
+        built: Transform = getattr(transforms, monai_name)(IMAGE, prob=spec.probability, **values)
+        return built
 
-@_register(config.IntensityScale, "Intensity scale")
-def build_intensity_scale(spec: config.IntensityScale, geometry: Geometry) -> Transform:
-    from monai.transforms.intensity.dictionary import RandScaleIntensityd
-
-    return RandScaleIntensityd(IMAGE, factors=spec.factor, prob=spec.probability)
+    _register(spec, label)(build)
 
 
-@_register(config.IntensityShift, "Intensity shift")
-def build_intensity_shift(spec: config.IntensityShift, geometry: Geometry) -> Transform:
-    from monai.transforms.intensity.dictionary import RandShiftIntensityd
-
-    return RandShiftIntensityd(IMAGE, offsets=spec.offset, prob=spec.probability)
-
-
-@_register(config.Noise, "Noise")
-def build_noise(spec: config.Noise, geometry: Geometry) -> Transform:
-    from monai.transforms.intensity.dictionary import RandGaussianNoised
-
-    return RandGaussianNoised(IMAGE, spec.probability, std=spec.std, sample_std=True)
+# The curve spans the patch from its darkest to its brightest voxel, so that values below 0 have a place on it.
+_register_intensity(config.Contrast, "Contrast", "RandAdjustContrastd", gamma="gamma")
+_register_intensity(config.IntensityScale, "Intensity scale", "RandScaleIntensityd", factors="factor")
+_register_intensity(config.IntensityShift, "Intensity shift", "RandShiftIntensityd", offsets="offset")
+_register_intensity(config.Noise, "Noise", "RandGaussianNoised", std="std")  # its strength is drawn, too

@@ -15,8 +15,7 @@ from napari_celltrain.io.axes import zyx
 from napari_celltrain.values.config import ZYX, Spacing
 from napari_celltrain.values.text import sizes
 
-ANISOTROPY_LIMIT = 1.5
-"""Up to this ratio, spacings count as equal."""
+ANISOTROPY_LIMIT = 1.5  # up to this ratio, spacings count as equal
 
 CUBIC: Spacing = (1.0, 1.0, 1.0)
 
@@ -27,8 +26,7 @@ _TOLERANCE = 1e-4
 def coarse_axes(spacing: Spacing) -> tuple[bool, bool, bool]:
     """Which of z, y and x are coarser than the finest axis by more than the limit."""
     limit = ANISOTROPY_LIMIT * min(spacing) * (1 + _TOLERANCE)
-    z, y, x = (size > limit for size in spacing)
-    return z, y, x
+    return spacing[0] > limit, spacing[1] > limit, spacing[2] > limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +83,13 @@ def total_stride(strides: tuple[ZYX, ...]) -> ZYX:
 
 NUM_LEVELS = {"unet": 4, "segresnet": 3, "dynunet": 4, "attention_unet": 3, "trailmap": 3}
 """How often these networks downsample, by :func:`plan_strides`."""
-_DIVISORS: dict[str, ZYX] = {"vnet": (16, 16, 16), "swinunetr": (32, 32, 32)}
 
 
 def network_divisor(model: str, voxel_size: Spacing | None) -> ZYX:
     """What patch sizes should be multiples of, known before the network is built; 16 for networks from elsewhere."""
     if model in NUM_LEVELS:
         return total_stride(plan_strides(voxel_size, NUM_LEVELS[model]))
-    return _DIVISORS.get(model, (16, 16, 16))
+    return (32, 32, 32) if model == "swinunetr" else (16, 16, 16)
 
 
 # --- memory ----------------------------------------------------------------------------------------------
@@ -110,29 +107,22 @@ _KEPT = {
     "swinunetr": (3300, 4300, 6300),
     "trailmap": (880, 1800, 3500),
 }
-_UNKNOWN = 6300
-"""A network from another package is taken to be as demanding as the most demanding of ours."""
+_UNKNOWN = (6300, 6300, 6300)  # a network from another package counts as the most demanding of ours
 _WORKING_SHARE = 1.3  # what convolutions need beside what is kept
 
 
 def bytes_per_voxel(model: str, size: str) -> float:
     """Of a patch, in a training step."""
-    kept = _KEPT.get(model)
-    return _WORKING_SHARE * (_UNKNOWN if kept is None else kept[_SIZES.index(size)])
+    return _WORKING_SHARE * _KEPT.get(model, _UNKNOWN)[_SIZES.index(size)]
 
 
 # --- patch size ------------------------------------------------------------------------------------------
 
-TARGET_VOXELS = 64**3
-"""Voxels of a suggested patch: on a processor a step then takes a fraction of a second."""
-MAX_VOXELS = 4 * TARGET_VOXELS
-"""Large objects may ask for as many."""
-MAX_STRETCH = 1.5
-"""A patch takes in all of the coarsest axis where that makes it at most this much longer."""
-OBJECTS_PER_SIDE = 2.0
-"""A patch should be so many typical objects long: then it shows whole ones with their surroundings."""
-MEMORY_SHARE = 0.5
-"""Of the free memory for a training step; the rest is for the volumes, the validation and other programs."""
+TARGET_VOXELS = 64**3  # voxels of a suggested patch: on a processor a step then takes a fraction of a second
+MAX_VOXELS = 4 * TARGET_VOXELS  # large objects may ask for as many
+MAX_STRETCH = 1.5  # a patch takes in all of the coarsest axis where that makes it at most this much longer
+OBJECTS_PER_SIDE = 2.0  # a patch should be so many typical objects long, to show whole ones with surroundings
+MEMORY_SHARE = 0.5  # of the free memory for a training step; the rest is for volumes, validation and other programs
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,18 +191,14 @@ def _wanted_voxels(spacing: np.ndarray, ceiling: np.ndarray, object_extent: Spac
 
 def _widest(spacing: np.ndarray, ceiling: np.ndarray, num_voxels: float) -> np.ndarray:
     """Sides (voxels) of the box that is cubic in micrometres, within ``ceiling``, with ``num_voxels`` voxels."""
-    fixed = np.zeros(3, bool)
     side = ceiling.copy()
-    for _ in range(3):
-        if fixed.all():
-            break
-        free = ~fixed
-        room = num_voxels / np.prod(side[fixed]) if fixed.any() else float(num_voxels)
-        length = (room * np.prod(spacing[free])) ** (1 / free.sum())
+    free = np.ones(3, bool)
+    while free.any():
+        length = (num_voxels / np.prod(side[~free]) * np.prod(spacing[free])) ** (1 / free.sum())
         side[free] = length / spacing[free]
         over = free & (side > ceiling)
-        side[over] = ceiling[over]
         if not over.any():
             break
-        fixed |= over
+        side[over] = ceiling[over]
+        free &= ~over
     return side

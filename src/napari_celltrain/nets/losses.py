@@ -6,6 +6,7 @@ With one output the logits go through a sigmoid, with several (one per class, ba
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from napari_celltrain.data.labels import DEPTHS, IGNORE
@@ -31,74 +32,61 @@ LossBuilder = Callable[[int], DenseLoss]
 LOSSES: Registry[LossBuilder] = Registry("loss")
 
 
-class SegmentationLoss:
+def segmentation_loss(
+    dense_loss: DenseLoss, logits_BCZYX: Tensor, target_BZYX: Tensor, *, has_ignored: bool | None = None
+) -> Tensor:
     """The loss of logits (B, C, Z, Y, X) against target (B, Z, Y, X) in uint8, as one number.
 
     It is the mean over the batch's items, each counting the same whatever part of it is ignored; items that are
     ignored altogether do not count. Without any item to count it is 0, with gradients of 0. Computed in float32, also
-    under autocast.
+    under autocast. ``has_ignored``: whether the target holds any `IGNORE`; None looks, which on a GPU waits for the
+    device.
     """
+    import torch
 
-    def __init__(self, dense_loss: DenseLoss) -> None:
-        self._dense_loss = dense_loss
-
-    def __call__(self, logits_BCZYX: Tensor, target_BZYX: Tensor, *, has_ignored: bool | None = None) -> Tensor:
-        """``has_ignored``: whether the target holds any `IGNORE`. None looks, which on a GPU waits for the device."""
-        import torch
-
-        ignored = target_BZYX == IGNORE if has_ignored is not False else None
-        if has_ignored is None and ignored is not None:
-            has_ignored = bool(ignored.any())
-        with torch.autocast(logits_BCZYX.device.type, enabled=False):
-            logits = logits_BCZYX.float()
-            if ignored is None or not has_ignored:
-                return self._dense_loss(logits, target_BZYX.unsqueeze(1).float())
-            # item by item, as they differ in how many voxels count: these, in a row, are all that the loss sees
-            losses = [
-                self._dense_loss(item[:, mask].unsqueeze(0), labels[mask][None, None].float())
-                for item, labels, mask in zip(logits, target_BZYX, ~ignored, strict=True)
-                if mask.any()
-            ]
-            # the sum of an empty slice is a 0 that has the logits in its graph, even where they are not finite
-            return torch.stack(losses).mean() if losses else logits[:0].sum()
+    if has_ignored is None:
+        has_ignored = bool((target_BZYX == IGNORE).any())
+    with torch.autocast(logits_BCZYX.device.type, enabled=False):
+        logits = logits_BCZYX.float()
+        if not has_ignored:
+            return dense_loss(logits, target_BZYX.unsqueeze(1).float())
+        # item by item, as they differ in how many voxels count: these, in a row, are all that the loss sees
+        losses = [
+            dense_loss(item[:, mask].unsqueeze(0), labels[mask][None, None].float())
+            for item, labels, mask in zip(logits, target_BZYX, target_BZYX != IGNORE, strict=True)
+            if mask.any()
+        ]
+        # the sum of an empty slice is a 0 that has the logits in its graph, even where they are not finite
+        return torch.stack(losses).mean() if losses else logits[:0].sum()
 
 
-class ObjectLoss:
+def object_loss(foreground_loss: DenseLoss, logits_BCZYX: Tensor, target_BZYX: Tensor) -> Tensor:
     """Of logits (B, 3, Z, Y, X) – foreground, distance, boundary – against packed targets (B, Z, Y, X) in uint8.
 
     The sum of the chosen loss on the foreground, and the binary cross entropies of distance and boundary against what
-    `data.object_target` has packed, averaged over the voxels that count, those of the objects foremost.
+    `data.labels` has packed, averaged over the voxels that count, those of the objects foremost.
     """
-
-    def __init__(self, foreground_loss: SegmentationLoss) -> None:
-        self._foreground_loss = foreground_loss
-
-    def __call__(self, logits_BCZYX: Tensor, target_BZYX: Tensor) -> Tensor:
-        import torch
-
-        ignored = target_BZYX == IGNORE
-        has_ignored = bool(ignored.any())
-        inside = (target_BZYX > 0) & ~ignored
-        packed = torch.where(inside, target_BZYX - 1, 0)
-        is_boundary = packed >= DEPTHS
-        depth = torch.where(is_boundary, packed - DEPTHS, packed).float() / (DEPTHS - 1)
-        foreground = torch.where(ignored, target_BZYX, inside.to(torch.uint8))
-        loss = self._foreground_loss(logits_BCZYX[:, :1], foreground, has_ignored=has_ignored)
-        weight = torch.where(inside, 1.0, BACKGROUND_WEIGHT)
-        if has_ignored:
-            weight = weight * ~ignored
-        with torch.autocast(logits_BCZYX.device.type, enabled=False):
-            logits = logits_BCZYX.float()
-            distance = _cross_entropy(logits[:, 1], depth, weight)
-            boundary = _cross_entropy(logits[:, 2], is_boundary.float(), weight)
-        return loss + DISTANCE_WEIGHT * distance + BOUNDARY_WEIGHT * boundary
-
-
-def _cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    import torch
     from torch.nn import functional
 
-    total = functional.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum")
-    return total / weight.sum().clamp(min=1.0)
+    ignored = target_BZYX == IGNORE
+    has_ignored = bool(ignored.any())
+    inside = (target_BZYX > 0) & ~ignored
+    packed = torch.where(inside, target_BZYX - 1, 0)
+    is_boundary = packed >= DEPTHS
+    depth = torch.where(is_boundary, packed - DEPTHS, packed).float() / (DEPTHS - 1)
+    foreground = torch.where(ignored, target_BZYX, inside.to(torch.uint8))
+    loss = segmentation_loss(foreground_loss, logits_BCZYX[:, :1], foreground, has_ignored=has_ignored)
+    weight = torch.where(inside, 1.0, BACKGROUND_WEIGHT)
+    if has_ignored:
+        weight = weight * ~ignored
+    with torch.autocast(logits_BCZYX.device.type, enabled=False):
+        logits = logits_BCZYX.float()
+        parts = ((1, depth, DISTANCE_WEIGHT), (2, is_boundary.float(), BOUNDARY_WEIGHT))
+        for output, target, share in parts:
+            total = functional.binary_cross_entropy_with_logits(logits[:, output], target, weight, reduction="sum")
+            loss = loss + share * (total / weight.sum().clamp(min=1.0))
+    return loss
 
 
 def build_loss(key: str, num_outputs: int, target: Target = "foreground") -> Callable[[Tensor, Tensor], Tensor]:
@@ -107,8 +95,7 @@ def build_loss(key: str, num_outputs: int, target: Target = "foreground") -> Cal
     With ``target`` objects the network has further outputs, and the loss further terms. Raises `ConfigError` for a
     key that there is not.
     """
-    loss = SegmentationLoss(LOSSES[key].build(num_outputs))
-    return loss if target == "foreground" else ObjectLoss(loss)
+    return partial(segmentation_loss if target == "foreground" else object_loss, LOSSES[key].build(num_outputs))
 
 
 # --- the losses, with the parameters of the guide -------------------------------------------------------

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import Field
 
-from napari_celltrain.nets.geometry import NUM_LEVELS, coarse_axes, plan_strides, total_stride
+from napari_celltrain.io.axes import zyx
+from napari_celltrain.nets.geometry import NUM_LEVELS, plan_strides, total_stride
 from napari_celltrain.registry import Registry
 from napari_celltrain.values.config import ZYX, Frozen, Spacing
 from napari_celltrain.values.errors import ConfigError, ModelFileError
+from napari_celltrain.values.text import sizes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -75,7 +78,8 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor]) -> None:
         "missing in the file": sorted(own.keys() - state.keys()),
         "unknown to the network": sorted(state.keys() - own.keys()),
         "of another shape": [
-            f"{name} ({_shape(state[name])} in the file, {_shape(own[name])} in the network)"
+            f"{name} ({sizes(state[name].shape) or 'one number'} in the file, "
+            f"{sizes(own[name].shape) or 'one number'} in the network)"
             for name in sorted(own.keys() & state.keys())
             if state[name].shape != own[name].shape
         ],
@@ -93,10 +97,6 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     network.load_state_dict(state)
 
 
-def _shape(tensor: Tensor) -> str:
-    return " × ".join(map(str, tensor.shape)) or "one number"
-
-
 # --- the networks ---------------------------------------------------------------------------------------
 
 _WIDTHS: dict[ModelSize, tuple[int, ...]] = {
@@ -105,7 +105,10 @@ _WIDTHS: dict[ModelSize, tuple[int, ...]] = {
     "large": (32, 64, 128, 256, 512),
 }
 _INSTANCE_NORM: tuple[str, dict[str, bool]] = ("instance", {"affine": True})
-_FIRST_WIDTH: dict[ModelSize, int] = {size: widths[0] for size, widths in _WIDTHS.items()}
+
+
+def _strides(spec: NetworkSpec) -> tuple[ZYX, ...]:
+    return plan_strides(spec.voxel_size, NUM_LEVELS[spec.key])
 
 
 @MODELS.register("unet", "U-Net (residual)", "The quickest here and a good first choice for most data.")
@@ -113,17 +116,10 @@ def build_unet(spec: NetworkSpec) -> Architecture:
     """The residual U-Net of Kerfoot et al. 2018, https://doi.org/10.1007/978-3-030-12029-0_40."""
     from monai.networks.nets.unet import UNet
 
-    widths = _WIDTHS[spec.size]
-    strides = plan_strides(spec.voxel_size, NUM_LEVELS["unet"])
-    module = UNet(
-        3,
-        spec.in_channels,
-        spec.out_channels,
-        widths,
-        cast(Any, strides),  # may differ by axis, whatever MONAI's annotation says
-        num_res_units=2,
-        norm=_INSTANCE_NORM,
-    )
+    strides = _strides(spec)
+    channels = (spec.in_channels, spec.out_channels)
+    # strides may differ by axis, whatever MONAI's annotation says
+    module = UNet(3, *channels, _WIDTHS[spec.size], cast(Any, strides), num_res_units=2, norm=_INSTANCE_NORM)
     return Architecture(module, total_stride(strides))
 
 
@@ -136,22 +132,19 @@ def build_segresnet(spec: NetworkSpec) -> Architecture:
     """SegResNet, Myronenko 2018, https://arxiv.org/abs/1810.11654, in MONAI's form that allows for coarse axes."""
     from monai.networks.nets.segresnet_ds import SegResNetDS
 
-    blocks = (1, 2, 2, 4)
-    strides = plan_strides(spec.voxel_size, NUM_LEVELS["segresnet"])
-    kept = [sum(stride[axis] == 1 for stride in strides) for axis in range(3)]
+    kept = [steps.count(1) for steps in zip(*_strides(spec), strict=True)]
     # MONAI plans by whole powers of two: this resolution makes it leave out as many halvings as our plan does.
     resolution = tuple(2.0**times for times in kept) if any(kept) else None
     module = SegResNetDS(
         3,
-        init_filters=_FIRST_WIDTH[spec.size],
+        init_filters=_WIDTHS[spec.size][0],
         in_channels=spec.in_channels,
         out_channels=spec.out_channels,
         norm=_INSTANCE_NORM,
-        blocks_down=blocks,
+        blocks_down=(1, 2, 2, 4),
         resolution=resolution,
     )
-    z, y, x = (int(factor) for factor in module.shape_factor())
-    return Architecture(module, (z, y, x))
+    return Architecture(module, zyx(module.shape_factor()))
 
 
 @MODELS.register(
@@ -161,31 +154,22 @@ def build_dynunet(spec: NetworkSpec) -> Architecture:
     """The network of nnU-Net, Isensee et al. 2021, https://doi.org/10.1038/s41592-020-01008-z."""
     from monai.networks.nets.dynunet import DynUNet
 
-    widths = _WIDTHS[spec.size]
-    strides = plan_strides(spec.voxel_size, NUM_LEVELS["dynunet"])
+    plan = plan_strides(spec.voxel_size, NUM_LEVELS["dynunet"] + 1)
+    strides = plan[:-1]
+    # Kernels look along a coarse axis only from the level on at which its spacing is even with the others.
+    # But a strided kernel of one voxel would skip every other voxel altogether.
+    steps = (zip(*pair, strict=True) for pair in pairwise(((1, 1, 1), *plan)))
     module = DynUNet(
         3,
         spec.in_channels,
         spec.out_channels,
-        kernel_size=_plan_kernels(spec.voxel_size, strides),
+        kernel_size=[zyx(1 if step == after == 1 else 3 for step, after in pairs) for pairs in steps],
         strides=[(1, 1, 1), *strides],
         upsample_kernel_size=strides,
-        filters=tuple(min(width, 320) for width in widths),
+        filters=tuple(min(width, 320) for width in _WIDTHS[spec.size]),
         norm_name=_INSTANCE_NORM,
     )
     return Architecture(module, total_stride(strides))
-
-
-def _plan_kernels(voxel_size: Spacing | None, strides: tuple[ZYX, ...]) -> list[ZYX]:
-    """Kernels that look along a coarse axis only from the level on at which its spacing is even with the others."""
-    spacing = voxel_size or (1.0, 1.0, 1.0)
-    kernels: list[ZYX] = []
-    for stride in ((1, 1, 1), *strides):
-        spacing = (spacing[0] * stride[0], spacing[1] * stride[1], spacing[2] * stride[2])
-        # A strided kernel of one voxel would skip every other voxel altogether.
-        z, y, x = (1 if coarse and step == 1 else 3 for coarse, step in zip(coarse_axes(spacing), stride, strict=True))
-        kernels.append((z, y, x))
-    return kernels
 
 
 @MODELS.register(
@@ -198,8 +182,7 @@ def build_attention_unet(spec: NetworkSpec) -> Architecture:
     from monai.networks.nets.attentionunet import AttentionUnet
 
     # One level less than the U-Net: it works at full resolution, and this is where its time goes.
-    widths = _WIDTHS[spec.size][:-1]
-    strides = plan_strides(spec.voxel_size, NUM_LEVELS["attention_unet"])
+    widths, strides = _WIDTHS[spec.size][:-1], _strides(spec)
     module = AttentionUnet(3, spec.in_channels, spec.out_channels, widths, cast(Any, strides))
     return Architecture(module, total_stride(strides))
 
@@ -211,7 +194,7 @@ def build_vnet(spec: NetworkSpec) -> Architecture:
     """V-Net; MONAI's blocks, with their batch normalization and dropout, in three widths (large is MONAI's)."""
     from napari_celltrain.nets.architectures import ScalableVNet
 
-    width = {"small": 4, "medium": 8, "large": 16}[spec.size]
+    width = _WIDTHS[spec.size][0] // 2
     if width % spec.in_channels:
         raise ConfigError(
             f"A V-Net cannot take {spec.in_channels} channels, as they do not divide {width}; use another."
@@ -238,6 +221,6 @@ def build_trailmap(spec: NetworkSpec) -> Architecture:
     """A 3D U-Net as in TRAILMAP; the large one has the paper's widths."""
     from napari_celltrain.nets.architectures import TrailMap
 
-    strides = plan_strides(spec.voxel_size, NUM_LEVELS["trailmap"])
-    module = TrailMap(spec.in_channels, spec.out_channels, _FIRST_WIDTH[spec.size], strides)
+    strides = _strides(spec)
+    module = TrailMap(spec.in_channels, spec.out_channels, _WIDTHS[spec.size][0], strides)
     return Architecture(module, total_stride(strides))

@@ -1,16 +1,16 @@
 """Transforms of patches that MONAI lacks. Arrays of the transforms are channel-first, (1, Z, Y, X).
 
 Deformation is affine and elastic in one resampling: image linear, labels nearest. It is written in NumPy, block by
-block, on purpose. On one core a patch of 48 x 96 x 96 voxels, image and labels, takes 12 ms here (15 ms with the
-elastic field), 38 ms with SciPy's `map_coordinates`, 48 ms with torch's `grid_sample` (20 ms where it need not mirror
-at the border), 61 ms with MONAI's `RandAffined` (33 ms), and 304 ms with its `Rand3DElasticd`, which deforms both ways
-in one resampling, too, but always both, neither in the plane only nor safe from folding.
+block, for speed: on one core a patch of 48 x 96 x 96 voxels takes 12 ms (15 ms with the elastic field), 38 ms with
+SciPy's `map_coordinates`, 48 ms with torch's `grid_sample`, 61 ms with MONAI's `RandAffined`, and 304 ms with its
+`Rand3DElasticd`, which always deforms both ways, neither in the plane only nor safe from folding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,15 @@ from monai.utils.type_conversion import convert_to_numpy, convert_to_tensor
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from napari_celltrain.io.axes import zyx
 from napari_celltrain.nets.geometry import ANISOTROPY_LIMIT, Geometry
 from napari_celltrain.values import config
 from napari_celltrain.values.config import ZYX, Spacing
 
 Float = NDArray[np.float32]
 Patch = Mapping[Hashable, torch.Tensor]
+Change = Callable[[torch.Tensor, np.random.RandomState], torch.Tensor]
+"""Of an image (1, Z, Y, X); it may draw random numbers."""
 
 # Half of MONAI's kernel, in sigmas: `truncated` of its GaussianFilter.
 _KERNEL_REACH = 4.0
@@ -40,26 +43,24 @@ _VOXELS_PER_BLOCK = 32_768
 _LARGEST_COEFFICIENT = 0.4
 
 
-class _RandImaged(RandomizableTransform, MapTransform):
-    """Changes the image, as often as its probability says; both depend on its random numbers alone."""
+class RandChanged(RandomizableTransform, MapTransform):
+    """Applies ``change`` to the image as often as its probability says; both draw from one stream of random numbers."""
 
-    def __init__(self, keys: KeysCollection, prob: float) -> None:
+    def __init__(self, keys: KeysCollection, prob: float, change: Change) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob)
+        self._change = change
 
     def __call__(self, data: Patch) -> dict[Hashable, torch.Tensor]:
         patch = dict(data)
         self.randomize(None)
         if self._do_transform:
             for key in self.key_iterator(patch):
-                patch[key] = self.change(convert_to_tensor(patch[key], track_meta=False))
+                patch[key] = self._change(convert_to_tensor(patch[key], track_meta=False), self.R)
         return patch
 
-    def change(self, image: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
 
-
-class RandBlurd(_RandImaged):
+def blur(sigma: tuple[float, float], spacing: Spacing) -> Change:
     """MONAI's `GaussianSmooth`, with one sigma drawn for all axes, and the border repeated beyond the patch.
 
     ``sigma`` is in voxels of the finest axis; along the others it is as long in micrometres. MONAI's
@@ -67,48 +68,35 @@ class RandBlurd(_RandImaged):
     then takes a third of its brightness from each face of the patch.
     """
 
-    def __init__(self, keys: KeysCollection, prob: float, sigma: tuple[float, float], spacing: Spacing) -> None:
-        super().__init__(keys, prob)
-        self._range = sigma
-        self._spacing = spacing
-        self._sigma = sigma[0]
-
-    def randomize(self, data: Any | None = None) -> None:
-        super().randomize(data)
-        self._sigma = self.R.uniform(*self._range)
-
-    def change(self, image: torch.Tensor) -> torch.Tensor:
-        sigmas = [self._sigma / size for size in self._spacing]
-        borders = [int(_KERNEL_REACH * sigma + 0.5) for sigma in sigmas]
+    def change(image: torch.Tensor, rng: np.random.RandomState) -> torch.Tensor:
+        drawn = rng.uniform(*sigma)
+        sigmas = [drawn / size for size in spacing]
+        borders = [int(_KERNEL_REACH * each + 0.5) for each in sigmas]
         both_sides = [border for border in reversed(borders) for _ in range(2)]  # torch pads from the last axis on
         blurred: torch.Tensor = GaussianSmooth(sigmas)(functional.pad(image, both_sides, mode="replicate"))
         for axis, border in enumerate(borders, start=1):
             blurred = blurred.narrow(axis, border, image.shape[axis])
         return blurred
 
+    return change
 
-class RandPlaneLowResolutiond(_RandImaged):
+
+def coarsen_planes(zoom_range: tuple[float, float], across: int) -> Change:
     """MONAI's `RandSimulateLowResolution` in the planes across one axis.
 
     `RandSimulateLowResolutiond` shrinks along all axes alike, also along one that is coarse already. To it, the planes
     here are the channels of one image of two dimensions.
     """
+    coarsen = RandSimulateLowResolution(
+        prob=1.0, downsample_mode="nearest-exact", upsample_mode="bilinear", zoom_range=zoom_range
+    )
 
-    def __init__(self, keys: KeysCollection, prob: float, zoom_range: tuple[float, float], across: int) -> None:
-        super().__init__(keys, prob)
-        self._across = across
-        self._coarsen = RandSimulateLowResolution(
-            prob=1.0, downsample_mode="nearest-exact", upsample_mode="bilinear", zoom_range=zoom_range
-        )
+    def change(image: torch.Tensor, rng: np.random.RandomState) -> torch.Tensor:
+        coarsen.set_random_state(state=rng)
+        planes: torch.Tensor = convert_to_tensor(coarsen(image[0].movedim(across, 0)), track_meta=False)
+        return planes.movedim(0, across)[None]
 
-    def randomize(self, data: Any | None = None) -> None:
-        super().randomize(data)
-        self._coarsen.set_random_state(state=self.R)
-
-    def change(self, image: torch.Tensor) -> torch.Tensor:
-        planes = image[0].movedim(self._across, 0)
-        coarse: torch.Tensor = convert_to_tensor(self._coarsen(planes), track_meta=False)
-        return coarse.movedim(0, self._across)[None]
+    return change
 
 
 class RandKeepShapeRotate90d(RandRotate90d):
@@ -144,65 +132,44 @@ class RandDeformd(RandomizableTransform, MapTransform):
     MONAI's `RandAffined` and `Rand3DElasticd`: one after the other they resample twice, and are slower (see above).
     """
 
-    def __init__(
-        self,
-        keys: tuple[str, str],
-        geometry: Geometry,
-        *,
-        affine: config.Affine | None = None,
-        elastic: config.Elastic | None = None,
-    ) -> None:
+    def __init__(self, keys: tuple[str, str], geometry: Geometry, *specs: config.Affine | config.Elastic) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self)
         self._keys = keys
         self._geometry = geometry
-        self._affine = affine
-        self._elastic = elastic
+        self._specs = specs
         self._deformation = Deformation()
-
-    def joined(self, other: RandDeformd) -> RandDeformd:
-        """One transform for what the two do."""
-        return RandDeformd(
-            self._keys,
-            self._geometry,
-            affine=self._affine or other._affine,
-            elastic=self._elastic or other._elastic,
-        )
 
     def randomize(self, data: ZYX) -> None:
         """Draw a deformation of a patch of that shape."""
-        deformation = Deformation()
-        affine, elastic = self._affine, self._elastic
-        if affine and self.R.random_sample() < affine.probability:
-            deformation.matrix = draw_affine(self.R, self._geometry, affine.rotation, affine.scaling, affine.shear)
-        if elastic and self.R.random_sample() < elastic.probability:
-            magnitude = self.R.uniform(*elastic.magnitude)
-            if magnitude > 0:
-                deformation.elastic = draw_elastic(self.R, data, self._geometry, elastic.spacing, magnitude)
-        self._deformation = deformation
-        self._do_transform = not deformation.is_identity
+        self._deformation = deformation = Deformation()
+        for spec in self._specs:
+            if self.R.random_sample() >= spec.probability:
+                continue
+            if isinstance(spec, config.Affine):
+                deformation.matrix = draw_affine(self.R, self._geometry, spec.rotation, spec.scaling, spec.shear)
+            elif (magnitude := self.R.uniform(*spec.magnitude)) > 0:
+                deformation.elastic = draw_elastic(self.R, data, self._geometry, spec.spacing, magnitude)
 
     def __call__(self, data: Patch) -> dict[Hashable, torch.Tensor]:
         patch = dict(data)
-        image_key, label_key = self._keys
-        z, y, x = patch[image_key].shape[1:]
-        self.randomize((z, y, x))
-        if self._do_transform:
-            image, labels = (convert_to_numpy(patch[key])[0] for key in self._keys)
-            image, labels = resample(image.astype(np.float32, copy=False), labels, self._deformation)
-            patch[image_key], patch[label_key] = torch.from_numpy(image[None]), torch.from_numpy(labels[None])
+        image, labels = (convert_to_numpy(patch[key])[0] for key in self._keys)
+        self.randomize(zyx(image.shape))
+        if not self._deformation.is_identity:
+            parts: tuple[NDArray[Any], ...] = resample(image.astype(np.float32, copy=False), labels, self._deformation)
+            patch |= {key: torch.from_numpy(part[None]) for key, part in zip(self._keys, parts, strict=True)}
         return patch
 
-
-def join_deformations(transforms: Iterable[Transform]) -> list[Transform]:
-    """The same transforms, with deformations that follow on one another made one, so that voxels are resampled once."""
-    joined: list[Transform] = []
-    for transform in transforms:
-        if joined and isinstance(transform, RandDeformd) and isinstance(previous := joined[-1], RandDeformd):
-            joined[-1] = previous.joined(transform)
-        else:
-            joined.append(transform)
-    return joined
+    @classmethod
+    def join(cls, transforms: Iterable[Transform]) -> list[Transform]:
+        """The same transforms, with deformations that follow on one another made one: voxels are resampled once."""
+        joined: list[Transform] = []
+        for transform in transforms:
+            if joined and isinstance(transform, cls) and isinstance(previous := joined[-1], cls):
+                joined[-1] = cls(previous._keys, previous._geometry, *previous._specs, *transform._specs)
+            else:
+                joined.append(transform)
+        return joined
 
 
 # --- the deformation itself -----------------------------------------------------------------------------
@@ -218,12 +185,12 @@ class Deformation:
 
     @property
     def is_identity(self) -> bool:
-        return self.elastic is None and bool(np.array_equal(self.matrix, np.eye(3)))
+        return not any(map(self.moves, range(3)))
 
     def moves(self, axis: int) -> bool:
         """Whether anything is displaced along the axis; if not, nothing is interpolated along it."""
-        shifted = self.elastic is not None and axis in self.elastic.axes
-        return shifted or not np.array_equal(self.matrix[axis], np.eye(3)[axis])
+        is_shifted = self.elastic is not None and axis in self.elastic.axes
+        return is_shifted or not np.array_equal(self.matrix[axis], np.eye(3)[axis])
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +208,7 @@ class ElasticField:
         """Displacements (planes, axes, Y, X) in the planes from start to stop."""
         planes = np.tensordot(self.weights[0][start:stop], self.coefficients, axes=(1, 1))
         # Stacked products of small matrices: OpenBLAS does each of them in the calling thread.
-        shifts: Float = np.matmul(np.matmul(self.weights[1], planes), self.weights[2].T)
-        return shifts
+        return np.asarray(np.matmul(np.matmul(self.weights[1], planes), self.weights[2].T))
 
 
 def draw_elastic(
@@ -280,21 +246,16 @@ def draw_affine(
     # A zoom and its inverse are equally likely.
     scale = np.exp(rng.uniform(np.log(zoom[0]), np.log(zoom[1])))
     matrix = np.eye(3)
-    for first in axes:
-        matrix[first, first] = 1 / scale
-        for second in axes:
-            if first != second:
-                matrix[first, second] = rng.uniform(-shear, shear) / scale
-    for index, first in enumerate(axes):
-        for second in axes[index + 1 :]:
-            angle = np.deg2rad(rng.uniform(-rotation, rotation))
-            turn = np.eye(3)
-            turn[first, first] = turn[second, second] = np.cos(angle)
-            turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
-            matrix = turn @ matrix
+    for first, second in product(axes, repeat=2):
+        matrix[first, second] = (1 if first == second else rng.uniform(-shear, shear)) / scale
+    for first, second in combinations(axes, 2):
+        angle = np.deg2rad(rng.uniform(-rotation, rotation))
+        turn = np.eye(3)
+        turn[first, first] = turn[second, second] = np.cos(angle)
+        turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
+        matrix = turn @ matrix
     spacing = np.asarray(geometry.spacing)
-    in_voxels: NDArray[np.float64] = matrix * spacing / spacing[:, None]
-    return in_voxels
+    return np.asarray(matrix * spacing / spacing[:, None])
 
 
 def resample(image: Float, target: NDArray[np.uint8], deformation: Deformation) -> tuple[Float, NDArray[np.uint8]]:
@@ -362,8 +323,7 @@ def _interpolate(flat: Float, corner: NDArray[np.intp], fractions: list[tuple[in
     """Linear along each of the axes in ``fractions``, from the outermost to the innermost."""
     if not fractions:
         # Corners lie inside, so no mode is needed; "wrap" is taken because it is faster than the check of "raise".
-        values: Float = flat[offset:].take(corner, mode="wrap")
-        return values
+        return flat[offset:].take(corner, mode="wrap")
     (step, fraction), *inner = fractions
     lower: Any = _interpolate(flat, corner, inner, offset)
     upper = _interpolate(flat, corner, inner, offset + step)
