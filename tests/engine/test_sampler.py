@@ -25,21 +25,21 @@ def test_epochs_differ_and_repeat():
 
 
 def test_every_patch_comes_once_though_the_last_batch_is_smaller():
-    batches = list(plan_batches(5, 3, 4, 0, first_epoch=1, first_step=0, last_epoch=2))
+    batches = list(plan_batches(5, 3, 4, 0, range(1, 3)))
     assert [len(batch) for batch in batches] == [4, 4, 4, 3] * 2
     assert [request for batch in batches[:4] for request in batch] == plan_epoch(5, 3, 0, 1)
 
 
 @pytest.mark.parametrize("step", [0, 1, 3, 4])
 def test_resuming_in_the_middle_gives_the_batches_that_were_left(step):
-    everything = list(plan_batches(5, 3, 4, 0, first_epoch=1, first_step=0, last_epoch=3))
-    rest = list(plan_batches(5, 3, 4, 0, first_epoch=2, first_step=step, last_epoch=3))
+    everything = list(plan_batches(5, 3, 4, 0, range(1, 4)))
+    rest = list(plan_batches(5, 3, 4, 0, range(2, 4), step))
     assert rest == everything[4 + step :]
 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_share_each_batch_without_overlap(world):
-    for batch in plan_batches(5, 3, 4, 0, first_epoch=1, first_step=0, last_epoch=1):
+    for batch in plan_batches(5, 3, 4, 0, range(1, 2)):
         shares = [Ranks(rank, world).share(batch) for rank in range(world)]
         assert Counter(request for share in shares for request in share) == Counter(batch)
 
@@ -53,7 +53,7 @@ def labels_with_two_objects() -> np.ndarray:
 
 def test_foreground_index_points_at_labelled_voxels_of_all_objects():
     labels = labels_with_two_objects()
-    index = index_foreground(labels, labels.shape, LabelScheme("objects"), seed=0)
+    index = index_foreground(labels, LabelScheme("objects"), seed=0)
     values = labels[tuple(index.T)]
     assert set(values.tolist()) == {1, 7}
 
@@ -62,7 +62,7 @@ def test_of_classes_each_is_indexed_alike():
     labels = labels_with_two_objects()
     labels[labels == 7] = 2
     labels[0, 0, 0] = 3
-    index = index_foreground(labels, labels.shape, LabelScheme("classes", None, (0, 1, 2, 3)), seed=0)
+    index = index_foreground(labels, LabelScheme("classes", None, (0, 1, 2, 3)), seed=0)
     counts = Counter(labels[tuple(index.T)].tolist())
     assert set(counts) == {1, 2, 3}
     assert max(counts.values()) == min(counts.values())
@@ -70,13 +70,13 @@ def test_of_classes_each_is_indexed_alike():
 
 def test_ignored_voxels_are_not_sought():
     labels = labels_with_two_objects()
-    index = index_foreground(labels, labels.shape, LabelScheme("objects", 7), seed=0)
+    index = index_foreground(labels, LabelScheme("objects", 7), seed=0)
     assert set(labels[tuple(index.T)].tolist()) == {1}
 
 
 def test_without_labels_the_index_is_empty_and_patches_lie_anywhere():
     labels = np.zeros((20, 30, 40), np.uint8)
-    index = index_foreground(labels, labels.shape, LabelScheme("objects"), seed=0)
+    index = index_foreground(labels, LabelScheme("objects"), seed=0)
     assert index.shape == (0, 3)
     starts = {place_patch((20, 30, 40), (8, 8, 8), index, 1.0, seed) for seed in range(50)}
     assert len(starts) > 40
@@ -84,7 +84,7 @@ def test_without_labels_the_index_is_empty_and_patches_lie_anywhere():
 
 def test_patches_lie_inside_and_hold_foreground_when_asked_to():
     labels = labels_with_two_objects()
-    index = index_foreground(labels, labels.shape, LabelScheme("objects"), seed=0)
+    index = index_foreground(labels, LabelScheme("objects"), seed=0)
     for seed in range(200):
         start = place_patch(labels.shape, (8, 10, 12), index, 1.0, seed)
         block = tuple(slice(a, a + n) for a, n in zip(start, (8, 10, 12), strict=True))

@@ -129,7 +129,7 @@ def test_steps_are_those_of_the_sampler(volumes: int, samples: int, batch: int) 
         AugmentationConfig(samples_per_volume=samples, patch_size=(64, 64, 64)),
         TrainingConfig(batch_size=batch),
     )
-    steps = plan_batches(volumes, samples, batch, 0, first_epoch=1, first_step=0, last_epoch=1)
+    steps = plan_batches(volumes, samples, batch, 0, range(1, 2))
     assert plan.steps_per_epoch == sum(1 for _ in steps)
 
 

@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,55 +49,43 @@ def plan_epoch(num_cases: int, samples_per_volume: int, seed: int, epoch: int) -
 
 
 def plan_batches(
-    num_cases: int,
-    samples_per_volume: int,
-    batch_size: int,
-    seed: int,
-    *,
-    first_epoch: int,
-    first_step: int,
-    last_epoch: int,
+    num_cases: int, samples_per_volume: int, batch_size: int, seed: int, epochs: range, first_step: int = 0
 ) -> Iterator[list[PatchRequest]]:
-    """The batches of the epochs given, one after the other, from step ``first_step`` (from 0) of the first epoch.
+    """The batches of ``epochs``, one after the other, from step ``first_step`` (from 0) of the first one.
 
     The last batch of an epoch may be smaller: every patch of the plan is used once.
     """
-    for epoch in range(first_epoch, last_epoch + 1):
+    start = first_step * batch_size
+    for epoch in epochs:
         plan = plan_epoch(num_cases, samples_per_volume, seed, epoch)
-        start = first_step * batch_size if epoch == first_epoch else 0
-        for index in range(start, len(plan), batch_size):
-            yield plan[index : index + batch_size]
+        yield from (plan[index : index + batch_size] for index in range(start, len(plan), batch_size))
+        start = 0
 
 
-def index_foreground(labels: LazyArray, shape: ZYX, scheme: LabelScheme, seed: int) -> NDArray[np.int32]:
+def index_foreground(labels: LazyArray, scheme: LabelScheme, seed: int) -> NDArray[np.int32]:
     """Positions (N, 3) of labelled voxels, spread over the volume, for placing patches.
 
     ``labels`` is anything that three slices index. It is read in slabs, so memory stays flat. Of classes, each gets
     an equal share, so that a rare one is seen.
     """
+    shape = zyx(labels.shape)
     rng = np.random.default_rng([seed, *shape])
-    slab = max(1, int(2**24 / max(1, shape[1] * shape[2])))
+    slab = max(1, 2**24 // max(1, shape[1] * shape[2]))
+    keep = -(-MAX_INDEXED_VOXELS * 4 // -(-shape[0] // slab))
     found: dict[int, list[NDArray[np.int32]]] = {}
-    num_slabs = -(-shape[0] // slab)
     for start in range(0, shape[0], slab):
-        part = np.asarray(labels[start : start + slab, :, :])
-        target = to_target(part, scheme)
-        for value in np.unique(target):
-            if value in (0, IGNORE):
-                continue
+        target = to_target(np.asarray(labels[start : start + slab, :, :]), scheme)
+        for value in np.setdiff1d(target, (0, IGNORE)):
             flat = np.flatnonzero(target == value)
-            keep = -(-MAX_INDEXED_VOXELS * 4 // num_slabs)
             if len(flat) > keep:
                 flat = rng.choice(flat, keep, replace=False)
             positions = np.stack(np.unravel_index(flat, target.shape), axis=1).astype(np.int32)
             positions[:, 0] += start
             found.setdefault(int(value), []).append(positions)
-    if not found:
-        return np.zeros((0, 3), np.int32)
-    share = MAX_INDEXED_VOXELS // len(found)
-    picked = []
+    picked = [np.zeros((0, 3), np.int32)]
     for parts in found.values():
         positions = np.concatenate(parts)
+        share = MAX_INDEXED_VOXELS // len(found)
         # fewer than a class's share are repeated, so that a rare class is drawn as often as a common one
         picked.append(rng.choice(positions, share, replace=len(positions) < share))
     return np.concatenate(picked)
@@ -123,26 +111,16 @@ def place_patch(
     return zyx(start)
 
 
-# --- from a request to a patch --------------------------------------------------------------------------
-
-T = TypeVar("T", bound=np.generic)
-
-
 @dataclass(frozen=True, slots=True)
 class TrainingVolume:
     """One volume, or block of a volume, to train on. ``image`` and ``target`` are indexed by three slices."""
 
-    name: str
     image: LazyArray
     target: LazyArray
     """What is to be learned, in uint8: class indices and ``IGNORE``, or packed objects (`data.labels.ObjectTarget`)."""
     statistics: IntensityStatistics
     foreground: NDArray[np.int32]
     """(N, 3) positions of labelled voxels."""
-
-    @property
-    def shape(self) -> ZYX:
-        return zyx(self.image.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +131,7 @@ class Batch:
     target: Tensor
 
 
+@dataclass(frozen=True)
 class PatchSource:
     """Makes the patches and batches that requests ask for; what it returns depends on the request alone.
 
@@ -160,23 +139,13 @@ class PatchSource:
     ends up to the largest. Threads may share a source: each gets its own augmenter, since transforms carry state.
     """
 
-    def __init__(
-        self,
-        volumes: Sequence[TrainingVolume],
-        *,
-        patch_size: ZYX | None,
-        foreground_fraction: float,
-        augmentations: Sequence[Augmentation],
-        voxel_size: Spacing | None,
-        samples_per_volume: int = 1,
-    ) -> None:
-        self.volumes = tuple(volumes)
-        self.samples_per_volume = samples_per_volume
-        self._patch_size = patch_size
-        self._foreground_fraction = foreground_fraction
-        self._augmentations = augmentations
-        self._voxel_size = voxel_size
-        self._of_this_thread = threading.local()
+    volumes: Sequence[TrainingVolume]
+    patch_size: ZYX | None
+    foreground_fraction: float
+    augmentations: Sequence[Augmentation]
+    voxel_size: Spacing | None
+    samples_per_volume: int = 1
+    _of_this_thread: threading.local = field(default_factory=threading.local)
 
     @property
     def patches_per_epoch(self) -> int:
@@ -185,19 +154,18 @@ class PatchSource:
     def patch(self, request: PatchRequest) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Image and target (Z, Y, X) of one request: the very arrays that the network gets."""
         volume = self.volumes[request.case]
-        size = self._patch_size or volume.shape
-        start = place_patch(volume.shape, size, volume.foreground, self._foreground_fraction, request.seed)
-        region = tuple(
-            slice(first, min(first + length, end)) for first, length, end in zip(start, size, volume.shape, strict=True)
-        )
-        image = normalize(np.asarray(volume.image[region]), volume.statistics)
-        target = np.asarray(volume.target[region])
-        image, target = mirror_to(image, size), mirror_to(target, size)
-        if not self._augmentations:
+        shape = zyx(volume.image.shape)
+        size = self.patch_size or shape
+        start = place_patch(shape, size, volume.foreground, self.foreground_fraction, request.seed)
+        ends = np.minimum(np.add(start, size), shape)
+        region = tuple(map(slice, start, map(int, ends)))
+        image = mirror_to(normalize(np.asarray(volume.image[region]), volume.statistics), size)
+        target = mirror_to(np.asarray(volume.target[region]), size)
+        if not self.augmentations:
             return image, target
-        augmenter: Augmenter | None = getattr(self._of_this_thread, "augmenter", None)
-        if augmenter is None:
-            augmenter = self._of_this_thread.augmenter = Augmenter(self._augmentations, self._voxel_size)
+        if not hasattr(self._of_this_thread, "augmenter"):
+            self._of_this_thread.augmenter = Augmenter(self.augmentations, self.voxel_size)
+        augmenter: Augmenter = self._of_this_thread.augmenter
         return augmenter(image, target, request.seed)
 
     def batch(self, requests: Sequence[PatchRequest]) -> Batch:
@@ -209,15 +177,12 @@ class PatchSource:
         return Batch(torch.from_numpy(image), torch.from_numpy(target))
 
 
-def mirror_to(array_ZYX: NDArray[T], size: ZYX) -> NDArray[T]:
+def mirror_to(array_ZYX: NDArray[Any], size: ZYX) -> NDArray[Any]:
     """Mirror the array at its far ends until it is at least ``size``; as prediction does, so that both see alike."""
     missing = [max(0, wanted - have) for wanted, have in zip(size, array_ZYX.shape, strict=True)]
     if not any(missing):
         return array_ZYX
     return np.pad(array_ZYX, [(0, width) for width in missing], mode="reflect")
-
-
-# --- batches made ahead ---------------------------------------------------------------------------------
 
 
 @contextmanager

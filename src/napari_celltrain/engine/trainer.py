@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,30 +18,14 @@ from napari_celltrain.engine.patches import Batch, PatchSource, plan_batches, pr
 from napari_celltrain.engine.predictor import Predictor
 from napari_celltrain.engine.scores import Score
 from napari_celltrain.engine.validation import Validator
+from napari_celltrain.values import events
 from napari_celltrain.values.config import TrainingConfig
 from napari_celltrain.values.errors import DeviceError
-from napari_celltrain.values.events import (
-    EpochDone,
-    Event,
-    Logged,
-    Saved,
-    StepDone,
-    StopReason,
-    StopRequest,
-    StopRequested,
-    Validated,
-    ValidationProgressed,
-    Warned,
-)
 
-MAX_BROKEN_STEPS = 20
-"""Steps in a row whose loss or gradient is not finite, after which training gives up."""
-REPLAN_STEPS = 25
-"""How often, in steps, the plan of the learning rate is compared with the clock under a time limit."""
-REPLAN_RATIO = 1.4
-"""How far off the plan may be before it is changed."""
-POLL_SECONDS = 0.3
-"""How often requests to stop are looked for."""
+MAX_BROKEN_STEPS = 20  # steps in a row whose loss or gradient is not finite, after which training gives up
+REPLAN_STEPS = 25  # how often, in steps, the plan of the learning rate is compared with the clock under a time limit
+REPLAN_RATIO = 1.4  # how far off the plan may be before it is changed
+POLL_SECONDS = 0.3  # how often requests to stop are looked for
 
 
 @dataclass(slots=True)
@@ -81,15 +64,11 @@ class Progress:
     def set_epoch_size(self, num_patches: int, batch_size: int) -> None:
         """With other data or batches than when it was saved, an epoch that was begun has to begin again."""
         if (self.num_patches, self.batch_size) != (num_patches, batch_size):
-            self._begin_epoch()
+            self.begin_epoch(self.epoch)
         self.num_patches, self.batch_size = num_patches, batch_size
 
-    def next_epoch(self) -> None:
-        self.epoch += 1
-        self._begin_epoch()
-
-    def _begin_epoch(self) -> None:
-        self.step_in_epoch = 0
+    def begin_epoch(self, epoch: int) -> None:
+        self.epoch, self.step_in_epoch = epoch, 0
         self.loss_sum, self.loss_count, self.epoch_seconds = 0.0, 0, 0.0
 
 
@@ -102,7 +81,7 @@ class Checkpointer(Protocol):
 
     def save_preview(self, epoch: int, prediction_ZYX: NDArray[Any]) -> str: ...
 
-    def stop_request(self) -> StopRequest | None: ...
+    def stop_request(self) -> events.StopRequest | None: ...
 
 
 @dataclass(slots=True)
@@ -123,9 +102,9 @@ class Trainer:
     clock: Callable[[], float] = time.perf_counter
     started_at: float = field(default_factory=time.perf_counter)
     """When this sitting began, by ``clock``; the time limit counts from here."""
-    reason: StopReason | None = None
+    reason: events.StopReason | None = None
     """Why training ended, once it has."""
-    _request: StopRequest | None = None
+    _request: events.StopRequest | None = None
     _polled_at: float = 0.0
     _broken_steps: int = 0
     _warned_of_cost: bool = False
@@ -146,7 +125,7 @@ class Trainer:
         """Seconds of all sittings together."""
         return self._earlier_seconds + self.elapsed
 
-    def run(self, checkpointer: Checkpointer) -> Iterator[Event]:
+    def run(self, checkpointer: Checkpointer) -> Iterator[events.Event]:
         """Train until the epochs are done or something ends it earlier; the last thing is always a validation.
 
         Nothing happens where all epochs have been done already.
@@ -173,30 +152,23 @@ class Trainer:
                     elif ending is None and patience is not None and self.progress.validations_since_best >= patience:
                         ending = "early-stopping"
                 elif epoch_complete:
-                    self.progress.next_epoch()
+                    self.progress.begin_epoch(self.progress.epoch + 1)
                 if ending is not None:
                     self.reason = ending
                     return
                 if due:
                     step_began = self.clock()  # validation does not count as the epoch's time
 
-    # --- one step ---------------------------------------------------------------------------------------
-
     def _batches(self) -> AbstractContextManager[Iterator[Batch]]:
-        requests = plan_batches(
-            len(self.source.volumes),
-            self.source.samples_per_volume,
-            self.config.batch_size,
-            self.config.seed,
-            first_epoch=self.progress.epoch,
-            first_step=self.progress.step_in_epoch,
-            last_epoch=self.config.epochs,
-        )
+        config, source, progress = self.config, self.source, self.progress
+        size = (len(source.volumes), source.samples_per_volume, config.batch_size)
+        epochs = range(progress.epoch, config.epochs + 1)
+        requests = plan_batches(*size, config.seed, epochs, first_step=progress.step_in_epoch)
         # a process without a share of the last, small batch computes its first patch with weight 0
         shares = (self.ranks.share(batch) or batch[:1] for batch in requests)
-        return prefetched(self.source.batch, shares, num_threads=1 if self.learner.device.type == "cpu" else 4)
+        return prefetched(source.batch, shares, num_threads=1 if self.learner.device.type == "cpu" else 4)
 
-    def _train_step(self, batch: Batch) -> StepDone:
+    def _train_step(self, batch: Batch) -> events.StepDone:
         progress = self.progress
         num_items = min(progress.batch_size, progress.num_patches - progress.step_in_epoch * progress.batch_size)
         assert num_items > 0, "a step beyond the end of its epoch"
@@ -217,7 +189,7 @@ class Trainer:
             progress.loss_sum += loss * num_items
             progress.loss_count += num_items
         progress.compute_seconds += seconds
-        return StepDone(
+        return events.StepDone(
             epoch=progress.epoch,
             step=progress.step,
             step_in_epoch=progress.step_in_epoch,
@@ -229,7 +201,7 @@ class Trainer:
     def _learning_rate(self, step: int) -> float:
         return learning_rate_at(self.config, step, self.progress.planned_steps, self.progress.halvings)
 
-    def _replan(self, seconds: float) -> Iterator[Logged]:
+    def _replan(self, seconds: float) -> Iterator[events.Logged]:
         """Under a time limit, look now and then whether the steps that were planned still fit what the clock says.
 
         Only a plan that is far off is changed, so that equal runs on a steady machine stay equal.
@@ -248,16 +220,17 @@ class Trainer:
             return
         progress.planned_steps = max(1, likely)
         epochs = likely / progress.steps_per_epoch
-        yield Logged(message=f"The speed has changed; the learning rate is now planned for about {epochs:.1f} epochs.")
+        message = f"The speed has changed; the learning rate is now planned for about {epochs:.1f} epochs."
+        yield events.Logged(message=message)
 
-    def _epoch_done(self) -> EpochDone:
+    def _epoch_done(self) -> events.EpochDone:
         config, progress = self.config, self.progress
         steps = config.epochs * progress.steps_per_epoch - progress.step
         validations = -(-(config.epochs - progress.epoch) // config.validation_interval) + 1
         remaining = steps * progress.compute_seconds / max(1, progress.step) + validations * self.validation_estimate
         if config.max_minutes is not None:
             remaining = min(remaining, config.max_minutes * 60 - self.elapsed)
-        return EpochDone(
+        return events.EpochDone(
             epoch=progress.epoch,
             step=progress.step,
             train_loss=progress.loss_sum / progress.loss_count if progress.loss_count else math.nan,
@@ -266,9 +239,7 @@ class Trainer:
             remaining_seconds=max(0.0, remaining),
         )
 
-    # --- ending -----------------------------------------------------------------------------------------
-
-    def _poll(self, checkpointer: Checkpointer) -> Iterator[StopRequested]:
+    def _poll(self, checkpointer: Checkpointer) -> Iterator[events.StopRequested]:
         """Look for requests to stop; each new one becomes one event. The first process decides for all."""
         if self.ranks.world == 1 and self.clock() - self._polled_at < POLL_SECONDS:
             return
@@ -276,9 +247,9 @@ class Trainer:
         request = self.ranks.broadcast(checkpointer.stop_request())
         if request is not None and request != self._request:
             self._request = request
-            yield StopRequested(now=request == "stop-now")
+            yield events.StopRequested(now=request == "stop-now")
 
-    def _ending(self, epoch_complete: bool) -> StopReason | None:
+    def _ending(self, epoch_complete: bool) -> events.StopReason | None:
         """Why training has to end with a validation right now, if it has to."""
         if epoch_complete and self.progress.epoch >= self.config.epochs:
             return "epochs"
@@ -293,9 +264,7 @@ class Trainer:
         """What comes after the last step: a validation, the final predictions, and the choice of their decoding."""
         return 2.1 * self.validation_estimate + self.validator.tuning_seconds(self.predictor.target)
 
-    # --- validation -------------------------------------------------------------------------------------
-
-    def _validate(self, checkpointer: Checkpointer, epoch_complete: bool) -> Iterator[Event]:
+    def _validate(self, checkpointer: Checkpointer, epoch_complete: bool) -> Iterator[events.Event]:
         """Score the evaluated weights, save them if they are the best so far, and save what resuming needs."""
         progress, epoch = self.progress, self.progress.epoch
         start = self.clock()
@@ -307,22 +276,31 @@ class Trainer:
             scores[index] = score
             if index == 0:
                 preview = checkpointer.save_preview(epoch, prediction)
-            yield ValidationProgressed(done=len(scores), total=len(own_share))
+            yield events.ValidationProgressed(done=len(scores), total=len(own_share))
         for part in self.ranks.gather(scores):
             scores |= part
         validated = self._judge([scores[index] for index in indices], preview, self.clock() - start)
         self.validation_estimate = self.ranks.broadcast(validated.seconds)
         yield validated
-        yield from self._warn_of_cost(validated.seconds)
+        per_epoch = progress.steps_per_epoch * progress.compute_seconds / max(1, progress.step)
+        between = per_epoch * self.config.validation_interval
+        if validated.seconds > between and not self._warned_of_cost:
+            self._warned_of_cost = True
+            interval = math.ceil(4 * validated.seconds / max(per_epoch, 1e-9))
+            yield events.Warned(
+                message=f"A validation takes {validated.seconds:.0f} s, longer than the {between:.0f} s of training "
+                f"between two of them. A validation interval of {interval} epochs would leave most of the time to "
+                "training."
+            )
         if validated.is_best:
-            yield Saved(what="best", path=checkpointer.save_best(self.learner.weights(), epoch), epoch=epoch)
+            yield events.Saved(what="best", path=checkpointer.save_best(self.learner.weights(), epoch), epoch=epoch)
         if epoch_complete:
-            progress.next_epoch()
+            progress.begin_epoch(epoch + 1)
         progress.validation_seconds += self.clock() - start
         progress.seconds = self.total_seconds
-        yield Saved(what="last", path=checkpointer.save_last(self.learner.state(), progress), epoch=epoch)
+        yield events.Saved(what="last", path=checkpointer.save_last(self.learner.state(), progress), epoch=epoch)
 
-    def _judge(self, scores: list[Score], preview: str | None, seconds: float) -> Validated:
+    def _judge(self, scores: list[Score], preview: str | None, seconds: float) -> events.Validated:
         progress = self.progress
         pooled = sum(scores[1:], start=scores[0])
         is_best = pooled.dice > progress.best_dice
@@ -332,7 +310,7 @@ class Trainer:
             progress.validations_since_best += 1
             if progress.validations_since_best % PLATEAU_PATIENCE == 0:
                 progress.halvings += 1
-        return Validated(
+        return events.Validated(
             epoch=progress.epoch,
             step=progress.step,
             dice=pooled.dice,
@@ -341,17 +319,4 @@ class Trainer:
             seconds=seconds,
             is_best=is_best,
             preview=preview,
-        )
-
-    def _warn_of_cost(self, seconds: float) -> Iterator[Warned]:
-        progress = self.progress
-        per_epoch = progress.steps_per_epoch * progress.compute_seconds / max(1, progress.step)
-        between = per_epoch * self.config.validation_interval
-        if self._warned_of_cost or seconds <= between:
-            return
-        self._warned_of_cost = True
-        interval = int(np.ceil(4 * seconds / max(per_epoch, 1e-9)))
-        yield Warned(
-            message=f"A validation takes {seconds:.0f} s, longer than the {between:.0f} s of training between two of "
-            f"them. A validation interval of {interval} epochs would leave most of the time to training."
         )

@@ -145,10 +145,10 @@ def _open(
             # around a piece of labels that are not in memory, as much is read as a typical object is large
             context = zyx(min(MAX_CONTEXT, math.ceil(length)) for length in pair.object_extent_median or (0, 0, 0))
             encoded = ObjectTarget(labels, scheme, pair.voxel_size or spacing, context)
-        foreground = index_foreground(labels, zyx(labels.shape), scheme, config.training.seed)
-        training.append(TrainingVolume(case.name, image, encoded, statistics, foreground))
+        foreground = index_foreground(labels, scheme, config.training.seed)
+        training.append(TrainingVolume(image, encoded, statistics, foreground))
     extent = _median(reports[case.pair].object_extent_median for case in split.train)
-    config = yield from _choose_patch_size(config, [volume.shape for volume in training], extent, network)
+    config = yield from _choose_patch_size(config, [zyx(volume.image.shape) for volume in training], extent, network)
     augmentation = config.augmentation
     source = PatchSource(
         training,
