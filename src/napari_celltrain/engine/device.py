@@ -25,11 +25,7 @@ def resolve_device(name: str) -> torch.device:
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", local_rank % torch.cuda.device_count())
-        if torch.backends.mps.is_available():
-            return torch.device("mps")
-        return torch.device("cpu")
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name.startswith("cuda"):
         if not torch.cuda.is_available():
             reason = (
@@ -39,12 +35,10 @@ def resolve_device(name: str) -> torch.device:
             )
             raise DeviceError(f"The device {name!r} cannot be used: {reason}, or set the device to auto or cpu.")
         _, _, index = name.partition(":")
-        if not index:
-            return torch.device("cuda", local_rank % torch.cuda.device_count())
-        if int(index) >= torch.cuda.device_count():
-            raise DeviceError(
-                f"There is no GPU number {index}; this computer has {torch.cuda.device_count()}, counted from 0."
-            )
+        number = torch.cuda.device_count()
+        if index and int(index) >= number:
+            raise DeviceError(f"There is no GPU number {index}; this computer has {number}, counted from 0.")
+        return torch.device("cuda", int(index) if index else local_rank % number)
     if name == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("This computer has no Apple GPU that PyTorch can use. Set the device to auto or cpu.")
     return torch.device(name)

@@ -18,12 +18,9 @@ from napari_celltrain.values.config import TrainingConfig
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
-FLOOR = 0.01
-"""The learning rate ends at this share of its largest value."""
-PLATEAU_PATIENCE = 5
-"""Validations without a better Dice after which ``plateau`` halves the learning rate."""
-AVERAGE_DECAY = 0.995
-"""Weight of the past in the running average of the weights: about the last 200 steps count."""
+FLOOR = 0.01  # the learning rate ends at this share of its largest value
+PLATEAU_PATIENCE = 5  # validations without a better Dice after which ``plateau`` halves the learning rate
+AVERAGE_DECAY = 0.995  # weight of the past in the running average of the weights: about the last 200 steps count
 
 
 def learning_rate_at(config: TrainingConfig, step: int, planned_steps: int, halvings: int = 0) -> float:
@@ -121,8 +118,6 @@ class Learner:
         if self._average is not None:
             self._average.update_parameters(self.network)
         return mean_loss
-
-    # --- saving and restoring ---------------------------------------------------------------------------
 
     def weights(self) -> dict[str, Tensor]:
         """The weights that are validated and delivered, by name, on the processor."""

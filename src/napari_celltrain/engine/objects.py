@@ -24,20 +24,17 @@ from napari_celltrain.values.decoding import ObjectDecoding
 
 Maps = NDArray[np.uint8]
 
-TRUNCATE = 3.0
-"""Reach of the smoothing, in sigmas."""
+TRUNCATE = 3.0  # reach of the smoothing, in sigmas
 
 
 def quantize(probabilities: NDArray[np.floating]) -> NDArray[np.uint8]:
     """Probabilities 0…1 in 255 steps; half of them is then decided exactly."""
-    steps: NDArray[np.uint8] = np.floor(probabilities * np.float32(255) + np.float32(0.5)).astype(np.uint8)
-    return steps
+    return np.asarray(np.floor(probabilities * np.float32(255) + np.float32(0.5)), np.uint8)
 
 
 def foreground_of(maps: Maps, threshold: float) -> NDArray[np.bool_]:
     """Where the probability of the first map is at least ``threshold``."""
-    mask: NDArray[np.bool_] = maps[0] >= max(1, ceil(255 * threshold - 1e-6))
-    return mask
+    return np.asarray(maps[0] >= max(1, ceil(255 * threshold - 1e-6)))
 
 
 def decode(maps: Maps, threshold: float, decoding: ObjectDecoding, spacing: Spacing) -> NDArray[np.int32]:
@@ -58,8 +55,7 @@ def decode(maps: Maps, threshold: float, decoding: ObjectDecoding, spacing: Spac
         ndimage.label(mask[box], output=objects[box])
     else:
         seed_map = _seed_map(maps[(slice(None), *box)], mask[box], decoding, spacing)
-        seeds = _seeds(seed_map, mask[box], decoding, spacing)
-        objects[box] = _flood(seed_map, mask[box], seeds, np.arange(1, len(seeds) + 1))
+        objects[box] = _flood(seed_map, mask[box], _seeds(seed_map, mask[box], decoding, spacing))
     return without_small(objects, decoding.min_size_um3, spacing)
 
 
@@ -116,13 +112,19 @@ def decode_block(
         return np.zeros(mask[core].shape, np.int64)
     seed_map = _seed_map(maps, mask, decoding, spacing)
     seeds = _seeds(seed_map, mask, decoding, spacing)
-    numbers = np.arange(1, len(seeds) + 1)
-    sure = _is_sure(seeds, mask.shape, origin, volume_shape, seed_reach(decoding, spacing))
-    filled = _flood(seed_map, mask, seeds[sure], numbers[sure])[core]
+    reach = seed_reach(decoding, spacing)
+    # the seeds of which the block has seen all surroundings, as the whole volume has them
+    sure = np.ones(len(seeds), bool)
+    for axis in range(3):
+        if origin[axis] > 0:
+            sure &= seeds[:, axis] >= reach[axis]
+        if origin[axis] + mask.shape[axis] < volume_shape[axis]:
+            sure &= seeds[:, axis] < mask.shape[axis] - reach[axis]
+    filled = _flood(seed_map, mask, seeds, sure)[core]
     lacking = mask[core] & (filled == 0)
     if lacking.any() and not sure.all():
         # of objects larger than the context: better named by a seed that others may not see than lost
-        filled[lacking] = _flood(seed_map, mask, seeds, numbers)[core][lacking]
+        filled[lacking] = _flood(seed_map, mask, seeds)[core][lacking]
     return _numbers(seeds, origin, volume_shape)[filled]
 
 
@@ -132,19 +134,6 @@ def _numbers(positions: NDArray[np.int64], origin: ZYX, volume_shape: ZYX) -> ND
     z, y, x = (positions + np.array(origin)).T
     table[1:] = 1 + (z.astype(np.int64) * volume_shape[1] + y) * volume_shape[2] + x
     return table
-
-
-def _is_sure(
-    seeds: NDArray[np.int64], shape: tuple[int, ...], origin: ZYX, volume_shape: ZYX, reach: ZYX
-) -> NDArray[np.bool_]:
-    """Which seeds the block has seen all surroundings of, as the whole volume has them."""
-    sure = np.ones(len(seeds), bool)
-    for axis in range(3):
-        if origin[axis] > 0:
-            sure &= seeds[:, axis] >= reach[axis]
-        if origin[axis] + shape[axis] < volume_shape[axis]:
-            sure &= seeds[:, axis] < shape[axis] - reach[axis]
-    return sure
 
 
 def _needs_distance_transform(decoding: ObjectDecoding) -> bool:
@@ -180,8 +169,8 @@ def _seeds(
     distance contains: so there are few of them, and few pairs, in maps of noise as well.
     """
     box = [2 * max(1, int(decoding.seed_distance_um / (3**0.5 * size))) + 1 for size in spacing]
-    peaks = (seed_map == ndimage.maximum_filter(seed_map, size=box)) & mask & (seed_map >= decoding.seed_level)
-    peaks = _first_of_plateaus(peaks)
+    is_highest = seed_map == ndimage.maximum_filter(seed_map, size=box)
+    peaks = _first_of_plateaus(is_highest & mask & (seed_map >= decoding.seed_level))
     candidates = np.argwhere(peaks)
     if len(candidates) < 2:
         return candidates
@@ -199,24 +188,26 @@ def _first_of_plateaus(peaks: NDArray[np.bool_]) -> NDArray[np.bool_]:
     be all candidates, and their pairs more than fit the memory."""
     padded = np.pad(peaks, 1)
     steps = np.array([padded.shape[1] * padded.shape[2], padded.shape[2], 1])
-    before = [offset for step in product((-1, 0, 1), repeat=3) if (offset := int(np.dot(step, steps))) < 0]
     flat = padded.ravel()
     places = np.flatnonzero(flat)
     follows = np.zeros(len(places), bool)
-    for offset in before:
-        follows |= flat[places + offset]
-    first = np.zeros_like(flat)
-    first[places[~follows]] = True
-    return first.reshape(padded.shape)[1:-1, 1:-1, 1:-1]
+    for step in product((-1, 0, 1), repeat=3):
+        if (offset := int(np.dot(step, steps))) < 0:
+            follows |= flat[places + offset]
+    first = np.zeros_like(padded)
+    first.flat[places[~follows]] = True
+    return first[1:-1, 1:-1, 1:-1]
 
 
 def _flood(
-    seed_map: NDArray[np.float32], mask: NDArray[np.bool_], seeds: NDArray[np.int64], numbers: NDArray[np.integer]
+    seed_map: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    seeds: NDArray[np.int64],
+    used: NDArray[np.bool_] | slice = slice(None),
 ) -> NDArray[np.int32]:
-    """Fill the foreground downhill from the seeds."""
+    """Fill the foreground downhill from the seeds, or those ``used``, with their numbers from 1."""
     from skimage.segmentation import watershed
 
     markers = np.zeros(mask.shape, np.int32)
-    markers[tuple(seeds.T)] = numbers
-    filled: NDArray[np.int32] = watershed(-seed_map, markers, mask=mask)
-    return filled
+    markers[tuple(seeds[used].T)] = np.arange(1, len(seeds) + 1)[used]
+    return np.asarray(watershed(-seed_map, markers, mask=mask))

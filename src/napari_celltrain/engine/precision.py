@@ -32,17 +32,15 @@ from napari_celltrain.values.config import TrainingConfig
 Precision = Literal["float32", "bfloat16", "float16"]
 Layout = Literal["contiguous", "channels_last"]
 
-MIN_GAIN = 1.15
-"""How much faster than the usual format another must be to be taken: less is noise of the clock."""
-MAX_PROBABILITY_ERROR = 0.02
-"""Largest mean difference from float32 in predicted probability; a format above it disagrees."""
-MAX_LOSS_ERROR = 0.02
-"""Largest relative difference from float32 in the loss."""
-MIN_GRADIENT_COSINE = 0.98
-"""Smallest cosine between a format's gradient and float32's."""
+MIN_GAIN = 1.15  # how much faster than the usual format another must be to be taken: less is noise of the clock
+MAX_PROBABILITY_ERROR = 0.02  # largest mean difference from float32 in predicted probability
+MAX_LOSS_ERROR = 0.02  # largest relative difference from float32 in the loss
+MIN_GRADIENT_COSINE = 0.98  # smallest cosine between a format's gradient and float32's
 MAX_REMEMBERED = 200
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
+Outcome = tuple[float, Tensor, Tensor]
+"""Loss, probabilities and gradient of the first step in a format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +105,7 @@ def usual_format(config: TrainingConfig, device: torch.device) -> NumericFormat:
     """What is taken without a trial: float32, and channels-last on the processor, where it is rarely slower."""
     precision: Precision = "float32" if config.precision == "auto" else config.precision
     layout: Layout = "channels_last" if device.type == "cpu" else "contiguous"
-    if config.memory_layout != "auto":
-        layout = config.memory_layout
-    return NumericFormat(precision, layout)
+    return NumericFormat(precision, layout if config.memory_layout == "auto" else config.memory_layout)
 
 
 def candidates(config: TrainingConfig, device: torch.device) -> list[NumericFormat]:
@@ -122,13 +118,6 @@ def candidates(config: TrainingConfig, device: torch.device) -> list[NumericForm
     if config.memory_layout == "auto":
         layouts.append("contiguous" if usual.layout == "channels_last" else "channels_last")
     return [NumericFormat(precision, layout) for precision in precisions for layout in layouts]
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    loss: float
-    probabilities: Tensor
-    gradient: Tensor
 
 
 def choose_format(
@@ -153,11 +142,30 @@ def choose_format(
         "layout": config.memory_layout,
     }
     key = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
-    probe = _remembered(key)
-    if probe is None:
-        probe = probe_formats(network, loss_function, batch, config, device)
-        _remember(key, probe)
+    entries: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # a damaged file is empty
+        entries |= json.loads(cache_file().read_text(encoding="utf-8"))
+        found = entries.pop(key)
+        trials = tuple(Trial(_format_of(trial), trial["seconds"], str(trial["note"])) for trial in found["trials"])
+        return Probe(_format_of(found), trials, is_remembered=True)
+    probe = probe_formats(network, loss_function, batch, config, device)
+    rows = [asdict(trial.format) | {"seconds": trial.seconds, "note": trial.note} for trial in probe.trials]
+    entries[key] = asdict(probe.chosen) | {"trials": rows}
+    newest = dict(list(entries.items())[-MAX_REMEMBERED:])
+    with contextlib.suppress(OSError):  # that it cannot be written is no reason to stop
+        cache_file().parent.mkdir(parents=True, exist_ok=True)
+        files.write_text(cache_file(), json.dumps(newest, indent=1))
     return probe
+
+
+def cache_file() -> Path:
+    """Where choices are remembered; ``CELLTRAIN_CACHE_DIR`` moves it."""
+    folder = os.environ.get("CELLTRAIN_CACHE_DIR") or platformdirs.user_cache_dir("napari-celltrain", appauthor=False)
+    return Path(folder) / "numeric_formats.json"
+
+
+def _format_of(entry: dict[str, Any]) -> NumericFormat:
+    return NumericFormat(entry["precision"], entry["layout"])
 
 
 def probe_formats(
@@ -183,7 +191,7 @@ def probe_formats(
     trials: list[Trial] = []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         state = torch.get_rng_state()
-        reference: _Outcome | None = None
+        reference: Outcome | None = None
         for candidate in formats:
             if trials and time.perf_counter() - start > budget_seconds:
                 trials.append(Trial(candidate, None, "not tried: time was up"))
@@ -203,9 +211,7 @@ def probe_formats(
 def _choose(trials: list[Trial]) -> NumericFormat:
     usual = trials[0]
     timed = {trial.format: trial.seconds for trial in trials if trial.seconds is not None}
-    if not timed:
-        return usual.format
-    best = min(timed, key=timed.__getitem__)
+    best = min(timed, key=timed.__getitem__, default=usual.format)
     return best if usual.seconds is None or usual.seconds > MIN_GAIN * timed[best] else usual.format
 
 
@@ -216,14 +222,13 @@ def _try(
     numeric_format: NumericFormat,
     device: torch.device,
     repeats: int,
-) -> tuple[_Outcome, float]:
+) -> tuple[Outcome, float]:
     trial = copy.deepcopy(network)
     numeric_format.lay_out(trial, device)
     trial.train()
     optimizer = torch.optim.AdamW(trial.parameters(), lr=0.0)
-    outcome = None
     times = []
-    for _ in range(1 + repeats):
+    for repeat in range(1 + repeats):
         synchronize(device)
         start = time.perf_counter()
         with numeric_format.autocast(device):
@@ -231,67 +236,27 @@ def _try(
         loss = loss_function(logits, batch.target.to(device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if outcome is None:
+        if repeat == 0:
             gradient = torch.cat([p.grad.flatten().float() for p in trial.parameters() if p.grad is not None])
-            outcome = _Outcome(float(loss.detach()), logits.detach().float().sigmoid(), gradient)
+            outcome = (float(loss.detach()), logits.detach().float().sigmoid(), gradient)
         optimizer.step()
         synchronize(device)
         times.append(time.perf_counter() - start)
-    assert outcome is not None
     return outcome, sorted(times[1:])[repeats // 2]
 
 
-def _disagreement(outcome: _Outcome, reference: _Outcome) -> str:
+def _disagreement(outcome: Outcome, reference: Outcome) -> str:
     """Why the outcome cannot stand for float32's, or an empty string."""
-    if not torch.isfinite(outcome.gradient).all():
+    (loss, probabilities, gradient), (true_loss, true_probabilities, true_gradient) = outcome, reference
+    if not torch.isfinite(gradient).all():
         return "disagrees with float32: the gradient is not finite"
-    error = float((outcome.probabilities - reference.probabilities).abs().mean())
+    error = float((probabilities - true_probabilities).abs().mean())
     if error > MAX_PROBABILITY_ERROR:
         return f"disagrees with float32: probabilities differ by {error:.3f} on average"
-    relative = abs(outcome.loss - reference.loss) / max(abs(reference.loss), 1e-6)
+    relative = abs(loss - true_loss) / max(abs(true_loss), 1e-6)
     if relative > MAX_LOSS_ERROR:
         return f"disagrees with float32: the loss differs by {relative:.1%}"
-    cosine = float(nn.functional.cosine_similarity(outcome.gradient, reference.gradient, dim=0))
+    cosine = float(nn.functional.cosine_similarity(gradient, true_gradient, dim=0))
     if cosine < MIN_GRADIENT_COSINE:
         return f"disagrees with float32: the gradient points elsewhere (cosine {cosine:.3f})"
     return ""
-
-
-# --- remembered choices ----------------------------------------------------------------------------------
-
-
-def cache_file() -> Path:
-    """Where choices are remembered; ``CELLTRAIN_CACHE_DIR`` moves it."""
-    folder = os.environ.get("CELLTRAIN_CACHE_DIR") or platformdirs.user_cache_dir("napari-celltrain", appauthor=False)
-    return Path(folder) / "numeric_formats.json"
-
-
-def _remembered(key: str) -> Probe | None:
-    """A damaged cache counts as empty."""
-    try:
-        entry = _read()[key]
-        trials = tuple(
-            Trial(NumericFormat(t["precision"], t["layout"]), t["seconds"], str(t["note"])) for t in entry["trials"]
-        )
-        return Probe(NumericFormat(entry["precision"], entry["layout"]), trials, is_remembered=True)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None
-
-
-def _remember(key: str, probe: Probe) -> None:
-    trials = [asdict(trial.format) | {"seconds": trial.seconds, "note": trial.note} for trial in probe.trials]
-    entries = _read()
-    entries.pop(key, None)
-    entries[key] = asdict(probe.chosen) | {"trials": trials}
-    newest = dict(list(entries.items())[-MAX_REMEMBERED:])
-    with contextlib.suppress(OSError):  # that it cannot be written is no reason to stop
-        cache_file().parent.mkdir(parents=True, exist_ok=True)
-        files.write_text(cache_file(), json.dumps(newest, indent=1))
-
-
-def _read() -> dict[str, Any]:
-    try:
-        entries = json.loads(cache_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return entries if isinstance(entries, dict) else {}

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import groupby
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_celltrain.io.axes import Region, zyx
+from napari_celltrain.io.volume import three_slices
 from napari_celltrain.values.config import ZYX
 
-OVERLAP = 0.25
-"""Share of a window that overlaps with the next: 0.5 takes twice as long for little."""
-MIN_WEIGHT = 1e-3
-"""Smallest Gaussian weight along an axis, relative to the middle: keeps the division well-conditioned."""
-VOXELS_AT_ONCE = 2**22
-"""Logits of about so many voxels are handed out at a time: few calls, and little memory."""
+OVERLAP = 0.25  # share of a window that overlaps with the next: 0.5 takes twice as long for little
+MIN_WEIGHT = 1e-3  # smallest Gaussian weight along an axis, relative to the middle: keeps the division accurate
+VOXELS_AT_ONCE = 2**22  # logits of about so many voxels are handed out at a time: few calls, and little memory
 
 
 def window_starts(length: int, size: int) -> list[int]:
@@ -35,9 +34,7 @@ def window_starts(length: int, size: int) -> list[int]:
 def window_weight(size: int) -> NDArray[np.float32]:
     """Gaussian weight along one axis, with a sigma of an eighth of the window (as in MONAI and nnU-Net)."""
     position = np.arange(size) - (size - 1) / 2
-    weight = np.exp(-0.5 * (position / (size / 8)) ** 2)
-    bounded: NDArray[np.float32] = np.maximum(weight, MIN_WEIGHT).astype(np.float32)
-    return bounded
+    return np.asarray(np.maximum(np.exp(-0.5 * (position / (size / 8)) ** 2), MIN_WEIGHT), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +68,8 @@ class WindowGrid:
         depth, height, width = self.window
         sums = 4 * num_outputs * depth * plane[0] * plane[1]
         # windows reach out of the region; new planes are read beside those that are kept
-        read = (
-            2 * itemsize * depth * min(plane[0] + 2 * height, self.shape[1]) * min(plane[1] + 2 * width, self.shape[2])
-        )
+        rows, columns = min(plane[0] + 2 * height, self.shape[1]), min(plane[1] + 2 * width, self.shape[2])
+        read = 2 * itemsize * depth * rows * columns
         return sums + read + 3 * 4 * num_outputs * max(VOXELS_AT_ONCE, plane[0] * plane[1])
 
 
@@ -92,15 +88,13 @@ class BlockGrid:
         return zyx(-(-length // size) for length, size in zip(self.shape, self.size, strict=True))
 
     def __len__(self) -> int:
-        z, y, x = self.counts
-        return z * y * x
+        return prod(self.counts)
 
     def position(self, number: int) -> ZYX:
         """Which block it is along z, y and x."""
         depth, _, width = self.counts
         column, z = divmod(number, depth)
-        y, x = divmod(column, width)
-        return z, y, x
+        return z, *divmod(column, width)
 
     def number(self, position: ZYX) -> int:
         depth, _, width = self.counts
@@ -108,11 +102,8 @@ class BlockGrid:
         return (y * width + x) * depth + z
 
     def region(self, number: int) -> Region:
-        z, y, x = (
-            slice(index * size, min((index + 1) * size, length))
-            for index, size, length in zip(self.position(number), self.size, self.shape, strict=True)
-        )
-        return z, y, x
+        sides = zip(self.position(number), self.size, self.shape, strict=True)
+        return three_slices(tuple(slice(place * size, min((place + 1) * size, end)) for place, size, end in sides))
 
     def runs(self, numbers: list[int]) -> list[list[int]]:
         """``numbers`` (ascending) in groups of neighbours within one column, to be computed in one go."""
