@@ -61,7 +61,7 @@ class Preparation:
         if self.config.augmentation.patches:
             assert self.config.augmentation.patch_size is not None
             return self.config.augmentation.patch_size
-        largest = np.max([volume.shape for volume in self.source.volumes], axis=0)
+        largest = np.max([volume.image.shape for volume in self.source.volumes], axis=0)
         while np.prod(largest) > MAX_WINDOW_VOXELS:
             largest[np.argmax(largest)] = -(-largest[np.argmax(largest)] // 2)
         return zyx(largest)

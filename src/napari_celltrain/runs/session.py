@@ -29,7 +29,7 @@ from napari_celltrain.engine.device import (
 from napari_celltrain.engine.objects import Maps
 from napari_celltrain.engine.scores import Score
 from napari_celltrain.engine.trainer import Trainer
-from napari_celltrain.engine.validation import Setting, Tuner, Validator
+from napari_celltrain.engine.validation import Setting, Tuner, Validator, num_candidates
 from napari_celltrain.nets.models import num_parameters
 from napari_celltrain.runs.checkpoint import Checkpoint, FolderCheckpointer, read_last
 from napari_celltrain.runs.config_file import check_settings
