@@ -200,10 +200,10 @@ def stack_of(layer: Any) -> Stack | None:
     By its label where the layer names it, else the shorter one of the first two: channels come first or second.
     Raises :class:`DataError` for what cannot be segmented.
     """
-    shape = tuple(int(length) for length in full_resolution(layer).shape)
+    shape = full_resolution(layer).shape
     if getattr(layer, "rgb", False):
         raise DataError(f"{layer.name}: is a colour (RGB) image. Split its channels (right click ▸ Split RGB).")
-    if len(shape) < 3 or sum(length > 1 for length in shape) < 3:
+    if sum(length > 1 for length in shape) < 3:
         raise DataError(
             f"{layer.name}: is a 2D layer ({sizes(shape)}). The model segments volumes: choose a layer that holds a "
             "stack of planes."
@@ -216,8 +216,8 @@ def stack_of(layer: Any) -> Stack | None:
     if len(shape) == 3:
         return None
     labels = [str(label).casefold() for label in layer.axis_labels]
-    named = [axis for axis, label in enumerate(labels) if label in (*_CHANNEL_NAMES, *_TIME_NAMES)]
-    axis = named[0] if named else 0 if shape[0] <= shape[1] else 1
+    named = (axis for axis, label in enumerate(labels) if label in (*_CHANNEL_NAMES, *_TIME_NAMES))
+    axis = next(named, 0 if shape[0] <= shape[1] else 1)
     return Stack(axis, shape[axis], "time point" if labels[axis] in _TIME_NAMES else "channel")
 
 

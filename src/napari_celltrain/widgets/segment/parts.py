@@ -14,7 +14,6 @@ from qtpy.QtWidgets import (
     QListWidget,
     QListWidgetItem,
     QProgressBar,
-    QPushButton,
     QSizePolicy,
     QVBoxLayout,
     QWidget,
@@ -28,7 +27,7 @@ from napari_celltrain.widgets.background import Background, Job
 from napari_celltrain.widgets.forms.rows import FieldRows
 from napari_celltrain.widgets.previews import PairOpener
 from napari_celltrain.widgets.run.progress import Activity
-from napari_celltrain.widgets.theme import fill, plain_label, theme_color, tooltip
+from napari_celltrain.widgets.theme import button, fill, plain_label, theme_color, tooltip
 
 _MIN_SHARE, _MIN_SECONDS = 0.05, 2.0
 """Of the work and of time, to be over before the time left is estimated."""
@@ -109,7 +108,7 @@ class RunRow(QWidget):
         self._since = ("", 0.0)  # a stage of the work, and when it began
         self._is_possible = True
         self._work = Background(activity, self)
-        self.button = QPushButton()
+        self.button = button("", "", self.press)
         self.button.setMinimumWidth(90)
         self.bar = QProgressBar()
         self.bar.setAccessibleName(f"Progress of: {text}")
@@ -122,7 +121,6 @@ class RunRow(QWidget):
         head.addWidget(self.button, 0, Qt.AlignmentFlag.AlignVCenter)
         head.addWidget(self.bar, 1)
         fill(QVBoxLayout(self), head, self.message, spacing=2)
-        self.button.clicked.connect(self.press)
         self._work.progressed.connect(self._show_progress)
         self._work.noted.connect(self.noted)
         self._work.answered.connect(lambda result: self._then(result))

@@ -160,14 +160,8 @@ def evaluate(
     """The scores, and for objects the wrong ones as :class:`Difference`."""
     from napari_celltrain.evaluate.evaluation import evaluate_arrays
 
+    arrays, size = (truth.lazy(), predicted.lazy()), truth.voxel_size or predicted.voxel_size
     scores = yield from evaluate_arrays(
-        truth.lazy(),
-        predicted.lazy(),
-        truth.voxel_size or predicted.voxel_size,
-        name=predicted.name,
-        label_kind=label_kind,
-        ignore_value=ignore_value,
+        *arrays, size, name=predicted.name, label_kind=label_kind, ignore_value=ignore_value
     )
-    if scores.objects is None:
-        return scores, None
-    return scores, mark_wrong(truth.lazy(), predicted.lazy(), scores.wrong, ignore_value)
+    return scores, None if scores.objects is None else mark_wrong(*arrays, scores.wrong, ignore_value)
