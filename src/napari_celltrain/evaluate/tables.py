@@ -126,8 +126,8 @@ def _draw_objects(left: Axes, right: Axes, evaluation: Evaluation) -> None:
 
     named = len(evaluation.volumes) <= len(_COLORS)
     colors = cycle(_COLORS if named else (_OTHER,))
-    for scores, color in zip((*evaluation.volumes, evaluation.pooled), colors, strict=False):
-        objects, is_pooled = scores.objects, scores is evaluation.pooled
+    for index, (scores, color) in enumerate(zip((*evaluation.volumes, evaluation.pooled), colors, strict=False)):
+        objects, is_pooled = scores.objects, index == len(evaluation.volumes)  # which a single volume may be, too
         if objects is None:
             continue
         color, width = (_POOLED, 2.4) if is_pooled else (color, 1.2)
