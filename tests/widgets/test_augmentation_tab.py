@@ -68,7 +68,7 @@ def test_a_change_is_told_once(qtbot, tab: AugmentationTab) -> None:
     assert [value.patches for value in told] == [False]
     click(qtbot, tab.custom_button)
     assert len(told) == 2
-    click(qtbot, tab.list.rows["noise"].box)
+    click(qtbot, tab.rows["noise"].box)
     assert len(told) == 3
     tab.setValue(AugmentationConfig(augmentations=(Noise(),)))
     assert len(told) == 4
@@ -111,11 +111,11 @@ def test_augmentations_of_ones_own(qtbot, tab: AugmentationTab) -> None:
     assert not tab.list.isVisible()
     click(qtbot, tab.custom_button)
     assert tab.list.isVisible()
-    assert list(tab.list.rows) == AUGMENTATIONS.keys()
-    for name, row in tab.list.rows.items():
+    assert list(tab.rows) == AUGMENTATIONS.keys()
+    for name, row in tab.rows.items():
         if name != "elastic":
             click(qtbot, row.box)
-    row = tab.list.rows["elastic"]
+    row = tab.rows["elastic"]
     assert not row.rows.isVisible()
     tab.ensureWidgetVisible(row.fold.button)
     qtbot.mouseClick(row.fold.button, Qt.MouseButton.LeftButton)
@@ -126,7 +126,7 @@ def test_augmentations_of_ones_own(qtbot, tab: AugmentationTab) -> None:
     qtbot.keyClick(probability.box, Qt.Key.Key_Return)
     assert tab.value().augmentations == (Elastic(probability=0.25),)
     assert "25%" in row.fold.button.text()
-    assert "off" in tab.list.rows["flip"].fold.button.text()
+    assert "off" in tab.rows["flip"].fold.button.text()
 
 
 def test_the_default_set_does_not_forget_ones_own(qtbot, tab: AugmentationTab) -> None:
@@ -166,7 +166,7 @@ def test_preview_is_asked_for(qtbot, tab: AugmentationTab) -> None:
 def test_running_freezes_what_can_still_be_read(tab: AugmentationTab) -> None:
     tab.setValue(CONFIGS[6])
     tab.set_running(True)
-    row = tab.list.rows["elastic"]
+    row = tab.rows["elastic"]
     row.fold.set_open(True)
     assert row.rows.isVisible()
     for widget in (row.box, row.rows, tab.patch_rows, tab.off_button, tab.preview_button):
@@ -174,7 +174,7 @@ def test_running_freezes_what_can_still_be_read(tab: AugmentationTab) -> None:
     assert row.fold.button.isEnabled()
     tab.set_running(False)
     assert row.rows.isEnabled()
-    assert not tab.list.rows["blur"].rows.isEnabled()
+    assert not tab.rows["blur"].rows.isEnabled()
 
 
 def test_problems_are_shown_at_their_fields(tab: AugmentationTab) -> None:
@@ -187,7 +187,7 @@ def test_problems_are_shown_at_their_fields(tab: AugmentationTab) -> None:
 @pytest.mark.parametrize("width", [350, 800])
 def test_nothing_is_cut_off_at_the_side(qtbot, tab: AugmentationTab, width: int) -> None:
     tab.setValue(CONFIGS[6])
-    for row in tab.list.rows.values():
+    for row in tab.rows.values():
         row.fold.set_open(True)
     tab.set_context(facts_of_report(report_of([(51, 124, 127)] * 6)), TrainingConfig())
     tab.resize(width, 700)
@@ -206,7 +206,7 @@ def test_every_control_is_reached_by_tab_from_top_to_bottom(qtbot, tab: Augmenta
         seen.append(widget)
         tab.focusNextChild()
     wanted = [tab.patch_size.box, *tab.patch_size.inner.boxes, tab.suggest_button, tab.preview_button]
-    wanted += [row.box for row in tab.list.rows.values()] + [row.fold.button for row in tab.list.rows.values()]
+    wanted += [row.box for row in tab.rows.values()] + [row.fold.button for row in tab.rows.values()]
     assert set(wanted) <= set(seen)
     heights = [widget.mapTo(tab.page, QPoint()).y() for widget in seen]
     assert all(later >= earlier - 8 for earlier, later in pairwise(heights))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from napari_celltrain.values.errors import DataError
 from napari_celltrain.widgets import background
 from napari_celltrain.widgets.background import Background, Job
 from napari_celltrain.widgets.layers import LayerData, take_layers
-from napari_celltrain.widgets.train.data_check import DataChecker, Question
+from napari_celltrain.widgets.train.data_tab import Question, answer
 from napari_celltrain.widgets.train.patch_preview import PatchPreview
 
 
@@ -187,14 +188,12 @@ def is_gone(held: weakref.ref) -> bool:
     return held() is None
 
 
-def test_the_data_check_lets_layers_go(qtbot, kept: list[Any], tmp_path: Path) -> None:
+def test_the_data_check_lets_layers_go(qtbot, work: Background, kept: list[Any], tmp_path: Path) -> None:
     layers, config = source(tmp_path)
-    checker = DataChecker()
-    with qtbot.waitSignal(checker.answered, timeout=60_000):
-        checker.ask(Question(config, layers, 0), now=True)
+    with qtbot.waitSignal(work.answered, timeout=60_000):
+        work.start(partial(answer, Question(config, layers, 0), None))
     held = weakref.ref(layers)
     del layers
-    checker.forget()
     assert kept
     qtbot.waitUntil(lambda: is_gone(held), timeout=10_000)
 

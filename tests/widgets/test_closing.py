@@ -8,7 +8,7 @@ from qtpy.QtWidgets import QApplication, QLabel, QMainWindow, QMessageBox, QPush
 
 from napari_celltrain.widgets.preferences import Preferences
 from napari_celltrain.widgets.run import closing
-from napari_celltrain.widgets.run.closing import CloseGuard, ask_after_undocking
+from napari_celltrain.widgets.run.closing import CloseGuard
 
 
 class StandIn(QObject):
@@ -153,6 +153,7 @@ def test_a_closed_dock_asks_too(qtbot, window, wish, outlives_napari: bool, text
     wish("ask")
     controller = StandIn(outlives_napari)
     seen = answer_with(qtbot, text)
-    ask_after_undocking(window, controller)  # type: ignore[arg-type]
+    CloseGuard(window, controller).release(QWidget())  # type: ignore[arg-type]
+    qtbot.waitUntil(lambda: bool(seen) and controller.done == done, timeout=5000)
     assert seen == [["Keep training", "Stop"]]
     assert controller.done == done

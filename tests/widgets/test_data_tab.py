@@ -22,7 +22,7 @@ from napari_celltrain.values.config import DataConfig
 from napari_celltrain.values.errors import Problem
 from napari_celltrain.values.events import finish
 from napari_celltrain.widgets.layers import PLUGIN_LAYER
-from napari_celltrain.widgets.train import data_check
+from napari_celltrain.widgets.train import data_tab
 from napari_celltrain.widgets.train.data_tab import DataTab
 from napari_celltrain.widgets.train.pair_table import SIDE
 
@@ -31,7 +31,7 @@ NAMES = ["a", "b", "c", "d", "e"]
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch) -> None:
-    monkeypatch.setattr(data_check, "DEBOUNCE_MS", 20)
+    monkeypatch.setattr(data_tab, "DEBOUNCE_MS", 20)
 
 
 @pytest.fixture
@@ -358,14 +358,14 @@ def test_trains_on_layers(layered: DataTab, qtbot, tmp_path: Path) -> None:
 
 
 def test_offers_the_users_layers_only(layered: DataTab) -> None:
-    assert [layer.name for layer in layered.form.layers.image.choices()] == ["cells"]
+    assert [layer.name for layer in layered.form.image_layer.choices()] == ["cells"]
 
 
 def test_what_is_chosen_stays_while_layers_come_and_go(layered: DataTab, viewer: ViewerModel) -> None:
     viewer.add_image(np.zeros((8, 8, 8)), name="another")
     layered.reset_choices()
-    assert layered.form.layers.image.value().name == "cells"
-    assert {layer.name for layer in layered.form.layers.image.choices()} == {"another", "cells"}
+    assert layered.form.image_layer.value().name == "cells"
+    assert {layer.name for layer in layered.form.image_layer.choices()} == {"another", "cells"}
 
 
 def test_a_brush_stroke_is_counted(layered: DataTab, qtbot, viewer: ViewerModel) -> None:
@@ -379,7 +379,7 @@ def test_a_brush_stroke_is_counted(layered: DataTab, qtbot, viewer: ViewerModel)
 
 
 def test_a_layer_that_changes_is_heard_until_it_is_removed(layered: DataTab, viewer: ViewerModel) -> None:
-    box, layer = layered.form.layers.labels, viewer.layers["cells labels"]
+    box, layer = layered.form.labels_layer, viewer.layers["cells labels"]
     heard: list[str] = []
     box.edited.connect(lambda: heard.append("edited"))
     layer.scale = (2, 1, 1)
@@ -396,7 +396,7 @@ def test_a_layer_that_changes_is_heard_until_it_is_removed(layered: DataTab, vie
 def test_refuses_a_flat_layer_clearly(layered: DataTab, qtbot, viewer: ViewerModel) -> None:
     viewer.add_image(np.zeros((30, 30)), name="flat")
     layered.reset_choices()
-    layered.form.layers.image.setValue(viewer.layers["flat"])
+    layered.form.image_layer.setValue(viewer.layers["flat"])
     assert layered.report is None
     (problem,) = layered.blocking_problems()
     assert "flat: This is a 2D layer" in str(problem)

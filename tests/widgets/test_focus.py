@@ -43,7 +43,7 @@ def widget(qtbot, make_napari_viewer, steady_cursor) -> Iterator[TrainWidget]:
     for fold in made.findChildren(Fold):
         fold.set_open(True)
     panel = made.panel
-    for part in (panel.scroll_area, panel.end_row, panel.segment_row, panel.previews, panel.log):
+    for part in (panel.scroll_area, panel.end_row, panel.segment_row, panel.predictions, panel.log):
         part.show()
     made.splitter.setSizes([600, 400])
     window.activateWindow()

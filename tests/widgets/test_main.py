@@ -150,7 +150,7 @@ def test_from_the_form_to_a_model_and_a_segmented_layer(
 
     assert widget.panel.state.text().startswith("Stopped at epoch")
     viewer.scene.camera.center = (0, -1e6, -1e6)
-    click(qtbot, widget.panel.previews.find_button)
+    click(qtbot, widget.panel.predictions.find_button)
     assert viewer.scene.camera.center[-1] > -1000
 
     viewer.window.remove_dock_widget(widget)

@@ -95,7 +95,7 @@ def test_errors_are_in_the_theme_s_colour_of_errors(table: PairTable) -> None:
 
 
 def test_rows_of_settings_that_have_changed_are_paler(table: PairTable) -> None:
-    table.pairs.set_stale(True)
+    table.pairs.set_stale()
     assert all(color.alphaF() < 0.6 for color in column(table, NAME, Qt.ItemDataRole.ForegroundRole))
     table.pairs.set_rows(rows_of(REPORTS[:1], SPLIT))
     assert column(table, NAME, Qt.ItemDataRole.ForegroundRole) == [None]

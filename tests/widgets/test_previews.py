@@ -72,7 +72,9 @@ def viewer() -> ViewerModel:
 
 @pytest.fixture
 def layers(qtbot, viewer: ViewerModel) -> PredictionLayers:
-    return PredictionLayers(viewer)
+    layers = PredictionLayers(viewer)
+    qtbot.addWidget(layers)
+    return layers
 
 
 def show(qtbot, layers: PredictionLayers, folder: RunFolder, *epochs: int) -> None:
@@ -138,12 +140,12 @@ def test_one_can_go_back_through_the_epochs_and_follow_again(
     folder = make_run(tmp_path)
     show(qtbot, layers, folder, 1, 2)
     assert layers.epochs == [1, 2]
-    layers.show_epoch(1)
+    layers.slider.setValue(0)
     qtbot.waitUntil(lambda: layers.epoch == 1, timeout=10_000)
     assert not find_layer(viewer, PREDICTION).data.any()
     layers.add_events((validated(3),), folder)  # who looks at the past is left there
-    assert layers._wanted() == 1
-    layers.show_epoch(None)
+    assert layers.label.text() == "epoch 1"
+    layers.slider.setValue(layers.slider.maximum())
     qtbot.waitUntil(lambda: layers.epoch == 3, timeout=10_000)
 
 
@@ -157,9 +159,9 @@ def test_predictions_rest_after_one_that_took_the_window_long(
     show(qtbot, layers, folder, 2)  # the first was added, not renewed
     layers.add_events((validated(3),), folder)
     assert not layers.is_busy
-    layers.show_epoch(1)  # what somebody asks for comes at once
+    layers.slider.setValue(0)  # what somebody asks for comes at once
     qtbot.waitUntil(lambda: layers.epoch == 1, timeout=10_000)
-    layers.show_epoch(None)
+    layers.slider.setValue(layers.slider.maximum())
     qtbot.waitUntil(lambda: layers.epoch == 3, timeout=10_000)
 
 
@@ -172,8 +174,8 @@ def test_switched_off_and_on_again_no_rest_is_left(
     for epoch in (1, 2):
         show(qtbot, layers, folder, epoch)
     layers.add_events((validated(3),), folder)
-    layers.set_enabled(False)
-    layers.set_enabled(True)
+    layers.box.setChecked(False)
+    layers.box.setChecked(True)
     qtbot.waitUntil(lambda: layers.epoch == 3, timeout=10_000)
 
 
@@ -227,10 +229,10 @@ def test_a_layer_that_the_user_removes_stays_away(
 def test_switched_off_nothing_is_shown_until_it_is_switched_on(
     qtbot, viewer: ViewerModel, layers: PredictionLayers, tmp_path: Path
 ) -> None:
-    layers.set_enabled(False)
+    layers.box.setChecked(False)
     layers.add_events((validated(1),), make_run(tmp_path))
     assert len(viewer.layers) == 1
-    layers.set_enabled(True)
+    layers.box.setChecked(True)
     qtbot.waitUntil(lambda: layers.epoch == 1, timeout=10_000)
 
 

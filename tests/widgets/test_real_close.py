@@ -81,7 +81,7 @@ def open_and_start(qtbot, viewer, controller: RunController, balls, results: Pat
     widget = TrainWidget(viewer, controller)
     dock = viewer.window.add_dock_widget(widget, name="CellTrain")
     widget.setValue(config_of(balls, results))
-    widget.panel.previews.box.setChecked(False)  # which take a while to paint where there is no graphics card
+    widget.panel.predictions.box.setChecked(False)  # which take a while to paint where there is no graphics card
     press(qtbot, widget)
     trains(qtbot, widget)
     return dock

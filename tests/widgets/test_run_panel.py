@@ -127,7 +127,9 @@ def test_names_in_the_log_are_plain_text(qtbot) -> None:
     assert "<img src=x>.tif" in log.text.toPlainText()
 
 
-def test_a_run_that_ended_can_be_watched_resumed_and_repeated(qtbot, panel: RunPanel, tmp_path: Path) -> None:
+def test_a_run_that_ended_can_be_watched_resumed_and_repeated(
+    qtbot, panel: RunPanel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert not panel.log.isVisible()
     panel.watch(make_run(tmp_path, STARTED, VALIDATED, FINISHED).path)
     qtbot.waitUntil(lambda: panel._controller.state == "finished", timeout=10_000)
@@ -140,11 +142,12 @@ def test_a_run_that_ended_can_be_watched_resumed_and_repeated(qtbot, panel: RunP
     assert panel.end_row.epochs.value() == 4
     with qtbot.waitSignal(panel.settingsRequested, timeout=1000):
         qtbot.mouseClick(panel.end_row.settings_button, Qt.MouseButton.LeftButton)
-    panel.end_row.resumeRequested.disconnect()  # nothing is to be trained here
-    with qtbot.waitSignal(panel.end_row.resumeRequested, timeout=1000) as asked:
-        panel.end_row.epochs.setValue(9)
+    asked: list[int | None] = []
+    monkeypatch.setattr(panel._controller, "resume", lambda folder, epochs: asked.append(epochs))
+    for epochs in (4, 9):
+        panel.end_row.epochs.setValue(epochs)
         qtbot.mouseClick(panel.end_row.resume_button, Qt.MouseButton.LeftButton)
-    assert asked.args == [9]
+    assert asked == [None, 9]
 
 
 def test_the_button_has_three_texts(qtbot, panel: RunPanel, tmp_path: Path) -> None:
@@ -208,7 +211,7 @@ def test_a_folder_that_is_no_run_is_refused_in_a_sentence(
     qtbot, panel: RunPanel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr("napari_celltrain.widgets.run.panel.show_error", told.append)
+    monkeypatch.setattr("napari_celltrain.widgets.run.controller.show_error", told.append)
     panel.watch(tmp_path)
     assert len(told) == 1
     assert "is not a run folder" in told[0]

@@ -25,7 +25,7 @@ def row(qtbot, tmp_path: Path) -> SegmentRow:
 def test_a_layer_is_segmented_or_not(qtbot, row: SegmentRow) -> None:
     viewer = row._viewer
     add_image(viewer)
-    row.reset_choices()
+    row.layer.reset_choices()
     with held_at_the_network() as jobs:
         click(qtbot, row.run.button)
         assert row.run.button.text() == "Cancel"
@@ -44,7 +44,7 @@ def test_a_layer_is_segmented_or_not(qtbot, row: SegmentRow) -> None:
 
 def test_what_cannot_be_segmented_is_told(qtbot, row: SegmentRow) -> None:
     row._viewer.add_image(np.zeros((32, 32)), name="flat", contrast_limits=(0, 1))
-    row.reset_choices()
+    row.layer.reset_choices()
     click(qtbot, row.run.button)
     assert "flat: is a 2D layer" in row.run.message.text()
     assert row.run.button.isEnabled()

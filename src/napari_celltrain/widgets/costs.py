@@ -53,7 +53,7 @@ def plan(facts: DataFacts, augmentation: AugmentationConfig, training: TrainingC
     for shape in facts.validation:  # about as many as prediction takes, which lets them overlap by a quarter
         beyond = (max(0, have - size) / (0.75 * size) for have, size in zip(shape, patch, strict=True))
         num_windows += math.prod(1 + math.ceil(strides) for strides in beyond)
-    return Plan(facts.num_training, samples, training, training.batch_size * math.prod(padded), num_windows)
+    return Plan(len(facts.training), samples, training, training.batch_size * math.prod(padded), num_windows)
 
 
 def network_bytes(plan: Plan, num_parameters: float) -> float:

@@ -19,24 +19,41 @@ _LEAVE_MS = 3000  # to leave a process takes a tenth of a second; a worker that 
 class CloseGuard(QObject):
     """Watches a window of napari and asks before it closes on a run."""
 
-    def __init__(self, window: QMainWindow, controller: RunController, parent: QObject | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, window: QMainWindow, controller: RunController) -> None:
+        super().__init__()
         self._window = window
         self._controller = controller
         self._closes_at_end = False
+        self._widget: QWidget | None = None
         window.installEventFilter(self)
         controller.stateChanged.connect(self._renew)
 
-    def release(self) -> None:
+    def release(self, widget: QWidget | None = None) -> None:
+        """Watch no longer. A ``widget`` that has been taken out of its dock is deleted once napari is done with that,
+        and the user asked about the run, which goes on until it is answered."""
         self._window.removeEventFilter(self)
         self._controller.stateChanged.disconnect(self._renew)
+        self.setParent(self._window)  # if that is deleted before, nothing is left to do
+        self._widget = widget
+        QTimer.singleShot(0, self._finish)
+
+    def _finish(self) -> None:
+        widget, self._widget = self._widget, None
+        self.deleteLater()
+        if widget is None or widget.parent() is not None:  # docked again elsewhere
+            return
+        widget.deleteLater()
+        if self._controller.is_training and ask(self._window, self._controller, may_cancel=False) == "stop":
+            self._controller.request_stop(now=True)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
         controller = self._controller
         if watched is not self._window or not isinstance(event, QCloseEvent) or not controller.is_busy:
             return False
         answer: Answer = "keep training"
-        if _is_torn_down(self._window):  # by a script: too late to ask, and nobody there to answer
+        central, only = self._window.centralWidget(), Qt.FindChildOption.FindDirectChildrenOnly
+        shown = central.findChildren(QWidget, options=only) if central is not None else []
+        if shown and all(child.isHidden() for child in shown):  # by a script: too late to ask, and nobody to answer
             answer = "stop" if preferences().on_close == "stop" else answer
         elif not controller.watching:
             answer = ask(self._window, controller, may_cancel=True)
@@ -68,11 +85,8 @@ def ask(window: QWidget, controller: RunController, may_cancel: bool) -> Answer:
     keeps = controller.outlives_napari or not may_cancel
     if wish == "stop" or (wish == "keep training" and keeps):
         return wish
-    box = QMessageBox(window)
-    box.setIcon(QMessageBox.Icon.Question)
-    box.setTextFormat(Qt.TextFormat.PlainText)
-    box.setWindowTitle("CellTrain is training")
-    box.setText("A run is still training." if keeps else "A run is still training inside napari, and ends with it.")
+    text = "A run is still training." if keeps else "A run is still training inside napari, and ends with it."
+    box = QMessageBox(QMessageBox.Icon.Question, "CellTrain is training", text, parent=window)
     box.setInformativeText(
         "It can go on in the background; open the widget again to see it. Or it stops now, with a validation, and "
         "keeps its best model."
@@ -93,37 +107,3 @@ def ask(window: QWidget, controller: RunController, may_cancel: bool) -> Answer:
     clicked = box.clickedButton()
     box.deleteLater()
     return next((answer for button, answer in answers.items() if button is clicked), "cancel")
-
-
-def ask_after_undocking(window: QWidget, controller: RunController) -> None:
-    """The widget is gone already; the run goes on until it is answered."""
-    if controller.is_training and ask(window, controller, may_cancel=False) == "stop":
-        controller.request_stop(now=True)
-
-
-class DeferredClose(QObject):
-    """What is left to do when the widget has been taken out of its dock, once napari is done with that.
-
-    It is a child of the window: if that is deleted before, nothing is left to do.
-    """
-
-    def __init__(self, widget: QWidget, window: QMainWindow, controller: RunController) -> None:
-        super().__init__(window)
-        self._widget: QWidget | None = widget
-        self._window = window
-        self._controller = controller
-        QTimer.singleShot(0, self._finish)
-
-    def _finish(self) -> None:
-        widget, self._widget = self._widget, None
-        self.deleteLater()
-        if widget is not None and widget.parent() is None:  # else docked again elsewhere
-            widget.deleteLater()
-            ask_after_undocking(self._window, self._controller)
-
-
-def _is_torn_down(window: QMainWindow) -> bool:
-    """Whether what napari shows is closed already, as when a program closes the viewer."""
-    central = window.centralWidget()
-    children = central.findChildren(QWidget, options=Qt.FindChildOption.FindDirectChildrenOnly) if central else []
-    return bool(children) and all(child.isHidden() for child in children)

@@ -7,9 +7,10 @@ closed, and a widget that is opened later finds it again.
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from contextlib import contextmanager
+from functools import cache, partial
 from typing import Any, Literal
 
 from napari.qt.threading import create_worker
@@ -32,27 +33,6 @@ State = Literal["idle", "preparing", "training", "stopping", "finished", "failed
 _TRAIN = ("train", "-", "--json")
 
 
-@dataclass(slots=True)
-class _Course:
-    """What the events of a run amount to."""
-
-    has_begun: bool = False
-    stop_request: StopRequest | None = None
-    outcome: Finished | Failed | None = None
-    warning: str = ""
-
-    def add(self, event: Event) -> None:
-        match event:
-            case Started():  # a run that is resumed starts more than once
-                self.has_begun, self.stop_request, self.outcome = True, None, None
-            case StopRequested():
-                self.stop_request = "stop-now" if event.now else self.stop_request or "stop"
-            case Finished() | Failed():
-                self.outcome = event
-            case Warned():
-                self.warning = event.message
-
-
 class RunController(QObject):
     """Owns one run at a time. All methods are for the thread of the window, and none of them waits."""
 
@@ -72,12 +52,12 @@ class RunController(QObject):
     @property
     def state(self) -> State:
         if self.is_busy:
-            return "stopping" if self.stop_request else "training" if self._course.has_begun else "preparing"
+            return "stopping" if self.stop_request else "training" if self._has_begun else "preparing"
         if self._source is None or self._source.left:
             return "idle"
         if isinstance(self.outcome, Finished):
             return "finished"
-        return "idle" if self.stop_request and not self._course.has_begun else "failed"
+        return "idle" if self.stop_request and not self._has_begun else "failed"
 
     @property
     def is_busy(self) -> bool:
@@ -105,26 +85,16 @@ class RunController(QObject):
     @property
     def stop_request(self) -> StopRequest | None:
         """The most urgent stop asked for so far, here or elsewhere."""
-        asked = {self._course.stop_request, None if self._source is None else self._source.stop_request}
+        asked = {self._stop_requested, None if self._source is None else self._source.stop_request}
         return "stop-now" if "stop-now" in asked else "stop" if "stop" in asked else None
-
-    @property
-    def outcome(self) -> Finished | Failed | None:
-        """How the run ended; None while it goes on."""
-        return self._course.outcome
 
     @property
     def message(self) -> str:
         """Why the run failed; empty while it did not."""
         if self.state != "failed":
             return ""
-        reason = self.outcome.message if isinstance(self.outcome, Failed) else self._course.warning
+        reason = self.outcome.message if isinstance(self.outcome, Failed) else self._warning
         return printable(reason or "The run ended without saying why.")
-
-    @property
-    def events(self) -> tuple[Event, ...]:
-        """All that happened so far but single steps, for a widget that comes later."""
-        return tuple(self._events)
 
     def history(self) -> History:
         return self._history
@@ -144,31 +114,20 @@ class RunController(QObject):
     def start(self, config: RunConfig, own_process: bool = True) -> None:
         """Train as ``config`` says; all that goes wrong comes by events."""
         self._refuse_if_training()
-        spared = config
-        if config.training.threads is None:  # else the user has said how many cores to take from the window
-            training = config.training.model_copy(update={"threads": spare_cores()})
-            spared = config.model_copy(update={"training": training})
-
-        def train() -> Iterator[Event]:
-            from napari_celltrain.runs import session
-
-            return session.run(spared)
-
+        threads = config.training.threads or spare_cores()  # the user may take all from the window
+        training = config.training.model_copy(update={"threads": threads})
+        spared = config.model_copy(update={"training": training})
         self.config = config
-        self._train(ThreadRun(train, config.data.results), _TRAIN if own_process else None, dump_config(spared))
+        inside = ThreadRun(lambda: _session().run(spared), config.data.results)
+        self._train(inside, _TRAIN if own_process else None, dump_config(spared))
 
     def resume(self, folder: RunFolder, epochs: int | None = None, own_process: bool = True) -> None:
         """Continue a run of which nothing is training; ``epochs`` gives it a new end."""
         self._refuse_if_training()
-
-        def resume() -> Iterator[Event]:
-            from napari_celltrain.runs import session
-
-            return session.resume(folder.path, epochs=epochs)
-
+        inside = ThreadRun(lambda: _session().resume(folder.path, epochs=epochs), folder.path.parent, folder)
         new_end = [] if epochs is None else ["--epochs", str(epochs)]
         arguments = ("resume", str(folder.path.absolute()), "--json", *new_end)
-        self._train(ThreadRun(resume, folder.path.parent, folder), arguments if own_process else None)
+        self._train(inside, arguments if own_process else None)
 
     def watch(self, folder: RunFolder) -> None:
         """Follow a run that something else trains, or show one that has ended."""
@@ -180,14 +139,10 @@ class RunController(QObject):
         self.request_stop(now=self.stop_request is not None)
 
     def request_stop(self, now: bool) -> None:
-        if self._source is None or not self.is_busy:
-            return
-        try:
-            self._source.request_stop(now)
-        except CellTrainError as error:
-            show_error(str(error))
-            return
-        self.stateChanged.emit()
+        if self._source is not None and self.is_busy:
+            with errors_shown():
+                self._source.request_stop(now)
+                self.stateChanged.emit()
 
     def leave(self) -> None:
         """Listen no longer. Training goes on in its own process; inside napari, it saves its best model and ends."""
@@ -229,15 +184,18 @@ class RunController(QObject):
         self._worker.yielded.connect(partial(self._receive, source))
         self._worker.returned.connect(partial(self._end, source))
         self._worker.start()
-        if source.folder is not None and not self.watching:
-            remember_run(source.folder.path)
         self.stateChanged.emit()
 
     def _forget(self) -> None:
         """Make room for the events of the next run."""
         self._history = History()
-        self._course = _Course()
-        self._events: list[Event] = []
+        self.events: tuple[Event, ...] = ()
+        """All that happened so far but single steps, for a widget that comes later."""
+        self._has_begun = False
+        self._stop_requested: StopRequest | None = None  # as the run itself has noted it
+        self._warning = ""
+        self.outcome: Finished | Failed | None = None
+        """How the run ended; None while it goes on."""
 
     def _receive(self, source: RunSource, batch: tuple[Event, ...]) -> None:
         if source is not self._source:  # one that was left
@@ -245,10 +203,18 @@ class RunController(QObject):
         before = self.state
         for event in batch:
             self._history = self._history.after(event)
-            self._course.add(event)
-            if isinstance(event, Started) and not self.watching and self.folder is not None:
-                remember_run(self.folder.path)
-        self._events += [event for event in batch if not isinstance(event, PASSING)]
+            match event:
+                case Started():  # a run that is resumed starts more than once
+                    self._has_begun, self._stop_requested, self.outcome = True, None, None
+                    if self.folder is not None and not self.watching:
+                        remember_run(self.folder.path)
+                case StopRequested():
+                    self._stop_requested = "stop-now" if event.now else self._stop_requested or "stop"
+                case Finished() | Failed():
+                    self.outcome = event
+                case Warned():
+                    self._warning = event.message
+        self.events += tuple(event for event in batch if not isinstance(event, PASSING))
         self.eventsReceived.emit(batch)
         if self.state != before:
             self.stateChanged.emit()
@@ -266,15 +232,24 @@ class RunController(QObject):
             show_error(self.message)
 
 
+@cache
 def shared_controller() -> RunController:
     """The controller of this session of napari."""
-    global _shared
-    if _shared is None:
-        _shared = RunController()
-        application = QCoreApplication.instance()
-        if application is not None:
-            application.aboutToQuit.connect(_shared.dismiss)
-    return _shared
+    controller = RunController()
+    if (application := QCoreApplication.instance()) is not None:
+        application.aboutToQuit.connect(controller.dismiss)
+    return controller
 
 
-_shared: RunController | None = None
+@contextmanager
+def errors_shown() -> Iterator[None]:
+    """Show what the user can fix as a notification of napari."""
+    try:
+        yield
+    except CellTrainError as error:
+        show_error(str(error))
+
+
+def _session() -> Any:
+    """Imported as late as here: it brings torch."""
+    return importlib.import_module("napari_celltrain.runs.session")

@@ -11,13 +11,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.backends.backend_qt import NavigationToolbar2QT
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
+from napari import Viewer
 from napari.utils.theme import get_theme
 from qtpy.QtCore import QTimer, Signal
 from qtpy.QtGui import QImage, QPainter, QResizeEvent
@@ -27,14 +28,10 @@ from napari_celltrain.runs.history import Curves, History, Palette
 from napari_celltrain.widgets.responsive import background_work, pause, timer
 from napari_celltrain.widgets.theme import fill
 
-if TYPE_CHECKING:
-    from napari import Viewer
-
 PAUSES = (0.5, 5.0)
 """Seconds between two redraws, at least and at most."""
 _LATER_MS = 100
 """What asks for a drawing mostly has the window drawn, too: a thread beside that would make it take twice as long."""
-_LOW_HEIGHT = 330  # pixels below which the two plots stand side by side
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +39,8 @@ logger = logging.getLogger(__name__)
 class CurvesPlot(QWidget):
     """The canvas with its toolbar. :meth:`show_history` may be called as often as one likes."""
 
-    def __init__(self, viewer: Viewer, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, viewer: Viewer) -> None:
+        super().__init__()
         self._viewer = viewer
         self._history = History()
         self._curves: Curves | None = None
@@ -57,7 +54,7 @@ class CurvesPlot(QWidget):
         self.canvas.setAccessibleName("Training curves")
         self.toolbar: Any = Toolbar(self.canvas, self)  # type: ignore[no-untyped-call]
         fill(QVBoxLayout(self), self.canvas, self.toolbar, spacing=0).setStretchFactor(self.canvas, 1)
-        self._timer = timer(self, self._draw)
+        self._timer = timer(self, self.canvas.renew)
         viewer.events.theme.connect(self._begin_again)
         self.canvas.renew()
 
@@ -65,14 +62,15 @@ class CurvesPlot(QWidget):
         """Show it soon: within half a second where the window is drawn quickly."""
         self._history = history
         if not self._timer.isActive():
-            left = self._drawn_at + pause(*PAUSES) - time.monotonic()
-            self._timer.start(max(0, int(left * 1000)))
+            now = time.monotonic()
+            self._drawn_at = max(now, self._drawn_at + pause(*PAUSES))
+            self._timer.start(int((self._drawn_at - now) * 1000))
 
     def resizeEvent(self, event: QResizeEvent | None) -> None:
         """Put the two plots one above the other, or side by side where the place is low and wide."""
         super().resizeEvent(event)
         height = self.height() - self.toolbar.height()  # the canvas itself is given its size later
-        side_by_side = height < _LOW_HEIGHT and self.width() > 1.5 * height
+        side_by_side = height < 330 and self.width() > 1.5 * height
         if side_by_side != self._side_by_side:
             self._side_by_side = side_by_side
             self._begin_again()
@@ -81,31 +79,23 @@ class CurvesPlot(QWidget):
         """Follow the viewer's theme no longer."""
         self._viewer.events.theme.disconnect(self._begin_again)
 
-    def _draw(self) -> None:
-        self._drawn_at = time.monotonic()
-        self.canvas.renew()
-
     def _begin_again(self, event: object = None) -> None:
         self.toolbar.update()  # what was zoomed to is gone
         self.canvas.renew()
 
     def _renew_figure(self) -> None:
         """In the canvas's thread."""
-        palette, side_by_side = palette_of(str(self._viewer.theme)), self._side_by_side
+        theme = get_theme(str(self._viewer.theme))
+        # curves that stand out on the theme's ground and from each other, also to colour-blind eyes
+        colors = theme.foreground.as_hex(), "#0072B2", "#D55E00", "#009E73"
+        if sum(theme.background.as_rgb_tuple()[:3]) < 3 * 128:
+            colors = theme.primary.as_hex(), "#56B4E9", "#E69F00", "#2EC4A0"
+        palette, side_by_side = Palette(theme.background.as_hex(), theme.text.as_hex(), *colors), self._side_by_side
         if self._curves is None or self._looks != (palette, side_by_side):
             self._looks = palette, side_by_side
             self.figure.clear()
             self._curves = Curves(self.figure, palette, side_by_side)
         self._curves.show(self._history)
-
-
-def palette_of(theme_name: str) -> Palette:
-    """The theme's ground and text; curves that stand out on it and from each other, also to colour-blind eyes."""
-    theme = get_theme(theme_name)
-    background, text = theme.background.as_hex(), theme.text.as_hex()
-    if sum(theme.background.as_rgb_tuple()[:3]) < 3 * 128:
-        return Palette(background, text, theme.primary.as_hex(), "#56B4E9", "#E69F00", "#2EC4A0")
-    return Palette(background, text, theme.foreground.as_hex(), "#0072B2", "#D55E00", "#009E73")
 
 
 class Toolbar(NavigationToolbar2QT):
@@ -141,9 +131,6 @@ class QuietCanvas(FigureCanvasQTAgg):
         self._is_stale = True
         self.draw_idle()
 
-    def draw(self) -> None:
-        self.draw_idle()
-
     def draw_idle(self) -> None:
         self._asked = True
         # before it has its place in a window, it is smaller than a plot can be; what then makes it larger asks again
@@ -151,6 +138,8 @@ class QuietCanvas(FigureCanvasQTAgg):
         if is_placed and not getattr(self, "_drawing", True):
             self._drawing = True
             QTimer.singleShot(_LATER_MS, self._begin)
+
+    draw = draw_idle
 
     def print_figure(self, *args: Any, **kwargs: Any) -> Any:
         with self._lock:

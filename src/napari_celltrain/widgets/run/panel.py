@@ -2,46 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-from napari.utils.notifications import show_error
+from napari import Viewer
 from qtpy.QtCore import Qt, QUrl, Signal
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QSpinBox, QVBoxLayout, QWidget
 from superqt import QFlowLayout
 
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.runs.history import History
-from napari_celltrain.values.config import RunConfig
-from napari_celltrain.values.errors import CellTrainError
 from napari_celltrain.values.events import Event, Finished
 from napari_celltrain.widgets.forms.rows import TabPage
 from napari_celltrain.widgets.layers import add_layer
 from napari_celltrain.widgets.responsive import drawn_once
-from napari_celltrain.widgets.run.controller import RunController
+from napari_celltrain.widgets.run.controller import RunController, errors_shown
 from napari_celltrain.widgets.run.progress import RunLog, RunProgress
-from napari_celltrain.widgets.run.shown import PredictionLayers, PredictionRow
+from napari_celltrain.widgets.run.shown import PredictionLayers
 from napari_celltrain.widgets.segment.input_panel import LayerBox, place_of, volume_of
 from napari_celltrain.widgets.segment.parts import RunRow
 from napari_celltrain.widgets.segment.work import Result, segment_volume
 from napari_celltrain.widgets.theme import button, fill, plain_label, tooltip
 
-if TYPE_CHECKING:
-    from napari import Viewer
-
-_STATES = {
-    "idle": "",
-    "preparing": "Preparing …",
-    "training": "Training",
-    "stopping": "Stopping after the next validation …",
-    "finished": "Finished",
-    "failed": "Failed",
-}
+_STATES = {"idle": "", "preparing": "Preparing …", "stopping": "Stopping after the next validation …"}
 _TIPS = {
     "Start": "Check all settings and start training (Ctrl+Return)",
     "Stop": "Train on to the next validation, keep the best model, and end (Ctrl+Return)",
@@ -57,12 +41,11 @@ class RunPanel(QWidget):
     settingsRequested = Signal()
     """The settings of the run shown are wanted in the form again."""
 
-    def __init__(self, viewer: Viewer, controller: RunController, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._viewer = viewer
+    def __init__(self, viewer: Viewer, controller: RunController) -> None:
+        super().__init__()
         self._controller = controller
         self._is_checking = False
-        self.button = QPushButton("Start")
+        self.button = button("Start", "", self.press)
         self.button.setMinimumWidth(90)
         self.state = plain_label()
         self.state.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
@@ -71,15 +54,20 @@ class RunPanel(QWidget):
         self.progress = RunProgress()
         self.message = plain_label()
         self.log = RunLog()
-        self.end_row = EndRow()
+        self.end_row = EndRow(controller)
         self.segment_row = SegmentRow(viewer)
-        self.predictions = PredictionLayers(viewer, self)
-        self.previews = PredictionRow(viewer, self.predictions)
-        self._lay_out()
-        self.button.clicked.connect(self.press)
-        self.end_row.resumeRequested.connect(self._resume)
+        self.predictions = PredictionLayers(viewer)
+        head = fill(QHBoxLayout(), self.button, self.state, self.watch_button)
+        head.setStretchFactor(self.state, 1)
+        for push_button in (self.button, self.watch_button):
+            head.setAlignment(push_button, Qt.AlignmentFlag.AlignVCenter)
+        self.scroll_area = TabPage()  # what does not fit a low window is scrolled to, and never cut
+        parts = (self.progress, self.message, self.end_row, self.segment_row, self.predictions, self.log)
+        fill(self.scroll_area.column, *parts, spacing=4).setStretchFactor(self.log, 1)
+        layout = fill(QVBoxLayout(self), head, self.scroll_area, spacing=4)
+        layout.setContentsMargins(6, 6, 6, 6)
+        layout.setStretchFactor(self.scroll_area, 1)
         self.end_row.settings_button.clicked.connect(self.settingsRequested)
-        self.end_row.open_button.clicked.connect(self._open_folder)
         controller.stateChanged.connect(self._renew)
         controller.eventsReceived.connect(self._add)
         self._renew()
@@ -103,34 +91,21 @@ class RunPanel(QWidget):
 
     def press(self) -> None:
         """What the button does: start, stop, stop now."""
-        if not self.button.isEnabled():
-            return
-        if self._controller.is_busy:
-            self._controller.stop()
-        else:
-            self.startRequested.emit()
+        if self.button.isEnabled():
+            if self._controller.is_busy:
+                self._controller.stop()
+            else:
+                self.startRequested.emit()
 
-    def set_checking(self, checking: bool) -> None:
+    def set_checking(self, checking: bool = False) -> None:
         """Whether settings and data are being made ready for a start."""
         self._is_checking = checking
         self._renew()
 
     def watch(self, path: Path) -> None:
         """Show the run in ``path``, going on or ended."""
-        with _errors_shown():
+        with errors_shown():
             self._controller.watch(RunFolder.open(path))
-
-    def _lay_out(self) -> None:
-        head = fill(QHBoxLayout(), self.button, self.state, self.watch_button)
-        head.setStretchFactor(self.state, 1)
-        for push_button in (self.button, self.watch_button):
-            head.setAlignment(push_button, Qt.AlignmentFlag.AlignVCenter)
-        self.scroll_area = TabPage()  # what does not fit a low window is scrolled to, and never cut
-        parts = (self.progress, self.message, self.end_row, self.segment_row, self.previews, self.log)
-        fill(self.scroll_area.column, *parts, spacing=4).setStretchFactor(self.log, 1)
-        layout = fill(QVBoxLayout(self), head, self.scroll_area, spacing=4)
-        layout.setContentsMargins(6, 6, 6, 6)
-        layout.setStretchFactor(self.scroll_area, 1)
 
     def _add(self, events: tuple[Event, ...]) -> None:
         folder = self._controller.folder
@@ -144,15 +119,13 @@ class RunPanel(QWidget):
         """All that follows from the state of the run."""
         controller = self._controller
         if controller.state == "preparing" and not controller.events:
-            self.progress.clear()
             self.progress.begin()
             self.log.clear()
             self.predictions.forget()
         # only now: taking layers away lets Qt's events through, and with them the end of a run that failed at once
         busy = controller.is_busy
-        text = "Start"
-        if busy:
-            text = {None: "Stop", "stop": "Stop now", "stop-now": "Stopping …"}[controller.stop_request]
+        stops = {None: "Stop", "stop": "Stop now", "stop-now": "Stopping …"}
+        text = stops[controller.stop_request] if busy else "Start"
         self.button.setText(text)
         self.button.setToolTip(tooltip(_TIPS[text]))
         self.button.setEnabled(text != "Stopping …" and not self._is_checking)
@@ -172,13 +145,13 @@ class RunPanel(QWidget):
         self.segment_row.setVisible(model is not None)
         self.segment_row.setModel(model)
         if ended:
-            self.end_row.setRun(controller.config, controller.history())
+            self.end_row.renew()
 
     def _state_text(self) -> str:
         controller = self._controller
         if self._is_checking:
             return "Checking …"
-        text = _STATES[controller.state]
+        text = _STATES.get(controller.state, controller.state.capitalize())
         outcome = controller.outcome
         if controller.state == "finished" and isinstance(outcome, Finished) and outcome.reason.startswith("stopped"):
             text = f"Stopped at epoch {outcome.epoch}"
@@ -197,26 +170,15 @@ class RunPanel(QWidget):
         if chosen:
             self.watch(Path(chosen))
 
-    def _open_folder(self) -> None:
-        if self._controller.folder is not None:
-            QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._controller.folder.path.absolute())))
-
-    def _resume(self, epochs: int | None) -> None:
-        if self._controller.folder is not None:
-            with _errors_shown():
-                self._controller.resume(self._controller.folder, epochs)
-
 
 class EndRow(QWidget):
     """Open the folder of a run that has ended, take its settings, or train on."""
 
-    resumeRequested = Signal(object)
-    """The new last epoch, or None for the one that the run had."""
-
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, controller: RunController) -> None:
+        super().__init__()
+        self._controller = controller
         self._planned: int | None = None
-        self.open_button = QPushButton("Open results folder")
+        self.open_button = button("Open results folder", "", self._open_folder)
         self.settings_button = QPushButton("Use these settings again")
         help_text = "Train on from the last saved state, as if the run had never ended"
         self.resume_button = button("Resume", help_text, self._resume)
@@ -230,28 +192,34 @@ class EndRow(QWidget):
         for widget in (self.open_button, self.settings_button, training_on):
             layout.addWidget(widget)
 
-    def setRun(self, config: RunConfig | None, history: History) -> None:
+    def renew(self) -> None:
         """A run that has done all its epochs is offered twice as many."""
+        config, history = self._controller.config, self._controller.history()
         done = history.finished.epoch if history.finished is not None else history.rows[-1].epoch if history.rows else 0
-        self._planned = history.started.epochs if history.started is not None else None
-        if self._planned is None and config is not None:
-            self._planned = config.training.epochs
+        asked = history.started or (config.training if config is not None else None)
+        self._planned = asked.epochs if asked is not None else None
         planned = self._planned or 1
         self.epochs.setRange(min(done + 1, 100_000), 100_000)
         self.epochs.setValue(planned if done < planned else 2 * planned)
         self.settings_button.setEnabled(config is not None)
         self.resume_button.setEnabled(bool(history.points("dice")))  # the state is saved right after each validation
 
+    def _open_folder(self) -> None:
+        if self._controller.folder is not None:
+            QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._controller.folder.path.absolute())))
+
     def _resume(self) -> None:
-        epochs = self.epochs.value()
-        self.resumeRequested.emit(None if epochs == self._planned else epochs)
+        if self._controller.folder is not None:
+            epochs = self.epochs.value() if self.epochs.value() != self._planned else None
+            with errors_shown():
+                self._controller.resume(self._controller.folder, epochs)
 
 
 class SegmentRow(QWidget):
     """Segments a layer with the model of the run. The widget for segmentation has more options."""
 
-    def __init__(self, viewer: Viewer, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, viewer: Viewer) -> None:
+        super().__init__()
         self._viewer = viewer
         self._model: Path | None = None
         help_text = "Add a labels layer with what the best model of this run finds in the layer"
@@ -264,10 +232,6 @@ class SegmentRow(QWidget):
     def setModel(self, folder: Path | None) -> None:
         """The run folder or model folder whose model is used."""
         self._model = folder
-        self._renew()
-
-    def reset_choices(self, *_: object) -> None:
-        self.layer.reset_choices()
         self._renew()
 
     def _renew(self) -> None:
@@ -284,11 +248,3 @@ class SegmentRow(QWidget):
             add_layer(self._viewer, "labels", labels, name=name, **options)
 
         self.run.start(partial(segment_volume, model=self._model, image=volume), show)
-
-
-@contextmanager
-def _errors_shown() -> Iterator[None]:
-    try:
-        yield
-    except CellTrainError as error:
-        show_error(str(error))

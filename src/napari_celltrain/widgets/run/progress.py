@@ -30,7 +30,6 @@ from napari_celltrain.widgets.theme import button, fill, plain_label
 
 MAX_LINES = 5000
 """What is older is in ``training.log``."""
-_LOG_HEIGHT = 76  # pixels: four lines
 
 
 class Activity(QObject):
@@ -74,8 +73,8 @@ class Activity(QObject):
 class RunProgress(QWidget):
     """Shows the events of :meth:`addEvents`, between :meth:`begin` and :meth:`end` also in the activity dock."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self.epochs = QProgressBar()
         self.epochs.setAccessibleName("Epochs")
         self.steps = QProgressBar()
@@ -91,7 +90,7 @@ class RunProgress(QWidget):
         self._loss: float | None = None
         self._latest: Validated | None = None
         self._best: Validated | None = None
-        self._end_time: float | None = None
+        self._end_time = 0.0  # 0 while it cannot be estimated
         self._is_stopping = False
         self._finished: Finished | None = None
         for bar in (self.epochs, self.steps):
@@ -101,7 +100,7 @@ class RunProgress(QWidget):
 
     def begin(self) -> None:
         """A run that goes on: from now on in the activity dock, too."""
-        self.end()
+        self.clear()
         self._activity = Activity(self)
 
     def end(self) -> None:
@@ -159,11 +158,9 @@ class RunProgress(QWidget):
         _show(self.steps, step, self._steps_per_epoch, "Step %v of %m")
 
     def _numbers(self) -> str:
-        if self._finished is not None:
-            best = self._finished
+        if (best := self._finished) is not None:
             return f"Best: {scores(best.best_dice, best.best_f1)}, at epoch {best.best_epoch}"
-        is_over = self._end_time is None or self._is_stopping or self._activity is None
-        left = 0.0 if self._end_time is None or is_over else self._end_time - time.time()
+        left = 0.0 if self._is_stopping or self._activity is None else self._end_time - time.time()
         parts = (
             f"loss {self._loss:.4f}" if self._loss is not None else "",
             scores(self._latest.dice, self._latest.f1) if self._latest is not None else "",
@@ -183,16 +180,15 @@ def _show(bar: QProgressBar, value: int, total: int, text: str) -> None:
 class RunLog(QWidget):
     """The log of a run, following its last line unless the user has scrolled up to read."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self.text = QPlainTextEdit()
         self.text.setReadOnly(True)
         self.text.setMaximumBlockCount(MAX_LINES)
-        self.text.setMinimumHeight(_LOG_HEIGHT)
+        self.text.setMinimumHeight(76)  # pixels: four lines
         # it takes what room is left, and claims none from what stands above it
-        policy = self.text.sizePolicy()
-        policy.setVerticalPolicy(policy.Policy.Ignored)
-        self.text.setSizePolicy(policy)
+        policy = self.text.sizePolicy().Policy
+        self.text.setSizePolicy(policy.Expanding, policy.Ignored)
         self.text.setAccessibleName("Log")
         self.text.setTabChangesFocus(True)  # Tab leaves the log, as it leaves every other control
         bar = self.text.verticalScrollBar()
@@ -218,12 +214,11 @@ class RunLog(QWidget):
     def addEvents(self, events: Iterable[Event]) -> None:
         lines = [describe(event) for event in events if not isinstance(event, StepDone)]
         shown = [line for line in lines if line is not None][-MAX_LINES:]
-        if not shown:
-            return
-        before = self._bar.value()
-        self.text.appendPlainText("\n".join(shown))
-        self._bar.setValue(self._bar.maximum() if self._follows else before)
-        self.save_button.setEnabled(True)
+        if shown:
+            before = self._bar.value()
+            self.text.appendPlainText("\n".join(shown))
+            self._bar.setValue(self._bar.maximum() if self._follows else before)
+            self.save_button.setEnabled(True)
 
     def saveTo(self, path: Path) -> None:
         """The whole log: of the run folder where there is one, with its times. Raises ``OSError``."""
@@ -244,9 +239,8 @@ class RunLog(QWidget):
     def _ask_and_save(self) -> None:
         start = self.folder.name if self.folder is not None else "training"
         name, _ = QFileDialog.getSaveFileName(self, "Save log", f"{start}.log", "Log (*.log *.txt)")
-        if not name:
-            return
         try:
-            self.saveTo(Path(name))
+            if name:
+                self.saveTo(Path(name))
         except OSError as error:
             show_error(f"The log could not be saved to {name}: {error.strerror or error}.")

@@ -1,7 +1,4 @@
-"""What a run shows in the viewer: its predictions as layers, and its curves in a dock.
-
-The layers are those of the preview volume. They are renewed at each validation, with a way back in time.
-"""
+"""What a run shows in the viewer: its predictions as layers, renewed at each validation, and its curves in a dock."""
 
 from __future__ import annotations
 
@@ -14,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Labels
-from napari.qt.threading import create_worker
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.notifications import show_warning
-from qtpy.QtCore import QObject, QSignalBlocker, Qt, QTimer, Signal
+from qtpy.QtCore import QObject, QSignalBlocker, Qt, QTimer
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QMainWindow, QSlider, QWidget
 
 from napari_celltrain.data.differences import DESCRIPTIONS, Difference
@@ -48,25 +44,21 @@ COLORS = {
 }
 LONGEST_REST = 20.0
 """Seconds: a prediction is renewed that often even where it takes the window long to show it."""
-_NUM_REDRAWS = 2  # to renew the prediction and its errors
-
-_HEIGHT = 250  # of the curves
 _LATER_MS = 90  # after a start, which has enough to show by itself
 _CORNER = Qt.Corner.BottomRightCorner
 _DRAWN = (Started, EpochDone, Validated, Finished, Failed)
-
 _warmed_up: set[np.dtype[Any]] = set()
 
 
-class PredictionLayers(QObject):
-    """Shows the latest prediction, or that of the epoch chosen by :meth:`show_epoch`."""
+class PredictionLayers(QWidget):
+    """Predictions as layers: whether they are shown, a slider back through their epochs, and a button to find them.
 
-    epochsChanged = Signal()
+    At the end of the slider, the latest prediction is shown.
+    """
 
-    def __init__(self, viewer: Viewer, parent: QObject | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, viewer: Viewer) -> None:
+        super().__init__()
         self._viewer = viewer
-        self._enabled = True
         self._reading = Background("Reading the prediction", self)
         self._reading.answered.connect(self._show)
         self._reading.failed.connect(self._fail)
@@ -74,6 +66,19 @@ class PredictionLayers(QObject):
         self._steps: Iterator[None] | None = None
         self._turn = timer(self, self._step, PAUSE_MS)
         self._rest = timer(self, self._load)
+        self.box = QCheckBox("Show predictions")
+        shown = "one validation volume, its labels, the prediction and its errors"
+        self.box.setToolTip(tooltip(f"At each validation, show {shown} as layers"))
+        self.box.setChecked(True)
+        self.slider = QSlider(Qt.Orientation.Horizontal)
+        self.slider.setAccessibleName("Epoch of the prediction shown")
+        self.label = QLabel()
+        help_text = "Move the view so that all layers are seen, the predictions among them"
+        self.find_button = button("Go there", help_text, self._find)
+        row = fill(QHBoxLayout(self), self.box, self.slider, self.label, self.find_button)
+        row.setStretchFactor(self.slider, 1)
+        self.box.toggled.connect(self._choose)
+        self.slider.valueChanged.connect(self._choose)
         self.forget()
 
     def forget(self) -> None:
@@ -84,14 +89,13 @@ class PredictionLayers(QObject):
         self._folder: RunFolder | None = None
         self._volume: PreviewVolume | None = None
         self._paths: dict[int, str] = {}
-        self._chosen: int | None = None
         self._added: set[str] = set()
         self._where: dict[str, Any] = {}
         self._failed = False
         self._ended = False
         self.epoch: int | None = None
         """That of the layers."""
-        self.epochsChanged.emit()
+        self._renew()
 
     @property
     def epochs(self) -> list[int]:
@@ -103,37 +107,42 @@ class PredictionLayers(QObject):
         """Whether a prediction is being read, or put into the viewer."""
         return self._reading.is_busy or self._steps is not None
 
-    def set_enabled(self, enabled: bool) -> None:
-        self._enabled = enabled
-        self._load(now=True)
-
     def add_events(self, events: tuple[Event, ...], folder: RunFolder | None) -> None:
         paths = {e.epoch: e.preview for e in events if isinstance(e, Validated) and e.preview is not None}
         self._ended = self._ended or any(isinstance(event, Finished | Failed) for event in events)
-        if folder is None or not (paths or self._ended):
-            return
         self._folder = folder
         self._paths |= paths
-        if paths:
-            self.epochsChanged.emit()
-        self._load(now=self._ended)
+        if paths or self._ended:
+            self._renew()
+            self._load(now=self._ended)
 
-    def show_epoch(self, epoch: int | None) -> None:
-        """Go back to ``epoch``, or with None follow the run again."""
-        self._chosen = epoch
+    def _renew(self) -> None:
+        epochs, follows = self.epochs, self.slider.value() == self.slider.maximum()
+        with QSignalBlocker(self.slider):
+            self.slider.setMaximum(max(0, len(epochs) - 1))
+            if follows:
+                self.slider.setValue(self.slider.maximum())
+        self.setVisible(bool(epochs))
+        self.slider.setEnabled(len(epochs) > 1 and self.box.isChecked())
+        if epochs:
+            self.label.setText(f"epoch {epochs[self.slider.value()]}")
+
+    def _choose(self, *_: object) -> None:
+        self._renew()
         self._load(now=True)
+
+    def _find(self) -> None:
+        self._viewer.reset_view()
 
     def _load(self, *, now: bool = False) -> None:
         """Read what is to be seen, unless it is seen already: at once where ``now``, else after the rest."""
         if now:
             self._rest.stop()
-        wanted = self._wanted()
-        may_read = self._enabled and not (self._failed or self.is_busy or self._rest.isActive())
-        if may_read and self._folder is not None and wanted is not None and wanted != self.epoch:
-            self._reading.start(partial(_read, self._folder, self._volume, self._paths[wanted], wanted))
-
-    def _wanted(self) -> int | None:
-        return self._chosen if self._chosen in self._paths else max(self._paths, default=None)
+        may_read = self.box.isChecked() and not (self._failed or self.is_busy or self._rest.isActive())
+        if may_read and self._folder is not None and self._paths:
+            wanted = self.epochs[self.slider.value()]
+            if wanted != self.epoch:
+                self._reading.start(partial(_read, self._folder, self._volume, self._paths[wanted], wanted))
 
     def _fail(self, message: str) -> None:
         self._failed = True  # once is enough: the next validation would say the same
@@ -181,8 +190,8 @@ class PredictionLayers(QObject):
         self._set(ERRORS, "labels", preview.errors, opacity=0.7, **error_looks())
         yield
         self.epoch = preview.epoch
-        if is_renewed and not self._ended and self._chosen is None:
-            seconds = self._seconds + _NUM_REDRAWS * redraw_seconds()
+        if is_renewed and not self._ended and self.slider.value() == self.slider.maximum():
+            seconds = self._seconds + 2 * redraw_seconds()  # of the prediction and of its errors
             self._rest.start(int(1000 * min(seconds / SHARE, LONGEST_REST)))
         self._steps = None
 
@@ -192,51 +201,6 @@ class PredictionLayers(QObject):
             return None
         self._added.add(name)
         return show_layer(self._viewer, kind, name, data, **self._where, **looks)
-
-
-class PredictionRow(QWidget):
-    """Whether predictions are shown, a slider back through their epochs, and a button to find them."""
-
-    def __init__(self, viewer: Viewer, layers: PredictionLayers, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._viewer = viewer
-        self._layers = layers
-        self.box = QCheckBox("Show predictions")
-        shown = "one validation volume, its labels, the prediction and its errors"
-        self.box.setToolTip(tooltip(f"At each validation, show {shown} as layers"))
-        self.box.setChecked(True)
-        self.slider = QSlider(Qt.Orientation.Horizontal)
-        self.slider.setAccessibleName("Epoch of the prediction shown")
-        self.label = QLabel()
-        help_text = "Move the view so that all layers are seen, the predictions among them"
-        self.find_button = button("Go there", help_text, self._find)
-        row = fill(QHBoxLayout(self), self.box, self.slider, self.label, self.find_button)
-        row.setStretchFactor(self.slider, 1)
-        self.box.toggled.connect(layers.set_enabled)
-        self.box.toggled.connect(self._renew)
-        self.slider.valueChanged.connect(self._go_to)
-        layers.epochsChanged.connect(self._renew)
-        self._renew()
-
-    def _find(self) -> None:
-        self._viewer.reset_view()
-
-    def _renew(self) -> None:
-        epochs = self._layers.epochs
-        self.setVisible(bool(epochs))
-        self.slider.setEnabled(len(epochs) > 1 and self.box.isChecked())
-        at_end = self.slider.value() == self.slider.maximum()
-        with QSignalBlocker(self.slider):
-            self.slider.setMaximum(max(0, len(epochs) - 1))
-            if at_end:
-                self.slider.setValue(self.slider.maximum())
-        if epochs:
-            self.label.setText(f"epoch {epochs[self.slider.value()]}")
-
-    def _go_to(self, position: int) -> None:
-        at_end = position == self.slider.maximum()
-        self._layers.show_epoch(None if at_end else self._layers.epochs[position])
-        self._renew()
 
 
 def _read(
@@ -286,8 +250,10 @@ class CurvesDock(QObject):
         self._viewer = viewer
         self._controller = controller
         self.plot: CurvesPlot | None = None
-        self._is_opening = False
         self._is_removed = False
+        self._loader = Background("Loading the plot", self)
+        self._loader.answered.connect(self._dock)
+        self._loader.failed.connect(show_warning)
         controller.stateChanged.connect(self._renew)
         controller.eventsReceived.connect(self._draw)
         if controller.is_busy or controller.history().rows:
@@ -296,10 +262,10 @@ class CurvesDock(QObject):
     def remove(self) -> None:
         """Out of the viewer, for good."""
         self._is_removed = True
+        self._loader.cancel()
         if self.plot is None:
             return
-        window = self.plot.window()
-        if isinstance(window, QMainWindow):
+        if isinstance(window := self.plot.window(), QMainWindow):
             window.setCorner(_CORNER, Qt.DockWidgetArea.BottomDockWidgetArea)  # as Qt has it
         with contextlib.suppress(LookupError, RuntimeError, AttributeError):  # the user, or napari, was quicker
             self._viewer.window.remove_dock_widget(self.plot)
@@ -310,27 +276,19 @@ class CurvesDock(QObject):
             QTimer.singleShot(_LATER_MS, self._begin)
 
     def _begin(self) -> None:
-        if self._is_removed or self._is_opening or self._is_docked():
-            return
-        self._is_opening = True
-        # in a thread: it takes half a second, and minutes where matplotlib looks for fonts for the first time
-        worker = create_worker(importlib.import_module, "napari_celltrain.widgets.run.curves")
-        worker.returned.connect(self._dock)
-        worker.start()
+        if not (self._is_removed or self._loader.is_busy or self._is_docked()):
+            # in a thread: it takes half a second, and minutes where matplotlib looks for fonts for the first time
+            self._loader.start(lambda job: importlib.import_module("napari_celltrain.widgets.run.curves"))
 
     def _dock(self, curves: Any) -> None:
-        self._is_opening = False
-        if self._is_removed:
-            return
         self._drop()  # one that was closed by its ✕
         self.plot = curves.CurvesPlot(self._viewer)
         with drawn_once(self._widget.window() or self._widget):
             dock = self._viewer.window.add_dock_widget(self.plot, name="CellTrain curves", area="bottom")
-            window = self.plot.window()
-            if isinstance(window, QMainWindow):
+            if isinstance(window := self.plot.window(), QMainWindow):
                 # Below the canvas only: the widget at the right keeps its whole height.
                 window.setCorner(_CORNER, Qt.DockWidgetArea.RightDockWidgetArea)
-                window.resizeDocks([dock], [_HEIGHT], Qt.Orientation.Vertical)
+                window.resizeDocks([dock], [250], Qt.Orientation.Vertical)
         self.plot.show_history(self._controller.history())
 
     def _drop(self) -> None:

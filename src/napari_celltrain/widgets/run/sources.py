@@ -71,10 +71,6 @@ class RunSource(ABC):
     def _looks(self) -> Iterator[Sequence[Event]]:
         """New events, look by look; this may raise."""
 
-    def _pause(self, last: Event) -> float:
-        """Seconds between two batches, where the later one ends with ``last``."""
-        return responsive.pause(*PAUSES)
-
     def batches(self) -> Iterator[tuple[Event, ...]]:
         """What happens, as it happens; every error comes as :class:`Failed`, never as an exception."""
         waiting: list[Event] = []
@@ -87,8 +83,12 @@ class RunSource(ABC):
                 if len(waiting) == MAX_BATCH:
                     yield tuple(waiting)
                     waiting = []
+            if not waiting:
+                continue
             is_urgent = any(isinstance(event, _URGENT) for event in waiting)
-            if waiting and (is_urgent or time.monotonic() - last >= self._pause(waiting[-1])):
+            # inside napari nobody looks until the next event, which may be long in coming after an epoch or validation
+            may_rest = self.outlives_napari or isinstance(waiting[-1], _SUPERSEDED)
+            if is_urgent or time.monotonic() - last >= (responsive.pause(*PAUSES) if may_rest else PAUSES[0]):
                 yield tuple(waiting)
                 waiting, last = [], time.monotonic()
         if waiting:
@@ -199,10 +199,6 @@ class ThreadRun(RunSource):
         finally:
             if isinstance(events, Generator):
                 events.close()  # the lock on the run folder must not wait for the garbage collector
-
-    def _pause(self, last: Event) -> float:
-        # nobody looks at the clock until the next event, which may be long in coming after an epoch or a validation
-        return super()._pause(last) if isinstance(last, _SUPERSEDED) else PAUSES[0]
 
 
 def spare_cores() -> int:

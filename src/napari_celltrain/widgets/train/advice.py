@@ -14,6 +14,7 @@ import psutil
 
 from napari_celltrain.data.check import DataReport
 from napari_celltrain.data.split import Split
+from napari_celltrain.io.axes import zyx
 from napari_celltrain.nets.geometry import (
     PatchSuggestion,
     affordable_voxels,
@@ -25,10 +26,8 @@ from napari_celltrain.values.config import ZYX, AugmentationConfig, Spacing, Tra
 from napari_celltrain.values.decoding import OBJECT_MAPS, choose_target
 from napari_celltrain.values.text import count, sizes
 
-MANY_SAMPLES = 10
-"""Rule of thumb for patches: augment with more samples than this per image …"""
-ENOUGH_IMAGES = 5
-"""… and at least this many images."""
+MANY_SAMPLES, ENOUGH_IMAGES = 10, 5
+"""Rule of thumb for patches: augment with more samples than this per image, and at least this many images."""
 LARGE_SET = 20
 """Whole images: so many make a set large, which the rule of thumb leaves open."""
 
@@ -48,26 +47,19 @@ class DataFacts:
     num_bytes: int
     """Of all images and labels, decoded."""
 
-    @property
-    def num_training(self) -> int:
-        return len(self.training)
-
 
 def data_facts(report: DataReport | None, split: Split | None = None) -> DataFacts | None:
     """The facts of a report, divided by ``split``; None while there is nothing to train on."""
-    usable = [pair for pair in report.pairs if pair.is_usable] if report is not None else []
-    shapes = {pair.pair: pair.shape for pair in usable if pair.shape is not None}
+    pairs = [pair for pair in report.pairs if pair.is_usable and pair.shape is not None] if report is not None else []
+    shapes = {pair.pair: pair.shape for pair in pairs if pair.shape is not None}
     if report is None or not shapes:
         return None
-    pairs = [pair for pair in usable if pair.pair in shapes]
-    sides: dict[str, list[ZYX]] = {"train": [], "validation": []}
     if split is None:  # what stands against it is said elsewhere
-        for pair in pairs:
-            sides[pair.side or "train"].append(shapes[pair.pair])
-    for case in split.cases if split is not None else ():
-        if case.pair in shapes:  # else it was divided, but cannot be used
-            z, y, x = (stop - start for start, stop in case.spans) if case.spans is not None else shapes[case.pair]
-            sides[case.side].append((z, y, x))
+        placed = [(pair.side or "train", shapes[pair.pair]) for pair in pairs]
+    else:
+        usable = [case for case in split.cases if case.pair in shapes]  # others were divided, but cannot be used
+        lengths = [[stop - start for start, stop in case.spans or ()] or shapes[case.pair] for case in usable]
+        placed = [(case.side, zyx(shape)) for case, shape in zip(usable, lengths, strict=True)]
     num_bytes = 0
     for pair in pairs:
         itemsize = sum(np.dtype(name).itemsize for name in (pair.dtype, pair.label_dtype) if name)
@@ -77,8 +69,8 @@ def data_facts(report: DataReport | None, split: Split | None = None) -> DataFac
         is_objects = choose_target("auto", report.scheme.kind) == "objects"
         num_outputs = len(OBJECT_MAPS) if is_objects else report.scheme.num_outputs
     return DataFacts(
-        training=tuple(sides["train"]),
-        validation=tuple(sides["validation"]),
+        training=tuple(shape for side, shape in placed if side == "train"),
+        validation=tuple(shape for side, shape in placed if side == "validation"),
         voxel_size=_median([pair.voxel_size for pair in pairs]),
         object_extent=_median([pair.object_extent_median for pair in pairs]),
         num_outputs=num_outputs,
@@ -145,29 +137,23 @@ def should_augment(patches: bool, num_images: int, samples: int) -> bool:
 
 def augmentation_advice(config: AugmentationConfig, facts: DataFacts | None) -> str:
     """The rule of thumb, what it says about this data, and what to do if that is not what is chosen."""
+    rule = "Rule of thumb for whole images: on when the set is large."
     if config.patches:
-        rule = (
-            f"Rule of thumb for patches: on with more than {MANY_SAMPLES} samples per volume and at least "
-            f"{ENOUGH_IMAGES} volumes."
-        )
-    else:
-        rule = "Rule of thumb for whole images: on when the set is large."
+        samples = f"more than {MANY_SAMPLES} samples per volume"
+        rule = f"Rule of thumb for patches: on with {samples} and at least {ENOUGH_IMAGES} volumes."
     if facts is None:
         return rule
-    return f"{rule} {_situation(config, facts.num_training)}"
-
-
-def _situation(config: AugmentationConfig, num_images: int) -> str:
+    num_images, is_on = len(facts.training), config.augment
     volumes = count(num_images, "training volume")
-    if not config.patches:
-        size = "a large set" if num_images >= LARGE_SET else "a small set"
-        have = f"You have {volumes}, {size}"
-    else:
+    have = f"You have {volumes}, a {'large' if num_images >= LARGE_SET else 'small'} set"
+    if config.patches:
         have = f"You take {count(config.samples_per_volume, 'sample')} from each of {volumes}"
-    if should_augment(config.patches, num_images, config.samples_per_volume) == config.augment:
-        return f"{have}: it is {'on' if config.augment else 'off'}, as it should be."
-    if not config.augment:
-        return f"{have}: switch it on."
-    if config.patches and num_images >= ENOUGH_IMAGES:
-        return f"{have}: take more than {MANY_SAMPLES} samples, or switch it off."
-    return f"{have}: more volumes would help; until then try it on and off, and compare."
+    if should_augment(config.patches, num_images, config.samples_per_volume) == is_on:
+        advice = f"it is {'on' if is_on else 'off'}, as it should be."
+    elif not is_on:
+        advice = "switch it on."
+    elif config.patches and num_images >= ENOUGH_IMAGES:
+        advice = f"take more than {MANY_SAMPLES} samples, or switch it off."
+    else:
+        advice = "more volumes would help; until then try it on and off, and compare."
+    return f"{rule} {have}: {advice}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qtpy.QtCore import QSignalBlocker, Qt, Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QButtonGroup, QCheckBox, QHBoxLayout, QPushButton, QRadioButton, QVBoxLayout, QWidget
 
 from napari_celltrain.nets.augment import AUGMENTATIONS
@@ -22,7 +22,7 @@ from napari_celltrain.values.fields import AUGMENTATION_CLASSES, AUGMENTATIONS_P
 from napari_celltrain.widgets.forms.editors import NumbersEditor, OptionalEditor, help_label
 from napari_celltrain.widgets.forms.inputs import steps_of
 from napari_celltrain.widgets.forms.rows import FieldRows, Fold, TabPage
-from napari_celltrain.widgets.theme import fill, tooltip
+from napari_celltrain.widgets.theme import button, fill, tooltip
 from napari_celltrain.widgets.train import advice
 
 
@@ -35,7 +35,6 @@ class AugmentationRow(QWidget):
         super().__init__()
         self._class = AUGMENTATION_CLASSES[entry.key]
         self._label = entry.label
-        self._frozen = False
         self.box = QCheckBox()
         self.box.setToolTip(tooltip(entry.help))
         self.box.setAccessibleName(entry.label)
@@ -62,44 +61,14 @@ class AugmentationRow(QWidget):
 
     def set_frozen(self, frozen: bool) -> None:
         """It can still be unfolded and read."""
-        self._frozen = frozen
         self.box.setEnabled(not frozen)
         self.rows.setEnabled(self.box.isChecked() and not frozen)
 
     def _renew(self) -> None:
         is_on = self.box.isChecked()
-        self.rows.setEnabled(is_on and not self._frozen)
+        self.rows.setEnabled(is_on and self.box.isEnabledTo(self))
         probability = self.rows.values()["probability"]
         self.fold.set_title(f"{self._label}: {probability:.0%}" if is_on else f"{self._label}: off")
-        self.valueChanged.emit()
-
-
-class AugmentationList(QWidget):
-    """The augmentations in use. Those given first keep their order; newly switched on ones follow them."""
-
-    valueChanged = Signal()
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows = {entry.key: AugmentationRow(entry) for entry in AUGMENTATIONS}
-        self._order: list[str] = []
-        self.setValue(DEFAULT_AUGMENTATIONS)
-        fill(QVBoxLayout(self), *self.rows.values(), spacing=4)
-        for row in self.rows.values():
-            row.valueChanged.connect(self.valueChanged)
-
-    def value(self) -> tuple[Augmentation, ...]:
-        specs: dict[str, Any] = {name: row.value() for name, row in self.rows.items()}
-        return tuple(specs[name] for name in dict.fromkeys([*self._order, *specs]) if specs[name] is not None)
-
-    def setValue(self, value: tuple[Augmentation, ...]) -> None:
-        if self._order and self.value() == value:
-            return
-        given: dict[str, Augmentation] = {spec.name: spec for spec in value}
-        self._order = list(given)
-        with QSignalBlocker(self):
-            for name, row in self.rows.items():
-                row.setValue(given.get(name))
         self.valueChanged.emit()
 
 
@@ -115,44 +84,45 @@ class AugmentationTab(TabPage):
         self._training = TrainingConfig()
         self._is_setting = False
         self._radio_buttons: list[QRadioButton] = []
-
         self.patches_button, self.whole_button = self._radios("Patches cropped from the volumes", "Whole images")
-        for button in (self.patches_button, self.whole_button):
-            button.setToolTip(tooltip(all_fields()["augmentation.patches"].help))
+        for radio_button in (self.patches_button, self.whole_button):
+            radio_button.setToolTip(tooltip(all_fields()["augmentation.patches"].help))
         self.patch_rows = FieldRows()
         self.patch_size: OptionalEditor = self.patch_rows.add("augmentation.patch_size")
         self.suggestion_text = help_label()
-        self.suggest_button = QPushButton("Use the suggestion")
+        self.suggest_button = button("Use the suggestion", "", self._use_suggestion)
         self.patch_rows.form.addRow(self.suggestion_text)
-        self.patch_rows.form.addRow(_left(self.suggest_button))
+        self.patch_rows.form.addRow(fill(QHBoxLayout(), self.suggest_button, None))
         self.patch_rows.add("augmentation.samples_per_volume")
         self.patch_rows.add("augmentation.foreground_fraction")
         self.add_group("What the network sees", self.patches_button, self.whole_button, self.patch_rows)
-
         texts = ("Off", "On, with the default set", "On, with a set of my own")
         self.off_button, self.default_button, self.custom_button = self._radios(*texts)
-        self.list = AugmentationList()
+        self.rows = {entry.key: AugmentationRow(entry) for entry in AUGMENTATIONS}
+        self._order: list[str] = []
+        self.list = QWidget()
+        fill(QVBoxLayout(self.list), *self.rows.values(), spacing=4)
         self.advice_text = help_label(advice.augmentation_advice(AugmentationConfig(), None))
         self.add_group("Augmentation", *self._radio_buttons[2:], self.list, self.advice_text)
-
+        help_text = "Show patches as the network gets them, as layers: image and labels. Each press draws new ones."
         self.preview_button = QPushButton("Preview training patches")
-        self.preview_button.setToolTip(
-            tooltip("Show patches as the network gets them, as layers: image and labels. Each press draws new ones.")
-        )
-        self.column.addLayout(_left(self.preview_button))
+        self.preview_button.setToolTip(tooltip(help_text))
+        self.preview_button.clicked.connect(self.previewRequested)
+        self.column.addLayout(fill(QHBoxLayout(), self.preview_button, None))
         self.column.addStretch(1)
         self.patch_rows.valueChanged.connect(self._change)
-        self.list.valueChanged.connect(self._change)
-        self.suggest_button.clicked.connect(self._use_suggestion)
-        self.preview_button.clicked.connect(self.previewRequested)
+        for row in self.rows.values():
+            row.valueChanged.connect(self._change)
         self.setValue(AugmentationConfig())
 
     def value(self) -> AugmentationConfig:
-        is_default = self.default_button.isChecked()
+        specs: dict[str, Any] = {name: row.value() for name, row in self.rows.items()}
+        # those given first keep their order; newly switched on ones follow them
+        chosen = tuple(specs[name] for name in dict.fromkeys([*self._order, *specs]) if specs[name] is not None)
         return AugmentationConfig(
             patches=self.patches_button.isChecked(),
             augment=not self.off_button.isChecked(),
-            augmentations=DEFAULT_AUGMENTATIONS if is_default else self.list.value(),
+            augmentations=DEFAULT_AUGMENTATIONS if self.default_button.isChecked() else chosen,
             **self.patch_rows.values(),
         )
 
@@ -160,7 +130,10 @@ class AugmentationTab(TabPage):
         self._is_setting = True
         (self.patches_button if value.patches else self.whole_button).setChecked(True)
         self.patch_rows.set_values(value)
-        self.list.setValue(value.augmentations)
+        given: dict[str, Augmentation] = {spec.name: spec for spec in value.augmentations}
+        self._order = list(given)
+        for name, row in self.rows.items():
+            row.setValue(given.get(name))
         is_default = value.augmentations == DEFAULT_AUGMENTATIONS
         switched_on = self.default_button if is_default else self.custom_button
         (switched_on if value.augment else self.off_button).setChecked(True)
@@ -168,7 +141,6 @@ class AugmentationTab(TabPage):
         self._change()
 
     def set_context(self, facts: advice.DataFacts | None, training: TrainingConfig) -> None:
-        """Renew suggestion and advice."""
         self._facts, self._training = facts, training
         self._renew_advice()
 
@@ -176,20 +148,20 @@ class AugmentationTab(TabPage):
         """Freeze the values while training."""
         for widget in (*self._radio_buttons, self.patch_rows, self.preview_button):
             widget.setEnabled(not running)
-        for row in self.list.rows.values():
+        for row in self.rows.values():
             row.set_frozen(running)
 
     def show_problems(self, problems: Mapping[str, str]) -> None:
         """Mark the fields in ``problems`` (text by path such as ``augmentation.patch_size``), and no others."""
-        for rows in (self.patch_rows, *(row.rows for row in self.list.rows.values())):
+        for rows in (self.patch_rows, *(row.rows for row in self.rows.values())):
             rows.set_problems(problems)
 
     def _radios(self, *texts: str) -> list[QRadioButton]:
         group = QButtonGroup(self)
         buttons = [QRadioButton(text) for text in texts]
-        for button in buttons:
-            group.addButton(button)
-            button.toggled.connect(self._change)
+        for radio_button in buttons:
+            group.addButton(radio_button)
+            radio_button.toggled.connect(self._change)
         self._radio_buttons += buttons
         return buttons
 
@@ -222,8 +194,3 @@ class AugmentationTab(TabPage):
     def _use_suggestion(self) -> None:
         if self._facts is not None:
             self.patch_size.setValue(advice.suggestion(self._facts, self._training).patch_size)
-
-
-def _left(button: QPushButton) -> QHBoxLayout:
-    """A button as wide as its text, at the left."""
-    return fill(QHBoxLayout(), button, None)

@@ -2,83 +2,140 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton
+from qtpy.QtWidgets import QHBoxLayout, QProgressBar
 
+from napari_celltrain.data import check
+from napari_celltrain.data.pairs import Pair, open_pair
+from napari_celltrain.data.split import Split
+from napari_celltrain.io.volume import LazyArray
 from napari_celltrain.values.config import ZYX, DataConfig, TrainingConfig
 from napari_celltrain.values.errors import DataError, Problem
 from napari_celltrain.values.text import count
+from napari_celltrain.widgets.background import Background, Job
 from napari_celltrain.widgets.forms.rows import TabPage
 from napari_celltrain.widgets.layers import LayerData
 from napari_celltrain.widgets.previews import PairOpener
-from napari_celltrain.widgets.theme import plain_label, tooltip
-from napari_celltrain.widgets.train.data_check import Answer, DataChecker, Question
+from napari_celltrain.widgets.theme import button, fill, plain_label
 from napari_celltrain.widgets.train.data_form import DataForm
 from napari_celltrain.widgets.train.pair_table import PairTable, ProblemList, rows_of
 
-if TYPE_CHECKING:
-    from napari_celltrain.data.check import DataReport
-    from napari_celltrain.data.split import Split
-
+DEBOUNCE_MS = 400
+_UNREAD = {"results", "validation_fraction", "normalization", "memory_budget_gb"}
 _INVITATION = (
     "Choose the folder of the images and the folder of their labels, which are named alike. TIFF and OME-Zarr "
     "volumes can be read. Or train on layers that are open in this viewer."
 )
-_UNKNOWN_SIZE = "The voxel size is unknown: give it under More settings, or voxels are taken as cubes."
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What to check: values only, so that the worker reads no widget."""
+
+    config: DataConfig
+    layers: LayerData | None
+    seed: int
+    patch_size: ZYX | None = None
+
+    @property
+    def reading(self) -> tuple[Any, ...]:
+        """Equal where the same voxels are read in the same way."""
+        return self.layers, self.config.model_dump(exclude=_UNREAD)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal where one answer does for both."""
+        return self.reading, self.config.validation_fraction, self.seed, self.patch_size
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    question: Question
+    report: check.DataReport
+    """With what keeps the pairs from being divided, and what the layers lack, among its problems."""
+    split: Split | None
+    as_read: check.DataReport
+    """As the check gave it, to be divided again without reading anything again."""
+
+
+def answer(question: Question, before: Answer | None, _job: Job) -> Generator[check.Step, None, Answer]:
+    """Check and divide, in the worker's thread; ``before``, the last answer, may save reading anything again."""
+    layers = question.layers
+    if before is not None and before.question.reading == question.reading:
+        report = before.as_read
+    elif layers is None:
+        # divided below, so that another share or seed reads nothing again
+        report = yield from check.check_data(question.config, division=False)
+    else:
+        report = yield from check.check_arrays(question.config, layers.image, layers.labels)
+        report = replace(report, problems=(*report.problems, *layers.notes))
+
+    def read_labels(pair: Pair) -> LazyArray:
+        return (layers.labels if layers else open_pair(pair, question.config)[1]).lazy_or_whole()
+
+    problems = [*report.problems, *check.large_objects(report.pairs, question.patch_size)]
+    split = None
+    if report.can_be_divided:
+        try:
+            split = check.divide(question.config, question.seed, report, read_labels)
+        except DataError as error:
+            problems += error.problems
+    return Answer(question, replace(report, problems=tuple(problems)), split, report)
 
 
 class DataTab(TabPage):
-    """Edits a :class:`DataConfig` and reports on the data that it names.
-
-    ``report`` is of the values shown now, or None while it is made or cannot be made.
-    """
+    """Edits a :class:`DataConfig` and reports on the data that it names."""
 
     valueChanged = Signal()
     reportChanged = Signal()
 
     def __init__(self, viewer: Any) -> None:
         super().__init__()
-        self.report: DataReport | None = None
-        self.split: Split | None = None
         self._context: tuple[int, ZYX | None] = (TrainingConfig().seed, None)
-        self._answered: Question | None = None
         self._asked: Question | None = None
+        """Whose answer is shown, or being found."""
+        self._answer: Answer | None = None
+        """The last one: also where it is no longer shown, it may save reading anything again."""
         self._is_running = False
         self._insists = False
-
         self.form = DataForm(viewer)
         self.table = PairTable()
         self.summary = plain_label(_INVITATION)
         self.progress = QProgressBar()
-        self.again_button = QPushButton("Check again")
+        help_text = "Read all files again, after some have been fixed"
+        self.again_button = button("Check again", help_text, self.check_again)
         self.problem_list = ProblemList()
-        self.checker = DataChecker(self)
+        self.checker = Background("The data check", self)
         self.opener = PairOpener(viewer, self)
-
-        self.progress.hide()
-        self.again_button.setToolTip(tooltip("Read all files again, after some have been fixed"))
-        self.again_button.hide()
-        self.table.hide()
-        line = QHBoxLayout()
-        line.addWidget(self.summary, 1)
-        line.addWidget(self.again_button)
-        self.column.addWidget(self.form)
-        self.column.addLayout(line)
-        self.column.addWidget(self.progress)
-        self.column.addWidget(self.table, 1000)
-        self.column.addWidget(self.problem_list)
+        for widget in (self.progress, self.again_button, self.table):
+            widget.hide()
+        line = fill(QHBoxLayout(), self.summary, self.again_button)
+        line.setStretchFactor(self.summary, 1)
+        fill(self.column, self.form, line, self.progress, self.table, self.problem_list)
+        self.column.setContentsMargins(6, 6, 6, 6)
+        self.column.setStretchFactor(self.table, 1000)
         self.column.addStretch(1)
-
         self.form.valueChanged.connect(self.valueChanged)
         self.form.valueChanged.connect(self._renew)
         self.table.picked.connect(self._open)
-        self.again_button.clicked.connect(self.check_again)
         self.checker.progressed.connect(self._show_progress)
         self.checker.answered.connect(self._take)
         self.checker.failed.connect(self._show_failure)
+
+    @property
+    def shown(self) -> Answer | None:
+        """The answer for the values shown now; None while it is found, or where there can be none."""
+        is_current = self._answer is not None and self._answer.question is self._asked
+        return self._answer if is_current else None
+
+    @property
+    def report(self) -> check.DataReport | None:
+        return self.shown.report if self.shown else None
 
     def value(self) -> DataConfig:
         return self.form.value()
@@ -86,9 +143,8 @@ class DataTab(TabPage):
     def setValue(self, value: DataConfig) -> None:
         self.form.setValue(value)
 
-    def reset_choices(self, *_: Any) -> None:
-        """The layers of the viewer have changed."""
-        self.form.layers.reset_choices()
+    def reset_choices(self) -> None:
+        self.form.reset_choices()
 
     def set_context(self, seed: int, patch_size: ZYX | None) -> None:
         """The seed of the training decides what is held out; objects larger than a patch are warned of."""
@@ -103,7 +159,7 @@ class DataTab(TabPage):
         self.again_button.setEnabled(not running)
         if running:
             self.cancel()
-        elif self._answered is None:
+        elif self.shown is None:
             self._renew()
 
     def blocking_problems(self) -> list[Problem]:
@@ -111,14 +167,17 @@ class DataTab(TabPage):
         found = [problem for problem in self.form.problems() if problem.severity == "error"]
         return list(dict.fromkeys([*found, *(self.report.errors if self.report else ())]))
 
-    def insist(self) -> None:
+    def insist(self, problems: Sequence[Problem] = ()) -> None:
         """Mark also empty fields: Start has been pressed."""
         self._insists = True
-        self._show_problems()
+        self.mark(problems)
 
-    def mark(self, problems: Sequence[Problem]) -> None:
-        """Mark the fields that refusals from elsewhere (their ``where`` such as ``data.results``) are about."""
-        self.form.mark([*self._problems(), *problems])
+    def mark(self, problems: Sequence[Problem] = ()) -> None:
+        """Show what is wrong, and mark also what refusals from elsewhere (``where`` as in ``data.results``) name."""
+        missing = [] if self.form.is_untouched() and not self._insists else self.form.problems()
+        found = [*missing, *(self.report.problems if self.report else ())]
+        self.problem_list.set_problems(found)
+        self.form.mark([*found, *problems])
 
     def source(self) -> LayerData | None:
         """The chosen layers as volumes, for any thread to use; None with folders. Raises :class:`DataError`."""
@@ -126,15 +185,16 @@ class DataTab(TabPage):
 
     def check_again(self) -> None:
         """Read everything again: files may have been fixed."""
-        self.checker.forget()
-        self._answered = self._asked = None
+        self._forget_report()
+        self._answer = None
         self._renew(now=True)
 
     def cancel(self) -> None:
         """Stop reading, as before the window closes; the next change begins again."""
         self.checker.cancel()
         self.progress.hide()
-        self._asked = self._answered
+        if self.shown is None:
+            self._asked = None
 
     def _renew(self, *, now: bool = False) -> None:
         """Ask again if the values shown call for another answer."""
@@ -142,17 +202,18 @@ class DataTab(TabPage):
         if question is None:
             self._show_nothing(_INVITATION if self.form.is_untouched() else "")
             return
-        if self._asked is not None and self._asked.is_answered_like(question):
-            self._show_problems()
+        if self._asked is not None and self._asked.key == question.key:
+            self.mark()
             return
         if self._is_running:
             self._show_nothing("The data are not read while a run goes on.")
             return
         self._forget_report()
         self._asked = question
-        self.checker.ask(question, now=now)
+        work = partial(answer, question, self._answer)
+        self.checker.start(work, 0 if now else DEBOUNCE_MS)
         self.summary.setText("Checking the data …")
-        self._show_problems()
+        self.mark()
 
     def _question(self) -> Question | None:
         """What to check, or None while something is missing that is needed for it."""
@@ -166,21 +227,21 @@ class DataTab(TabPage):
         return Question(config, layers, *self._context)
 
     def _forget_report(self) -> None:
-        self._asked = self._answered = None
-        self.table.pairs.set_stale(True)
-        if self.report is not None:
-            self.report = self.split = None
+        had_report = self.report is not None
+        self._asked = None
+        self.table.pairs.set_stale()
+        if had_report:
             self.reportChanged.emit()
 
     def _show_nothing(self, text: str) -> None:
         self.cancel()
-        self.checker.forget()
         self._forget_report()
+        self._answer = None
         self.table.pairs.set_rows([])
         self.table.hide()
         self.again_button.hide()
         self.summary.setText(text)
-        self._show_problems()
+        self.mark()
 
     def _show_progress(self, done: int, total: int, name: str) -> None:
         """In the bar itself: another text there moves nothing else, where a label would lay out the whole tab."""
@@ -193,16 +254,16 @@ class DataTab(TabPage):
         self.progress.show()
 
     def _take(self, answer: Answer) -> None:
-        self.report, self.split, self._answered = answer.report, answer.split, answer.question
+        self._answer = answer
         self.progress.hide()
         self.table.pairs.set_rows(rows_of(answer.report.pairs, answer.split))
         self.table.setVisible(bool(answer.report.pairs))
         sizes = [pair.voxel_size for pair in answer.report.pairs if pair.voxel_size is not None]
-        if sizes:
-            self.form.propose_voxel_size(sizes[0])
+        if sizes:  # to begin with where someone wants another one than that of the files
+            self.form.more_rows.editors["data.voxel_size"].propose(sizes[0])
         self.again_button.setVisible(answer.question.layers is None)
         self.summary.setText(_summary(answer))
-        self._show_problems()
+        self.mark()
         self.reportChanged.emit()
 
     def _show_failure(self, message: str) -> None:
@@ -210,18 +271,9 @@ class DataTab(TabPage):
         self.progress.hide()
         self.summary.setText(message)
 
-    def _problems(self) -> list[Problem]:
-        missing = [] if self.form.is_untouched() and not self._insists else self.form.problems()
-        return [*missing, *(self.report.problems if self.report else ())]
-
-    def _show_problems(self) -> None:
-        problems = self._problems()
-        self.problem_list.set_problems(problems)
-        self.form.mark(problems)
-
     def _open(self, row: int) -> None:
-        if self._answered is not None and self._answered.layers is None:
-            self.opener.open(self.table.pairs.rows[row].report.pair, self._answered.config)
+        if self.shown is not None and self.shown.question.layers is None:
+            self.opener.open(self.table.pairs.rows[row].report.pair, self.shown.question.config)
 
 
 def _summary(answer: Answer) -> str:
@@ -231,10 +283,8 @@ def _summary(answer: Answer) -> str:
     if report.errors:
         these = "this problem" if len(report.errors) == 1 else f"these {len(report.errors)} problems"
         parts.append(f"Fix {these} to start.")
-    if answer.split is not None:
-        parts.append(f"{count(len(report.pairs), 'pair')}: {answer.split.explanation}")
-    elif report.pairs:
-        parts.append(f"{count(len(report.pairs), 'pair')}.")
+    if report.pairs:
+        parts.append(count(len(report.pairs), "pair") + (f": {answer.split.explanation}" if answer.split else "."))
     if any(pair.shape is not None and pair.voxel_size is None for pair in report.pairs):
-        parts.append(_UNKNOWN_SIZE)
+        parts.append("The voxel size is unknown: give it under More settings, or voxels are taken as cubes.")
     return " ".join(parts)

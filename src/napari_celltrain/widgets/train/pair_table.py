@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from qtpy.QtCore import QEvent, QModelIndex, Qt
-from qtpy.QtGui import QTextCharFormat, QTextCursor
-from qtpy.QtWidgets import QFrame, QPlainTextEdit, QSizePolicy, QWidget
+from qtpy.QtGui import QTextCursor
+from qtpy.QtWidgets import QFrame, QPlainTextEdit, QSizePolicy
 
+from napari_celltrain.data.check import PairReport
+from napari_celltrain.data.split import Split
 from napari_celltrain.values.config import DataConfig
 from napari_celltrain.values.errors import Problem
 from napari_celltrain.values.fields import all_fields
 from napari_celltrain.values.text import sizes
 from napari_celltrain.widgets.table import LEFT, RIGHT, Table, TableModel
 from napari_celltrain.widgets.theme import theme_color, tooltip
-
-if TYPE_CHECKING:
-    from napari_celltrain.data.check import PairReport
-    from napari_celltrain.data.split import Split
 
 MAX_SHOWN = 200
 _MARKS = {"error": "✗", "warning": "!", "fine": "✓"}
@@ -30,8 +29,8 @@ _MIN_LINES, _MAX_LINES = 2, 10
 class ProblemList(QPlainTextEdit):
     """Errors first, in red, then warnings; each with its remedy. As high as it needs to be, within bounds."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self._problems: tuple[Problem, ...] = ()
         self.setReadOnly(True)
         self.setTabChangesFocus(True)
@@ -60,21 +59,19 @@ class ProblemList(QPlainTextEdit):
 
     def _write(self) -> None:
         self.clear()
-        cursor = self.textCursor()
-        lines = [(_MARKS[problem.severity], _text(problem), problem.severity) for problem in self._problems[:MAX_SHOWN]]
+        lines = []
+        for problem in self._problems[:MAX_SHOWN]:
+            is_field = problem.where in DataConfig.model_fields
+            named = replace(problem, where=all_fields()[f"data.{problem.where}"].label) if is_field else problem
+            lines.append((_MARKS[problem.severity], str(named), problem.severity))
         left = len(self._problems) - MAX_SHOWN
         if left > 0:
             lines.append(("…", f"and {left} more; `celltrain check` lists them all.", "warning"))
-        for index, (mark, text, severity) in enumerate(lines):
-            if index:
-                cursor.insertBlock()
-            style = QTextCharFormat()
-            style.setForeground(theme_color(severity))
-            cursor.insertText(f"{mark} ", style)
-            style.setForeground(theme_color("error" if severity == "error" else "text"))
-            cursor.insertText(" ".join(text.split()), style)
-        cursor.movePosition(QTextCursor.MoveOperation.Start)
-        self.setTextCursor(cursor)
+        for mark, text, severity in lines:
+            colors = [theme_color(severity), theme_color("error" if severity == "error" else "text")]
+            parts = zip(colors, (mark, html.escape(" ".join(text.split()))), strict=True)
+            self.appendHtml(" ".join(f'<span style="color: {color.name()}">{part}</span>' for color, part in parts))
+        self.moveCursor(QTextCursor.MoveOperation.Start)
         self._fit_height()
 
     def _fit_height(self) -> None:
@@ -85,13 +82,6 @@ class ProblemList(QPlainTextEdit):
         self.setFixedHeight(lines * self.fontMetrics().lineSpacing() + margins + 2)
 
 
-def _text(problem: Problem) -> str:
-    is_field = problem.where in DataConfig.model_fields
-    return str(replace(problem, where=all_fields()[f"data.{problem.where}"].label) if is_field else problem)
-
-
-# --- pair table ------------------------------------------------------------------------------------------
-
 STATE, NAME, SIDE, OBJECTS, SHAPE, SIZE = range(6)
 _HELP = {
     "": "State: ✓ fine, ! warning, ✗ error. What is wrong stands in the tooltip and below the table.",
@@ -101,11 +91,11 @@ _HELP = {
     "Voxels": "Number of voxels along z, y and x.",
     "Size (µm)": "Size of a voxel along z, y and x in micrometres.",
 }
-_SIDES = {"train": "train", "validation": "valid.", "both": "both", None: "–"}
-_LONG_SIDES = {
-    "train": "Used for training",
-    "validation": "Held out for validation, never trained on",
-    "both": "The only volume: a part of it is for training, another for validation",
+_SIDES = {
+    "train": ("train", "Used for training"),
+    "validation": ("valid.", "Held out for validation, never trained on"),
+    "both": ("both", "The only volume: a part of it is for training, another for validation"),
+    None: ("–", ""),
 }
 
 
@@ -122,17 +112,26 @@ class Row:
             return "error"
         return "warning" if self.report.problems else "fine"
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        report = self.report
+        return (
+            _MARKS[self.state],
+            report.name,
+            _SIDES[self.side][0],
+            "?" if report.num_objects is None else f"{report.num_objects:,}",
+            "?" if report.shape is None else sizes(report.shape).replace(" ", ""),
+            "unknown" if report.voxel_size is None else sizes(report.voxel_size).replace(" ", ""),
+        )
+
 
 def rows_of(reports: Sequence[PairReport], split: Split | None) -> list[Row]:
     """The reports with the side that training would use them for."""
-    sides: dict[str, set[str]] = {}
+    sides: dict[str, str] = {}
     for case in split.cases if split else ():
-        sides.setdefault(case.pair.name, set()).add(case.side)
-    rows = []
-    for report in reports:
-        of_pair = sides.get(report.name, {report.side} if report.side else set())
-        rows.append(Row(report, "both" if len(of_pair) > 1 else next(iter(of_pair), None)))
-    return rows
+        name = case.pair.name
+        sides[name] = case.side if sides.get(name, case.side) == case.side else "both"
+    return [Row(report, sides.get(report.name, report.side)) for report in reports]
 
 
 class PairModel(TableModel):
@@ -140,41 +139,61 @@ class PairModel(TableModel):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rows: list[Row] = []
-        self._stale = False
         self.set_rows([])
 
     def set_rows(self, rows: Sequence[Row]) -> None:
-        self.rows = list(rows)
+        self.rows: list[Row] = list(rows)
         self._stale = False
-        columns = np.array([_cells(row) for row in rows], np.str_).reshape(-1, len(_HELP)).T
+        columns = np.array([row.cells for row in rows], np.str_).reshape(-1, len(_HELP)).T
         self.set_columns(dict(zip(_HELP, columns, strict=True)), _HELP)
 
-    def set_stale(self, stale: bool) -> None:
+    def set_stale(self) -> None:
         """Show the rows paler: they are of settings that have changed."""
-        if stale != self._stale:
-            self._stale = stale
+        if not self._stale:
+            self._stale = True
             self.dataChanged.emit(self.index(0, 0), self.index(len(self.rows) - 1, len(_HELP) - 1))
 
     def alignment(self, column: int) -> Qt.AlignmentFlag:
         return Qt.AlignmentFlag.AlignHCenter if column == STATE else LEFT if column in (NAME, SIDE) else RIGHT
 
+    def describe(self, row: int) -> str:
+        """For the tooltip: problems first, each with its remedy."""
+        report, side = self.rows[row].report, self.rows[row].side
+        lines = [f"{_MARKS[problem.severity]} {problem}" for problem in report.problems]
+        lines += [
+            f"Image: {report.pair.image}",
+            f"Labels: {report.pair.labels} (paired by: {report.pair.rule})",
+            f"Voxels (z, y, x): {sizes(report.shape) if report.shape else 'unknown'}",
+            f"Voxel size (z, y, x): {f'{sizes(report.voxel_size)} µm' if report.voxel_size else 'unknown'}",
+        ]
+        if report.dtype:
+            lines.append(f"Types: {report.dtype}, labels {report.label_dtype}")
+        if report.intensity_range is not None:
+            low, high = report.intensity_range
+            lines.append(f"Intensities: {low:.5g} to {high:.5g}")
+        if report.num_objects is not None and report.foreground_fraction is not None:
+            share = f"{report.foreground_fraction:.1%}"
+            lines.append(f"Objects: {report.num_objects:,}, on {share} of the annotated voxels")
+        if report.ignored_fraction:
+            lines.append(f"Not annotated: {report.ignored_fraction:.1%} of the voxels")
+        return "\n".join(filter(None, [*lines, _SIDES[side][1]]))
+
     def data(self, index: QModelIndex, role: int = 0) -> Any:
         if not index.isValid():
             return None
-        row, is_state = self.rows[self.row_of(index)], index.column() == STATE
+        number, is_state = self.row_of(index), index.column() == STATE
+        state = self.rows[number].state
         match role:
             case Qt.ItemDataRole.ForegroundRole:
-                state = row.state
                 color = theme_color(state) if state == "error" or (state == "warning" and is_state) else None
                 if self._stale:
                     color = color or theme_color("text")
                     color.setAlphaF(0.5)
                 return color
             case Qt.ItemDataRole.ToolTipRole:
-                return tooltip(describe(row))
+                return tooltip(self.describe(number))
             case Qt.ItemDataRole.AccessibleTextRole if is_state:
-                return f"State: {row.state}"
+                return f"State: {state}"
         return super().data(index, role)
 
 
@@ -186,40 +205,3 @@ class PairTable(Table):
         # at least five lines, where there are so many
         super().__init__("Pairs of images and labels", pairs, lines=(5, 10_000), elided=NAME, double_click=True)
         self.pairs = pairs
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    """What stands in the table."""
-    report = row.report
-    return (
-        _MARKS[row.state],
-        report.name,
-        _SIDES[row.side],
-        "?" if report.num_objects is None else f"{report.num_objects:,}",
-        "?" if report.shape is None else sizes(report.shape).replace(" ", ""),
-        "unknown" if report.voxel_size is None else sizes(report.voxel_size).replace(" ", ""),
-    )
-
-
-def describe(row: Row) -> str:
-    """All about a pair, for its tooltip: problems first, each with its remedy."""
-    report = row.report
-    lines = [f"{_MARKS[problem.severity]} {problem}" for problem in report.problems]
-    lines += [
-        f"Image: {report.pair.image}",
-        f"Labels: {report.pair.labels} (paired by: {report.pair.rule})",
-        f"Voxels (z, y, x): {sizes(report.shape) if report.shape else 'unknown'}",
-        f"Voxel size (z, y, x): {f'{sizes(report.voxel_size)} µm' if report.voxel_size else 'unknown'}",
-    ]
-    if report.dtype:
-        lines.append(f"Types: {report.dtype}, labels {report.label_dtype}")
-    if report.intensity_range is not None:
-        low, high = report.intensity_range
-        lines.append(f"Intensities: {low:.5g} to {high:.5g}")
-    if report.num_objects is not None and report.foreground_fraction is not None:
-        lines.append(f"Objects: {report.num_objects:,}, on {report.foreground_fraction:.1%} of the annotated voxels")
-    if report.ignored_fraction:
-        lines.append(f"Not annotated: {report.ignored_fraction:.1%} of the voxels")
-    if row.side is not None:
-        lines.append(_LONG_SIDES[row.side])
-    return "\n".join(lines)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from math import ceil, sqrt
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.utils.notifications import show_error
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject
 
 from napari_celltrain.data.labels import IGNORE, readable_target
-from napari_celltrain.values.config import ZYX, RunConfig, Spacing
-from napari_celltrain.values.decoding import Target
+from napari_celltrain.runs.config_file import check_settings
+from napari_celltrain.values.config import ZYX, RunConfig
 from napari_celltrain.values.events import Event
 from napari_celltrain.widgets.background import Background
 from napari_celltrain.widgets.layers import (
@@ -30,9 +31,7 @@ from napari_celltrain.widgets.previews import contrast_of
 from napari_celltrain.widgets.run.shown import warm_up
 
 if TYPE_CHECKING:
-    from napari_celltrain.engine.patches import PatchSource
-
-T = TypeVar("T", bound=np.generic)
+    from napari_celltrain.runs.prepare import Preparation
 
 IMAGE_LAYER = "training patch (image)"
 LABELS_LAYER = "training patch (labels)"
@@ -48,17 +47,11 @@ class Ready:
     """What drawing needs; kept, the next draw of the same settings takes no time."""
 
     asked: RunConfig
-    config: RunConfig
-    source: PatchSource
-    target: Target
-    voxel_size: Spacing | None
-    num_bytes: int
+    run: Preparation
 
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    images: tuple[NDArray[np.float32], ...]
-    targets: tuple[NDArray[np.uint8], ...]
     image: NDArray[np.float32]
     """The mosaic of the images; ``labels`` is that of the targets."""
     labels: NDArray[np.uint8]
@@ -75,7 +68,7 @@ class PatchPreview(Background):
         super().__init__("Drawing training patches", parent, shown=True)
         self._viewer = viewer
         self._ready: Ready | None = None
-        self._num_draws = 0
+        self._draws = count(1)
         self.answered.connect(self._show)
         self.failed.connect(show_error)
 
@@ -83,9 +76,8 @@ class PatchPreview(Background):
         """Draw patches of ``config`` in the background, of ``layers`` where these are the source."""
         if self.is_busy:
             return
-        self._num_draws += 1
         ready, self._ready = self._ready, None
-        draw = self._num_draws
+        draw = next(self._draws)
         self.start(lambda job: draw_patches(config, layers, draw, ready))
 
     def release(self) -> None:
@@ -93,11 +85,20 @@ class PatchPreview(Background):
         self._ready = None
 
     def _show(self, drawn: Draw) -> None:
-        self._ready = drawn.ready if drawn.ready.num_bytes <= MAX_KEPT_BYTES else None
-        is_new = find_layer(self._viewer, IMAGE_LAYER) is None
-        show_patches(self._viewer, drawn)
+        """Add or renew the two layers, beside those of the user, with the plane that has most foreground in view."""
+        self._ready = drawn.ready if drawn.ready.run.num_bytes <= MAX_KEPT_BYTES else None
+        viewer = self._viewer
+        is_new = find_layer(viewer, IMAGE_LAYER) is None
+        with undisturbed(viewer):
+            options = sized(viewer, drawn.ready.run.network.voxel_size)
+            scale, shape = options["scale"], drawn.image.shape
+            options["translate"] = beside_the_others(viewer, shape, scale, drawn.plane)
+            show_layer(viewer, "image", IMAGE_LAYER, drawn.image, **options, contrast_limits=drawn.contrast)
+            show_layer(viewer, "labels", LABELS_LAYER, drawn.labels, **options, opacity=0.4)
+        if all(map(is_plugin_layer, viewer.layers)):  # nothing of the user is in view
+            viewer.dims.set_point(viewer.dims.ndim - 3, options["translate"][0] + drawn.plane * scale[0])
         if is_new:  # they lie beside what was in view, and were asked for
-            self._viewer.reset_view()
+            viewer.reset_view()
 
 
 def draw_patches(
@@ -113,37 +114,25 @@ def draw_patches(
         config = config.model_copy(update={"data": layers.materialize(config.data, config.data.results)})
     if ready is None or _what_matters(ready.asked) != _what_matters(config):
         ready = yield from _prepare(config)
-    augmentation = ready.config.augmentation
+    augmentation, seed = ready.run.config.augmentation, ready.run.config.training.seed
     samples = augmentation.samples_per_volume if augmentation.patches else 1
     images: list[NDArray[np.float32]] = []
     targets: list[NDArray[np.uint8]] = []
-    for request in plan_epoch(len(ready.source.volumes), samples, ready.config.training.seed, draw)[:MAX_PATCHES]:
-        image, target = ready.source.patch(request)
+    for request in plan_epoch(len(ready.run.source.volumes), samples, seed, draw)[:MAX_PATCHES]:
+        image, target = ready.run.source.patch(request)
         if images and sum(other.size for other in images) + image.size > MAX_VOXELS:
             break
         images.append(image)
-        targets.append(readable_target(target) if ready.target == "objects" else target)
+        targets.append(readable_target(target) if ready.run.target == "objects" else target)
     warm_up(targets[0].dtype)
     image, labels = mosaic(images, min(float(patch.min()) for patch in images)), mosaic(targets, 0)
     foreground = np.count_nonzero((labels > 0) & (labels != IGNORE), axis=(1, 2))
     best = np.flatnonzero(foreground == foreground.max())
     plane = int(best[len(best) // 2])  # the middle one, where several are equal
-    return Draw(tuple(images), tuple(targets), image, labels, contrast_of(image), plane, ready)
+    return Draw(image, labels, contrast_of(image), plane, ready)
 
 
-def show_patches(viewer: Any, drawn: Draw) -> None:
-    """Add or renew the two layers, beside the layers of the user, with the plane that has most foreground in view."""
-    with undisturbed(viewer):
-        options = sized(viewer, drawn.ready.voxel_size)
-        scale, shape = options["scale"], drawn.image.shape
-        options["translate"] = beside_the_others(viewer, shape, scale, drawn.plane)
-        show_layer(viewer, "image", IMAGE_LAYER, drawn.image, **options, contrast_limits=drawn.contrast)
-        show_layer(viewer, "labels", LABELS_LAYER, drawn.labels, **options, opacity=0.4)
-    if all(map(is_plugin_layer, viewer.layers)):  # nothing of the user is in view
-        viewer.dims.set_point(viewer.dims.ndim - 3, options["translate"][0] + drawn.plane * scale[0])
-
-
-def mosaic(patches: Sequence[NDArray[T]], fill: float) -> NDArray[T]:
+def mosaic(patches: Sequence[NDArray[Any]], fill: float) -> NDArray[Any]:
     """Patches side by side in the plane, with a gap; smaller ones (of whole images) are filled up."""
     depth, height, width = (int(size) for size in np.max([patch.shape for patch in patches], axis=0))
     num_columns = ceil(sqrt(len(patches)))
@@ -160,18 +149,9 @@ def mosaic(patches: Sequence[NDArray[T]], fill: float) -> NDArray[T]:
 
 def _prepare(config: RunConfig) -> Generator[Event, None, Ready]:
     """As training prepares itself. Raises :class:`CellTrainError`."""
-    from napari_celltrain.runs.config_file import check_settings
     from napari_celltrain.runs.prepare import prepare
 
-    preparation = yield from prepare(check_settings(config))
-    return Ready(
-        config,
-        preparation.config,
-        preparation.source,
-        preparation.target,
-        preparation.network.voxel_size,
-        preparation.num_bytes,
-    )
+    return Ready(config, (yield from prepare(check_settings(config))))
 
 
 def _what_matters(config: RunConfig) -> tuple[Any, ...]:

@@ -17,7 +17,6 @@ from napari_celltrain.widgets.train import advice
 
 _NETWORK = ("model", "model_size", "starting_weights")
 _LEARNING = ("target", "loss", "batch_size", "epochs", "validation_interval", "learning_rate")
-_COMPUTER = ("device", "seed")
 
 
 class TrainingTab(TabPage):
@@ -33,7 +32,6 @@ class TrainingTab(TabPage):
         self._seconds_per_step: float | None = None
         self._is_setting = False
         self._is_running = False
-
         self.network_rows = FieldRows(f"training.{name}" for name in _NETWORK)
         self.parameters_text = plain_label()
         self.network_rows.form.addRow(self.parameters_text)
@@ -41,19 +39,18 @@ class TrainingTab(TabPage):
         self.computer_rows = FieldRows()
         self.device: DeviceEditor = self.computer_rows.add("training.device", DeviceEditor(self._finder))
         self.computer_rows.add("training.seed")
-        others = [name for name in TrainingConfig.model_fields if name not in {*_NETWORK, *_LEARNING, *_COMPUTER}]
+        shown = {*_NETWORK, *_LEARNING, "device", "seed"}
+        others = [name for name in TrainingConfig.model_fields if name not in shown]
         self.advanced_rows = FieldRows(f"training.{name}" for name in others)
         self.advanced_rows.form.setContentsMargins(8, 2, 8, 2)
         self.advanced = Fold("Advanced settings", self.advanced_rows)
         self.expectation = plain_label()
-
         self.add_group("Network", self.network_rows)
         self.add_group("Learning", self.learning_rows)
         self.add_group("Computer", self.computer_rows)
         self.add_group("What to expect", self.expectation)
         self.column.addWidget(self.advanced)
         self.column.addStretch(1)
-
         self._sections = (self.network_rows, self.learning_rows, self.computer_rows, self.advanced_rows)
         for rows in self._sections:
             rows.valueChanged.connect(self._change)
@@ -80,8 +77,8 @@ class TrainingTab(TabPage):
         self._facts, self._augmentation = facts, augmentation
         self._look()
 
-    def set_measured(self, seconds_per_step: float | None) -> None:
-        """What a step has really taken with the values shown; None takes it back."""
+    def set_measured(self, seconds_per_step: float) -> None:
+        """What a step has really taken with the values shown."""
         self._seconds_per_step = seconds_per_step
         self._renew()
 
@@ -92,9 +89,7 @@ class TrainingTab(TabPage):
             rows.setEnabled(not running)
         if running:
             self._finder.stop()
-            self._renew()
-        else:
-            self._look()
+        self._look()
 
     def show_problems(self, problems: Mapping[str, str]) -> None:
         """Mark the fields in ``problems`` (text by path such as ``training.device``), and no others."""
@@ -141,12 +136,10 @@ class TrainingTab(TabPage):
         free = gpu.free if gpu is not None else None if on_gpu else int(psutil.virtual_memory().available)
         needed = costs.network_bytes(plan, network.get("num_parameters", 0))
         memory = costs.memory_words(needed, self._facts.num_bytes, free, on_gpu=on_gpu)
-        self.expectation.setText(f"{costs.steps_words(plan)}\n{memory}\n{self._time_words(network, plan)}")
-
-    def _time_words(self, network: dict[str, float], plan: costs.Plan) -> str:
-        seconds = self._seconds_per_step
+        seconds, measured = self._seconds_per_step, self._seconds_per_step is not None
         if seconds is None and "seconds_per_voxel" in network:
             seconds = network["seconds_per_voxel"] * plan.batch_voxels
-        if seconds is None:
-            return "Time: being estimated …" if self._finder.is_looking else "Time: measured in the first steps."
-        return costs.time_words(plan, seconds, measured=self._seconds_per_step is not None)
+        time = "Time: being estimated …" if self._finder.is_looking else "Time: measured in the first steps."
+        if seconds is not None:
+            time = costs.time_words(plan, seconds, measured=measured)
+        self.expectation.setText(f"{costs.steps_words(plan)}\n{memory}\n{time}")

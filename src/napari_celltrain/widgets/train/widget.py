@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from napari import Viewer
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import QMainWindow, QMenu, QSplitter, QTabWidget, QToolButton, QVBoxLayout, QWidget
 
+from napari_celltrain.runs.config_file import setting_problems
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.values.config import RunConfig
-from napari_celltrain.values.errors import CellTrainError
-from napari_celltrain.values.events import EpochDone, Event, Started
+from napari_celltrain.runs.model import read_card
+from napari_celltrain.values.config import RunConfig, TrainingConfig
+from napari_celltrain.values.errors import CellTrainError, Problem
+from napari_celltrain.values.events import EpochDone, Event
 from napari_celltrain.widgets.background import Background
 from napari_celltrain.widgets.preferences import ask_and_load, ask_and_save, last_run, preferences
-from napari_celltrain.widgets.run.closing import CloseGuard, DeferredClose
-from napari_celltrain.widgets.run.controller import RunController, shared_controller
+from napari_celltrain.widgets.run.closing import CloseGuard
+from napari_celltrain.widgets.run.controller import RunController, errors_shown, shared_controller
 from napari_celltrain.widgets.run.panel import RunPanel
 from napari_celltrain.widgets.run.shown import CurvesDock
-from napari_celltrain.widgets.theme import FocusRing
+from napari_celltrain.widgets.theme import FocusRing, fill
 from napari_celltrain.widgets.train.advice import data_facts
 from napari_celltrain.widgets.train.augmentation_tab import AugmentationTab
-from napari_celltrain.widgets.train.data_check import start_problems, texts_of
 from napari_celltrain.widgets.train.data_tab import DataTab
 from napari_celltrain.widgets.train.patch_preview import PatchPreview
 from napari_celltrain.widgets.train.training_tab import TrainingTab
-
-if TYPE_CHECKING:
-    from napari import Viewer
 
 _TITLES = ("&Data", "&Augmentation", "&Training")
 _MEASURED_EPOCHS = 3  # after these, the time of a step is known well enough
@@ -43,13 +41,11 @@ class TrainWidget(QWidget):
         super().__init__()
         self.viewer = napari_viewer
         self.controller = controller or shared_controller()
-        self._docked: tuple[CloseGuard, QMainWindow] | None = None
-        self._steps_per_epoch = 0
+        self._guard: CloseGuard | None = None
         self._shown = (False, False)
         self._has_room = False  # for the run
         self._writer = Background("Writing the layers to files", self)
         self._finder = Background("Looking for the last run", self)
-
         self.data_tab = DataTab(napari_viewer)
         self.augmentation_tab = AugmentationTab()
         self.training_tab = TrainingTab()
@@ -60,12 +56,14 @@ class TrainWidget(QWidget):
         self.patch_preview = PatchPreview(napari_viewer, self)
         self._lay_out()
         self._connect()
-        self._use_preferences()
+        device = preferences().device
+        try:
+            self.training_tab.setValue(TrainingConfig(device=device))
+        except ValueError:
+            show_error(f"The device {device!r} of the preferences is none; automatic is taken instead.")
         self._renew_context()
         self._renew_state()
         self._find_last_run()
-
-    # --- the settings ---------------------------------------------------------------------------------------------
 
     def value(self) -> RunConfig:
         """All settings of the form; with layers as source, without images and labels."""
@@ -83,7 +81,7 @@ class TrainWidget(QWidget):
     def reset_choices(self, *_: object) -> None:
         """The layers of the viewer have changed (napari connects this by its name)."""
         self.data_tab.reset_choices()
-        self.panel.segment_row.reset_choices()
+        self.panel.segment_row.layer.reset_choices()
 
     def load_settings(self) -> None:
         config = ask_and_load(self, self.data_tab.value().results)
@@ -93,48 +91,42 @@ class TrainWidget(QWidget):
     def save_settings(self) -> None:
         ask_and_save(self, Path.home(), self.value())
 
-    # --- starting -------------------------------------------------------------------------------------------------
-
     def start(self) -> None:
         """Check everything that can be checked at once; show what is wrong, or start."""
-        self.data_tab.insist()
-        config = self.value()
-        problems, blocking = start_problems(config), self.data_tab.blocking_problems()
-        augmentation, training = (texts_of(problems, section) for section in ("augmentation", "training"))
-        self.data_tab.mark(problems)
-        self.augmentation_tab.show_problems(augmentation)
-        self.training_tab.show_problems(training)
+        config, blocking = self.value(), self.data_tab.blocking_problems()
+        # the Data tab lists its own itself
+        problems = [problem for problem in setting_problems(config) if not problem.where.startswith("data.")]
+        if config.training.starting_weights is not None:
+            try:
+                read_card(config.training.starting_weights.expanduser())
+            except CellTrainError as error:
+                problems.append(Problem("starting-weights", "training.starting_weights", str(error)))
+        self.data_tab.insist(problems)
+        texts = {problem.where: f"{problem.message} {problem.remedy}".strip() for problem in reversed(problems)}
+        self.augmentation_tab.show_problems(texts)
+        self.training_tab.show_problems(texts)
         if blocking or problems:
-            wrong = [bool(blocking), bool(augmentation), bool(training)]
+            sections = {path.partition(".")[0] for path in texts}
+            wrong = [bool(blocking), "augmentation" in sections, "training" in sections]
             self._mark_titles(wrong)
             self.tabs.setCurrentIndex(wrong.index(True))
             show_error("\n".join(dict.fromkeys(map(str, [*blocking, *problems]))))
             return
         self.patch_preview.release()
-        try:
+        with errors_shown():
             layers = self.data_tab.source()
-        except CellTrainError as error:
-            show_error(str(error))
-            return
-        if layers is None:
-            self._begin(config)
-            return
-        self.panel.set_checking(True)  # a large volume takes a while to write
-        self._writer.start(
-            lambda job: config.model_copy(update={"data": layers.materialize(config.data, config.data.results)})
-        )
-
-    def _end_writing(self) -> None:
-        self.panel.set_checking(False)
+            if layers is None:
+                self._begin(config)
+                return
+            self.panel.set_checking(True)  # a large volume takes a while to write
+            self._writer.start(
+                lambda job: config.model_copy(update={"data": layers.materialize(config.data, config.data.results)})
+            )
 
     def _begin(self, config: RunConfig) -> None:
         self.data_tab.cancel()  # training reads the files, too
-        try:
+        with errors_shown():
             self.controller.start(config, preferences().own_process)
-        except CellTrainError as error:
-            show_error(str(error))
-
-    # --- following the run ------------------------------------------------------------------------------------------
 
     def _renew_state(self) -> None:
         busy, config = self.controller.is_busy, self.controller.config
@@ -177,11 +169,10 @@ class TrainWidget(QWidget):
             self.tabs.setCurrentIndex(0)
 
     def _take_events(self, events: tuple[Event, ...]) -> None:
+        started = self.controller.history().started
         for event in events:
-            if isinstance(event, Started):
-                self._steps_per_epoch = event.steps_per_epoch
-            elif isinstance(event, EpochDone) and event.epoch <= _MEASURED_EPOCHS and self._steps_per_epoch:
-                self.training_tab.set_measured(event.seconds / self._steps_per_epoch)
+            if isinstance(event, EpochDone) and event.epoch <= _MEASURED_EPOCHS and started is not None:
+                self.training_tab.set_measured(event.seconds / max(1, started.steps_per_epoch))
 
     def _find_last_run(self) -> None:
         """A run of an earlier session of napari may still be running; its folder may be on a slow disk."""
@@ -196,26 +187,23 @@ class TrainWidget(QWidget):
         if folder is not None and self.controller.state == "idle":
             self.controller.watch(folder)
 
-    # --- how the tabs depend on each other ----------------------------------------------------------------------------
-
     def _renew_context(self) -> None:
-        facts = data_facts(self.data_tab.report, self.data_tab.split)
+        shown = self.data_tab.shown
+        facts = data_facts(shown.report, shown.split) if shown is not None else None
         training, augmentation = self.training_tab.value(), self.augmentation_tab.value()
         self.data_tab.set_context(training.seed, augmentation.patch_size if augmentation.patches else None)
         self.augmentation_tab.set_context(facts, training)
         self.training_tab.set_context(facts, augmentation)
-        report = self.data_tab.report  # fields that are still empty do not count as wrong
-        self._mark_titles([bool(report is not None and report.errors), False, False])
+        # fields that are still empty do not count as wrong
+        self._mark_titles([shown is not None and bool(shown.report.errors), False, False])
 
     def _mark_titles(self, wrong: list[bool]) -> None:
         for index, (title, is_wrong) in enumerate(zip(_TITLES, wrong, strict=True)):
             self.tabs.setTabText(index, f"{title} ⚠" if is_wrong else title)
 
     def _preview_patches(self) -> None:
-        try:
+        with errors_shown():
             self.patch_preview.show(self.value(), self.data_tab.source())
-        except CellTrainError as error:
-            show_error(str(error))
 
     def _prepare(self, *_: int) -> None:
         """Have a process ready once somebody looks at the last tab: Start then answers at once."""
@@ -226,8 +214,6 @@ class TrainWidget(QWidget):
         """Free the memory of a removed layer, for which a run inside napari would let the user wait until its end."""
         if self.controller.is_training and not self.controller.outlives_napari:
             QTimer.singleShot(0, gc.collect)
-
-    # --- building -----------------------------------------------------------------------------------------------------
 
     def _lay_out(self) -> None:
         for tab, title in zip(self._tabs, _TITLES, strict=True):
@@ -244,14 +230,11 @@ class TrainWidget(QWidget):
         self.tabs.setCornerWidget(self.settings_button)
         self._ring = FocusRing(self)
         self.splitter = QSplitter(Qt.Orientation.Vertical)
-        self.splitter.addWidget(self.tabs)
-        self.splitter.addWidget(self.panel)
-        self.splitter.setStretchFactor(0, 3)
-        self.splitter.setStretchFactor(1, 2)
         self.splitter.setChildrenCollapsible(False)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.splitter)
+        for index, (widget, share) in enumerate(((self.tabs, 3), (self.panel, 2))):
+            self.splitter.addWidget(widget)
+            self.splitter.setStretchFactor(index, share)
+        fill(QVBoxLayout(self), self.splitter)
 
     def _connect(self) -> None:
         for tab in self._tabs:
@@ -266,21 +249,11 @@ class TrainWidget(QWidget):
         self.controller.eventsReceived.connect(self._take_events)
         self._writer.answered.connect(self._begin)
         self._writer.failed.connect(show_error)
-        self._writer.ended.connect(self._end_writing)
+        self._writer.ended.connect(self.panel.set_checking)
         self._finder.answered.connect(self._watch_last_run)
         shortcut = QShortcut(QKeySequence("Ctrl+Return"), self)
         shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
         shortcut.activated.connect(self.panel.press)
-
-    def _use_preferences(self) -> None:
-        wishes = preferences()
-        training = self.training_tab.value()
-        try:
-            self.training_tab.setValue(type(training).model_validate(training.model_dump() | {"device": wishes.device}))
-        except ValueError:
-            show_error(f"The device {wishes.device!r} of the preferences is none; automatic is taken instead.")
-
-    # --- being docked and undocked ------------------------------------------------------------------------------------
 
     def event(self, event: QEvent | None) -> bool:
         handled = super().event(event)
@@ -296,24 +269,21 @@ class TrainWidget(QWidget):
         ancestor = self.parent()
         while ancestor is not None and not isinstance(ancestor, QMainWindow):
             ancestor = ancestor.parent()
-        if ancestor is not None and self._docked is None:
-            self._docked = (CloseGuard(ancestor, self.controller), ancestor)
+        if ancestor is not None and self._guard is None:
+            self._guard = CloseGuard(ancestor, self.controller)
             self._make_room()
 
     def _undock(self) -> None:
-        if self._docked is None:
+        if self._guard is None:
             return
-        (guard, window), self._docked = self._docked, None
-        guard.release()
+        guard, self._guard = self._guard, None
         self.curves.remove()
         if not self.controller.is_busy:
             self.controller.dismiss()
-        DeferredClose(self, window, self.controller)
+        guard.release(self)
 
 
 def _running_folder(path: Path) -> RunFolder | None:
-    try:
-        folder = RunFolder.open(path)
-        return folder if folder.is_running() else None
-    except CellTrainError:
-        return None
+    """Raises :class:`CellTrainError` where there is none any more."""
+    folder = RunFolder.open(path)
+    return folder if folder.is_running() else None
