@@ -293,7 +293,7 @@ def test_predict_passes_everything_on(monkeypatch, tmp_path):
         "threshold": 0.4,
         "decoding": None,
         "file_format": "zarr",
-        "blocks": (2, 8),
+        "blocks": "2/8",
         "dask": "tcp://h:1",
     }
 

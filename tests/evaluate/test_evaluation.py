@@ -109,6 +109,17 @@ class TestArrays:
         with pytest.raises(DataError, match=r"v \(prediction\): holds fractions"):
             evaluate_arrays(line((1, 4)), line((1, 4)) * 0.3, name="v")
 
+    @pytest.mark.parametrize("kind", ["objects", "classes"])
+    def test_a_damaged_file_is_not_taken_for_fractions(self, kind: str) -> None:
+        class Damaged:
+            shape, dtype = (1, 1, 4), np.dtype(np.uint8)
+
+            def __getitem__(self, key: object) -> np.ndarray:
+                raise DataError("v.tif is damaged.")
+
+        with pytest.raises(DataError, match=r"v\.tif is damaged"):
+            evaluate_arrays(line((1, 4)), Damaged(), label_kind=kind)  # type: ignore[arg-type]
+
     def test_it_goes_step_by_step_and_can_be_closed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         truth, predicted = random_pair(3)
         monkeypatch.setattr(volume, "SLAB_VOXELS", truth[0].size)

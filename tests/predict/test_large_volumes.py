@@ -203,16 +203,16 @@ def test_shares_in_any_order_make_one_result(order, tmp_path, volume, network, s
     list(predict(model, [volume], tmp_path / "whole"))
     out = tmp_path / "out"
     for index in order[:-1]:
-        events = list(predict(model, [volume], out, blocks=(index, 3)))
+        events = list(predict(model, [volume], out, blocks=f"{index}/3"))
         assert "this share of the blocks is done" in messages(events)
         assert not (out / "large.tif").exists()
-    list(predict(model, [volume], out, blocks=(order[-1], 3)))
+    list(predict(model, [volume], out, blocks=f"{order[-1]}/3"))
     np.testing.assert_array_equal(tifffile.imread(out / "large.tif"), tifffile.imread(tmp_path / "whole" / "large.tif"))
 
 
 def test_a_plain_call_does_what_shares_have_left(tmp_path, volume, network, some_blocks, monkeypatch):
     model = write_tiny_model(tmp_path)
-    list(predict(model, [volume], tmp_path / "out", blocks=(2, 3)))
+    list(predict(model, [volume], tmp_path / "out", blocks="2/3"))
     monkeypatch.setattr(blocks, "WHOLE_BYTES", 2**30)  # also where the volume would fit the memory
     events = list(predict(model, [volume], tmp_path / "out"))
     assert "going on with what is there" in messages(events)
@@ -237,7 +237,7 @@ def test_progress_counts_blocks(tmp_path, volume, network, some_blocks):
     assert [event.done for event in told[1:]] == list(range(told[1].total + 1))
 
 
-@pytest.mark.parametrize("blocks", [(0, 4), (5, 4), (-1, 2)])
+@pytest.mark.parametrize("blocks", ["0/4", "5/4", "-1/2"])
 def test_a_share_that_does_not_exist_is_refused(blocks, tmp_path, volume):
     with pytest.raises(ConfigError, match="is no share"):
         list(predict(write_tiny_model(tmp_path), [volume], tmp_path / "out", blocks=blocks))
@@ -309,7 +309,7 @@ def test_a_disk_that_refuses_is_one_sentence_and_what_is_done_stays(
 
 def test_a_damaged_folder_says_what_to_delete(tmp_path, volume, network, some_blocks):
     model = write_tiny_model(tmp_path)
-    list(predict(model, [volume], tmp_path / "out", blocks=(1, 2)))
+    list(predict(model, [volume], tmp_path / "out", blocks="1/2"))
     (folder,) = hidden(tmp_path / "out")
     (folder / "plan.json").write_text("{")
     with pytest.raises(DataError, match="Delete this folder"):

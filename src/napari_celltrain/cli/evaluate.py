@@ -106,8 +106,7 @@ def _score(value: float | None) -> str:
 def measure(
     labels: Annotated[Path, argument(help="Folder of the labels, or one file.")],
     output: Annotated[
-        Path,
-        output_to(metavar="FILE.csv", help="The table, a row for each object; an earlier one is replaced."),
+        Path, output_to(metavar="FILE.csv", help="The table, a row for each object; an earlier one is replaced.")
     ],
     image: Annotated[
         Path | None,

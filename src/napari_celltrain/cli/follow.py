@@ -39,8 +39,6 @@ from napari_celltrain.values.text import describe, duration, printable, scores
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-# Few enough that drawing takes no noticeable time from training.
-_REFRESHES_PER_SECOND = 4
 _STYLES: dict[type, str] = {Warned: "yellow", Failed: "bold red", Finished: "bold green", Started: "bold"}
 _SILENT = (StepDone, EpochDone, Prepared)  # they move the bars instead
 
@@ -106,12 +104,9 @@ class LiveDisplay(Display):
         self._loss: float | None = None
         self._end: float | None = None
         self._notice = ""
+        # drawn so seldom that it takes no noticeable time from training
         self._live = Live(
-            get_renderable=self._picture,
-            console=console,
-            refresh_per_second=_REFRESHES_PER_SECOND,
-            transient=True,
-            redirect_stderr=False,
+            get_renderable=self._picture, console=console, refresh_per_second=4, transient=True, redirect_stderr=False
         )
 
     def __enter__(self) -> LiveDisplay:

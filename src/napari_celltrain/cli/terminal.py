@@ -26,44 +26,35 @@ from napari_celltrain.values.text import printable
 T = TypeVar("T")
 
 
-class ExitCode(IntEnum):
-    """Each with what it means."""
-
-    meaning: str
-
-    def __new__(cls, code: int, meaning: str) -> ExitCode:
-        member = int.__new__(cls, code)
-        member._value_, member.meaning = code, meaning
-        return member
-
-    DONE = 0, "done; also after a stop that was asked for once"
-    PROBLEMS_FOUND = 1, "`check` has found problems"
-    USAGE = 2, "a wrong option or setting"
-    DATA = 3, "images or labels cannot be used"
-    FILES = 4, "a run folder or model file cannot be used"
-    DEVICE = 5, "the computing device is missing or out of memory"
-    FAILED = 6, "training ended by another error"
-    OUR_MISTAKE = 70, "a mistake in this program"
-    INTERRUPTED = 130, "ended at once by Ctrl-C"
-    TERMINATED = 143, "ended at once by a signal to terminate, as of a cluster's time limit"
-
-
 class UnexpectedError(errors.CellTrainError):
     """A mistake of ours."""
 
 
-_OF_ERROR: dict[type[errors.CellTrainError], ExitCode] = {
-    errors.ConfigError: ExitCode.USAGE,
-    errors.DataError: ExitCode.DATA,
-    errors.RunFolderError: ExitCode.FILES,
-    errors.ModelFileError: ExitCode.FILES,
-    errors.DeviceError: ExitCode.DEVICE,
-    UnexpectedError: ExitCode.OUR_MISTAKE,
-}
+class ExitCode(IntEnum):
+    """Each with what it means, and the errors that end a command with it."""
+
+    meaning: str
+    kinds: tuple[type[errors.CellTrainError], ...]
+
+    def __new__(cls, code: int, meaning: str, *kinds: type[errors.CellTrainError]) -> ExitCode:
+        member = int.__new__(cls, code)
+        member._value_, member.meaning, member.kinds = code, meaning, kinds
+        return member
+
+    DONE = 0, "done; also after a stop that was asked for once"
+    PROBLEMS_FOUND = 1, "`check` has found problems"
+    USAGE = 2, "a wrong option or setting", errors.ConfigError
+    DATA = 3, "images or labels cannot be used", errors.DataError
+    FILES = 4, "a run folder or model file cannot be used", errors.RunFolderError, errors.ModelFileError
+    DEVICE = 5, "the computing device is missing or out of memory", errors.DeviceError
+    FAILED = 6, "training ended by another error"
+    OUR_MISTAKE = 70, "a mistake in this program", UnexpectedError
+    INTERRUPTED = 130, "ended at once by Ctrl-C"
+    TERMINATED = 143, "ended at once by a signal to terminate, as of a cluster's time limit"
 
 
 def exit_code_of(error: errors.CellTrainError) -> ExitCode:
-    return next((code for kind, code in _OF_ERROR.items() if isinstance(error, kind)), ExitCode.FAILED)
+    return next((code for code in ExitCode if isinstance(error, code.kinds)), ExitCode.FAILED)
 
 
 def is_main_process() -> bool:

@@ -201,6 +201,5 @@ def _print_steps(folder: RunFolder, volumes: str, output: str, *more: tuple[str,
 
 def _load_ahead() -> None:
     """A window that sends the configuration later does not want to wait for this then."""
-    # imported only to be there already
-    import monai.networks.nets  # noqa: F401 - see above
-    import torch  # noqa: F401 - see above
+    import monai.networks.nets  # noqa: F401 - only to be there already
+    import torch  # noqa: F401 - as above

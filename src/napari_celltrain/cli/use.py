@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -103,12 +102,6 @@ def predict(
     display = make_display(json)
     with refusals_shown(display):
         settings = override(RunConfig(), overrides)
-        share = None
-        if blocks is not None:
-            found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", blocks)
-            if found is None:
-                raise volumes.no_share(blocks)
-            share = int(found[1]), int(found[2])
         changed = _decoding(model, decoding)
     events = volumes.predict(
         model,
@@ -121,7 +114,7 @@ def predict(
         threshold=threshold,
         decoding=changed,
         file_format=file_format,
-        blocks=share,
+        blocks=blocks,
         dask=dask,
     )
     last, _ = follow(events, display)
@@ -147,8 +140,7 @@ def _decoding(model: Path, given: dict[str, Any]) -> ObjectDecoding | None:
 def export(
     model: Model,
     output: Annotated[
-        Path,
-        output_to(metavar="FILE", help="File to write: .zip for bioimageio, .pt for torchscript, .onnx for onnx."),
+        Path, output_to(metavar="FILE", help="File to write: .zip for bioimageio, .pt for torchscript, .onnx for onnx.")
     ],
     format: Annotated[
         Literal["bioimageio", "torchscript", "onnx"],

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_celltrain.data.differences import Difference, WrongObject, wrong_objects
-from napari_celltrain.data.labels import IGNORE, MAX_CLASSES, distinct_values, whole_numbers
+from napari_celltrain.data.labels import IGNORE, MAX_CLASSES, LabelScheme, distinct_values, whole_numbers
 from napari_celltrain.data.objects import OverlapCounter, without_ignored
 from napari_celltrain.data.pairs import pair_files
 from napari_celltrain.engine.scores import ObjectScores, VoxelCounts, count_voxels, score_objects
@@ -52,9 +52,7 @@ class VolumeScores:
     voxel_size: Spacing | None = None
 
     def __add__(self, other: VolumeScores) -> VolumeScores:
-        objects = None
-        if self.objects is not None and other.objects is not None:
-            objects = self.objects + other.objects
+        objects = None if self.objects is None or other.objects is None else self.objects + other.objects
         return VolumeScores(POOLED, self.voxels + other.voxels, objects, self.class_values)
 
     def wrong_of(self, kind: Difference) -> tuple[WrongObject, ...]:
@@ -89,7 +87,7 @@ def evaluate(
         found = swapped if paths else found
     raise_problems(found.problems, DataError, "Predictions and labels do not pair up:")
     pairs = [_Pair.of(name, open_labels(true), open_labels(guess)) for name, true, guess in paths]
-    return (yield from _evaluate_pairs(pairs, label_kind, ignore_value, (), found.problems))
+    return (yield from _evaluate_pairs(pairs, LabelScheme(label_kind, ignore_value), found.problems))
 
 
 def evaluate_run(run: Path) -> Generator[Step, None, Evaluation]:
@@ -121,13 +119,13 @@ def evaluate_run(run: Path) -> Generator[Step, None, Evaluation]:
                 message = "The labels have changed since the run was made."
                 remedy = "The scores are of the labels as they are now."
                 problems.append(Problem("labels-changed", labels.where, message, remedy, "warning"))
-        kind, values = record["label_kind"], tuple(record["class_values"])
+        scheme = LabelScheme(record["label_kind"], config.ignore_value, tuple(record["class_values"]))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise RunFolderError(
             f"{folder.data_file} is missing or damaged, so the labels of this run are unknown. Give its predictions "
             f"and the labels: celltrain evaluate {folder.validation} LABELS."
         ) from error
-    return (yield from _evaluate_pairs(pairs, kind, config.ignore_value, values, problems))
+    return (yield from _evaluate_pairs(pairs, scheme, problems))
 
 
 def evaluate_arrays(
@@ -138,18 +136,15 @@ def evaluate_arrays(
     name: str = "",
     label_kind: LabelKind = "objects",
     ignore_value: int | None = None,
-    class_values: Sequence[int] = (),
 ) -> Generator[Step, None, VolumeScores]:
     """Compare two arrays of label values (any integer type, 0 background), slab by slab; the steps count planes.
 
-    ``class_values`` of kind ``classes``, the background first, are found out where left empty. For a picture of what
-    is wrong see :func:`napari_celltrain.data.differences.mark_wrong`. Raises :class:`DataError` for other shapes, and
-    for fractions.
+    For a picture of what is wrong see :func:`napari_celltrain.data.differences.mark_wrong`. Raises :class:`DataError`
+    for other shapes, and for fractions.
     """
     sides = (f"{name} (labels)", f"{name} (prediction)") if name else ("The labels", "The prediction")
     pair = _Pair(name, sides, lambda: (truth_ZYX, predicted_ZYX), voxel_size)
-    classes = _find_classes([pair], ignore_value, class_values) if label_kind == "classes" else ()
-    return (yield from _compare(pair, label_kind, ignore_value, classes))
+    return (yield from _compare(pair, _with_classes([pair], LabelScheme(label_kind, ignore_value))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,22 +173,17 @@ class _Pair:
 
 
 def _evaluate_pairs(
-    pairs: Sequence[_Pair],
-    label_kind: LabelKind,
-    ignore_value: int | None,
-    class_values: Sequence[int],
-    problems: Iterable[Problem],
+    pairs: Sequence[_Pair], scheme: LabelScheme, problems: Iterable[Problem]
 ) -> Generator[Step, None, Evaluation]:
     """One volume is in memory at a time, and of it no more than its file makes necessary."""
-    if label_kind == "classes":
-        class_values = _find_classes(pairs, ignore_value, class_values)
+    scheme = _with_classes(pairs, scheme)
     scores = []
     for index, pair in enumerate(pairs):
         yield index, len(pairs), pair.name
-        scores.append(finish(_compare(pair, label_kind, ignore_value, class_values)))
+        scores.append(finish(_compare(pair, scheme)))
     yield len(pairs), len(pairs), ""
     pooled = replace(reduce(add, scores), name=POOLED, wrong=(), voxel_size=None)
-    return Evaluation(label_kind, tuple(scores), pooled, (*problems, *_masks(scores, pairs)))
+    return Evaluation(scheme.kind, tuple(scores), pooled, (*problems, *_masks(scores, pairs)))
 
 
 def _masks(scores: Iterable[VolumeScores], pairs: Iterable[_Pair]) -> Iterator[Problem]:
@@ -207,9 +197,7 @@ def _masks(scores: Iterable[VolumeScores], pairs: Iterable[_Pair]) -> Iterator[P
             yield Problem("looks-like-mask", side, message, remedy, "warning", ("data.label_kind",))
 
 
-def _compare(
-    pair: _Pair, label_kind: LabelKind, ignore_value: int | None, class_values: Sequence[int]
-) -> Generator[Step, None, VolumeScores]:
+def _compare(pair: _Pair, scheme: LabelScheme) -> Generator[Step, None, VolumeScores]:
     """Go through both arrays together, once and slab by slab, so that large volumes need little memory."""
     truth_ZYX, predicted_ZYX = pair.open()
     shape, other = tuple(truth_ZYX.shape), tuple(predicted_ZYX.shape)
@@ -219,46 +207,50 @@ def _compare(
         message = f"has {sizes(other)} voxels, but {pair.sides[0]} {sizes(shape)}."
         remedy = "They can only be compared voxel by voxel; give the prediction of the same volume."
         raise DataError(Problem("shape-mismatch", pair.sides[1], message, remedy))
-    order, size = np.argsort(class_values), len(class_values) or 2
+    classes, ignored = scheme.class_values, scheme.ignore_value
+    order, size = np.argsort(classes), len(classes) or 2
     voxels, counter = VoxelCounts.of(np.zeros((size, size), np.int64)), OverlapCounter()
     for start, slab in slabs(truth_ZYX):
         with _fractions_of(pair.sides[0]):
             truth = whole_numbers(slab)
         with _fractions_of(pair.sides[1]):
             predicted = whole_numbers(np.asarray(predicted_ZYX[start : start + len(slab), :, :]))
-        if label_kind == "classes":
+        if scheme.kind == "classes":
             true, guessed = (
-                order.take(np.searchsorted(class_values, values, sorter=order), mode="clip").astype(np.uint8)
+                order.take(np.searchsorted(classes, values, sorter=order), mode="clip").astype(np.uint8)
                 for values in (truth, predicted)
             )
-            if ignore_value is not None:
-                true[truth == ignore_value] = IGNORE
+            if ignored is not None:
+                true[truth == ignored] = IGNORE
         else:
-            truth, predicted = without_ignored(truth, predicted, ignore_value)
+            truth, predicted = without_ignored(truth, predicted, ignored)
             true, guessed = (truth > 0).view(np.uint8), (predicted > 0).view(np.uint8)
         voxels += count_voxels(true, guessed, size)
-        if label_kind == "objects":
+        if scheme.kind == "objects":
             counter.add(start, truth, predicted)
         yield start + len(slab), shape[0], "Comparing"
-    scores = VolumeScores(pair.name, voxels, None, tuple(class_values[1:]), voxel_size=pair.voxel_size)
-    if label_kind != "objects":
+    scores = VolumeScores(pair.name, voxels, None, classes[1:], voxel_size=pair.voxel_size)
+    if scheme.kind != "objects":
         return scores
     overlaps = counter.overlaps()
     return replace(scores, objects=score_objects(overlaps), wrong=wrong_objects(overlaps))
 
 
-def _find_classes(pairs: Iterable[_Pair], ignore_value: int | None, known: Sequence[int] = ()) -> tuple[int, ...]:
-    """All classes, the background first: it is the smallest value of the labels. Where ``known`` they are those, and
-    the other values of the predictions. Raises :class:`DataError` for values that cannot be classes."""
+def _with_classes(pairs: Iterable[_Pair], scheme: LabelScheme) -> LabelScheme:
+    """With all classes, the background first: it is the smallest value of the labels. Where some are known they are
+    those, and the other values of the predictions. Raises :class:`DataError` for values that cannot be classes."""
+    if scheme.kind != "classes":
+        return scheme
+    known = scheme.class_values
     true, predicted = set(known), set[int]()
     for pair in pairs:
         truth, prediction = pair.open()
         if not known:
-            true |= _values(truth, ignore_value, pair.sides[0])
+            true |= _values(truth, scheme.ignore_value, pair.sides[0])
         predicted |= _values(prediction, None, pair.sides[1])
     every = _few(true | predicted, "All volumes together")
     background = known[0] if known else min(true, default=0)
-    return (background, *sorted(every - {background}))
+    return replace(scheme, class_values=(background, *sorted(every - {background})))
 
 
 def _values(array: LazyArray, ignore_value: int | None, side: str) -> set[int]:
@@ -280,7 +272,9 @@ def _fractions_of(side: str) -> Iterator[None]:
     """Around code that refuses labels that are no whole numbers: names them."""
     try:
         yield
-    except DataError:
+    except DataError as error:
+        if error.problems[0].code != "labels-are-intensities":  # a file may also be damaged
+            raise
         message = "holds fractions, where each voxel needs a whole number."
         remedy = "Give labels, not intensities or probabilities."
         raise DataError(Problem("fractions", side, message, remedy)) from None

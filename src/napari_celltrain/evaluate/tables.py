@@ -156,12 +156,7 @@ def _short(name: str) -> str:
 
 
 def measure_files(
-    labels: Path,
-    output: Path,
-    *,
-    image: Path | None = None,
-    axes: str | None = None,
-    voxel_size: Spacing | None = None,
+    labels: Path, output: Path, *, image: Path | None = None, axes: str | None = None, voxel_size: Spacing | None = None
 ) -> Generator[Step, None, tuple[int, int, list[Problem]]]:
     """Write a table with a row for each object of each volume of ``labels`` (a file or folder), named in the first
     column. ``image`` is a file or folder that is paired with the labels by name. The steps count the objects of each
@@ -207,8 +202,7 @@ def _open_channels(path: Path, axes: str | None, voxel_size: Spacing | None) -> 
     try:
         return [open_volume(path, axes=axes, voxel_size=voxel_size)]
     except SeveralChannelsError as error:
-        numbers = range(error.num_channels)
-    return [open_volume(path, axes=axes, channel=number, voxel_size=voxel_size) for number in numbers]
+        return [open_volume(path, axes=axes, channel=i, voxel_size=voxel_size) for i in range(error.num_channels)]
 
 
 def _measure(labels: Volume, channels: list[Volume], size: Spacing | None) -> Generator[Step, None, Columns]:

@@ -245,13 +245,13 @@ class BlockStore:
         lock = self.path / "finishing" / "lock"
         with contextlib.ExitStack() as stack:
             alone = self.path.exists() and owner_of(lock) is None
-            if alone:
-                try:
+            try:
+                if alone:
                     stack.enter_context(run_lock(lock))
-                except RunFolderError:
-                    if owner_of(lock) is None:
-                        raise
-                    alone = False  # another process was first by a moment
+            except RunFolderError:
+                if owner_of(lock) is None:
+                    raise
+                alone = False  # another process was first by a moment
             yield alone
 
     @contextlib.contextmanager
@@ -273,9 +273,16 @@ def stores_for(output: Path, name: str) -> list[Path]:
 
 def create_store(path: Path, plan: BlockPlan) -> BlockStore:
     """A new folder; where another process makes it at the same moment, both use the first."""
+    import zarr
+
     temporary = path.with_name(f"{files.TEMPORARY_PREFIX}{secrets.token_hex(4)}")
     try:
-        _fill(temporary, plan)
+        for part in ("parts", *(f"done/{stage}" for stage in STAGES)):
+            (temporary / part).mkdir(parents=True)
+        for name, (channels, dtype) in plan.arrays.items():
+            shape, chunks = (*channels, *plan.shape), (*(1 for _ in channels), *plan.chunk)
+            zarr.create_array(store=str(temporary / name), shape=shape, chunks=chunks, dtype=dtype, zarr_format=3)
+        files.write_text(temporary / _PLAN, plan.model_dump_json(indent=2))
         try:
             temporary.rename(path)
         except OSError:
@@ -292,15 +299,3 @@ def remove_store(path: Path) -> None:
     with contextlib.suppress(OSError):
         path.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _fill(folder: Path, plan: BlockPlan) -> None:
-    import zarr
-
-    for part in ("parts", *(f"done/{stage}" for stage in STAGES)):
-        (folder / part).mkdir(parents=True)
-
-    for name, (channels, dtype) in plan.arrays.items():
-        shape, chunks = (*channels, *plan.shape), (*(1 for _ in channels), *plan.chunk)
-        zarr.create_array(store=str(folder / name), shape=shape, chunks=chunks, dtype=dtype, zarr_format=3)
-    files.write_text(folder / _PLAN, plan.model_dump_json(indent=2))

@@ -114,18 +114,15 @@ class InputRequest:
 def refuse_other_scale(volume: Volume, card: ModelCard) -> None:
     """Raises :class:`ModelFileError` where the voxels are too unlike those that the model was trained on."""
     size, trained = volume.voxel_size, card.voxel_size
-    if (
-        size is None
-        or trained is None
-        or max(max(a / b, b / a) for a, b in zip(size, trained, strict=True)) <= MAX_SCALE_RATIO
-    ):
+    if size is None or trained is None:
         return
-    message = (
-        f"its voxels of {sizes(size)} µm (z, y, x) are too unlike those of {sizes(trained)} µm that the model was "
-        "trained on."
-    )
-    remedy = "Have the image resampled, or, if its metadata are wrong, give its true voxel size."
-    raise ModelFileError(_problem("other-scale", volume, message, remedy))
+    if max(max(a / b, b / a) for a, b in zip(size, trained, strict=True)) > MAX_SCALE_RATIO:
+        message = (
+            f"its voxels of {sizes(size)} µm (z, y, x) are too unlike those of {sizes(trained)} µm that the model was "
+            "trained on."
+        )
+        remedy = "Have the image resampled, or, if its metadata are wrong, give its true voxel size."
+        raise ModelFileError(_problem("other-scale", volume, message, remedy))
 
 
 def _problem(code: str, volume: Volume, message: str, remedy: str) -> Problem:
@@ -217,8 +214,8 @@ def write_result(
         return
     kind: Literal["image", "labels"] = "image" if suffix else "labels"
     growing, checklist = partial or (target.folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}", None)
+    name = f"{target.name}{suffix}"
     try:
-        name = f"{target.name}{suffix}"
         yield from write_ome_zarr(growing, array, voxel_size, kind=kind, name=name, checklist=checklist)
         replace_folder(growing, path)
     finally:

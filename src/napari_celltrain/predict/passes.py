@@ -102,14 +102,9 @@ def _decode_block(card: ModelCard, store: BlockStore, number: int) -> None:
     assert plan.objects is not None, "labels of this store are not objects"
     region = plan.objects.region(number)
     outer, core = with_margins(region, halo(card.decoding, plan.spacing), plan.shape)
+    maps, origin = store.read("maps", outer), zyx(part.start for part in outer)
     objects = decode_block(
-        store.read("maps", outer),
-        card.threshold,
-        card.decoding,
-        plan.spacing,
-        origin=zyx(part.start for part in outer),
-        volume_shape=plan.shape,
-        core=core,
+        maps, card.threshold, card.decoding, plan.spacing, origin=origin, volume_shape=plan.shape, core=core
     )
     voxels, kept = number_block(objects, with_faces=card.decoding.method == "components")
     store.write("objects", region, voxels)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -55,9 +56,6 @@ from napari_celltrain.values.text import count
 if TYPE_CHECKING:
     from distributed import Client
 
-Share = tuple[int, int]
-"""Part I (count from 1) of N of the network's blocks."""
-
 
 def predict(
     model: Path,
@@ -74,7 +72,7 @@ def predict(
     threshold: float | None = None,
     decoding: ObjectDecoding | None = None,
     file_format: FileFormat = "auto",
-    blocks: Share | None = None,
+    blocks: str | None = None,
     dask: str | None = None,
 ) -> Generator[Event, None, None]:
     """Segment every volume of ``inputs`` (files or folders) with the model of a run folder or model folder.
@@ -83,11 +81,11 @@ def predict(
     otherwise), with the labels; with ``probabilities`` also ``NAME_probability`` (float32; one file an output of the
     network). All inputs are looked at before the first is read. What does not fit the memory is predicted block by
     block in a hidden folder beside the result, where the same call goes on if it was interrupted; so is everything
-    with ``blocks`` (this process does share I of N of the network's blocks of each volume) and with ``dask`` (the
-    address of a scheduler, whose workers compute the blocks). ``threshold`` and ``decoding`` replace the model's own.
-    Files that are complete stay when the generator is closed. Raises :class:`CellTrainError` subclasses.
+    with ``blocks`` (``I/N``: this process does share I of N of the network's blocks of each volume) and with ``dask``
+    (the address of a scheduler, whose workers compute the blocks). ``threshold`` and ``decoding`` replace the model's
+    own. Files that are complete stay when the generator is closed. Raises :class:`CellTrainError` subclasses.
     """
-    _check_share(blocks, dask)
+    share = _share(blocks, dask)
     card = adjusted(read_card(model), threshold, decoding)
     paths = [path.absolute() for each in inputs for path in find_volumes(each)]
     requests = [InputRequest(path, axes, channel, voxel_size, resample) for path in paths]
@@ -109,25 +107,25 @@ def predict(
             if opened.voxel_size is None and card.voxel_size is not None:
                 yield unknown_size(opened.volume, card)
             yield from _Prediction(
-                model, card, load, request, opened, target, probabilities, device, blocks, client
+                model, card, load, request, opened, target, probabilities, device, share, client
             ).events()
     if blocks is None:
         yield Prepared(stage="segmenting", done=len(volumes), total=len(volumes))
 
 
-def _check_share(share: Share | None, dask: str | None) -> None:
-    if share is None:
-        return
-    if not 1 <= share[0] <= share[1]:
-        raise no_share(f"{share[0]}/{share[1]}")
+def _share(blocks: str | None, dask: str | None) -> tuple[int, int] | None:
+    """Part I (count from 1) of N of the network's blocks, from ``I/N``."""
+    if blocks is None:
+        return None
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", blocks)
+    index, total = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= index <= total:
+        remedy = "Give I/N, with I from 1 to N, such as 1/8 for the first of 8."
+        raise ConfigError(Problem("no-share", blocks, "is no share.", remedy, settings=("blocks",)))
     if dask is not None:
         message = "Shares of the blocks and a dask cluster are two ways of dividing the work."
         raise ConfigError(Problem("two-ways", "", message, "Give one of them.", settings=("blocks", "dask")))
-
-
-def no_share(given: str) -> ConfigError:
-    remedy = "Give I/N, with I from 1 to N, such as 1/8 for the first of 8."
-    return ConfigError(Problem("no-share", given, "is no share.", remedy, settings=("blocks",)))
+    return index, total
 
 
 def adjusted(card: ModelCard, threshold: float | None, decoding: ObjectDecoding | None) -> ModelCard:
@@ -161,7 +159,7 @@ class _Prediction:
     target: Target
     probabilities: bool
     device: str
-    share: Share | None
+    share: tuple[int, int] | None
     client: Client | None
 
     @property
@@ -191,13 +189,8 @@ class _Prediction:
         def collect(first: int, planes_CZYX: NDArray[np.float32]) -> None:
             maps[:, first : first + planes_CZYX.shape[1]] = planes_CZYX
 
-        result = segment(
-            self.load(),
-            image,
-            statistics,
-            voxel_size=self.opened.voxel_size,
-            probabilities=collect if self.probabilities else None,
-        )
+        keep = collect if self.probabilities else None
+        result = segment(self.load(), image, statistics, voxel_size=self.opened.voxel_size, probabilities=keep)
         for _ in self._write(result.labels, list(maps)):
             pass
         num_objects = int(result.labels.max(initial=0)) if self.card.label_kind == "objects" else None
