@@ -131,7 +131,7 @@ def _draw_objects(left: Axes, right: Axes, evaluation: Evaluation) -> None:
         if objects is None:
             continue
         color, width = (_POOLED, 2.4) if is_pooled else (color, 1.2)
-        label = _short(scores.name) if named or is_pooled else None
+        label = "pooled" if is_pooled else _short(scores.name) if named else None
         f1s = [counts.f1 for counts in objects.counts]
         left.plot(THRESHOLDS, f1s, "-o", color=color, linewidth=width, markersize=2 * width, label=label)
         if not is_pooled:
