@@ -49,7 +49,7 @@ def test_release_makes_room(volumes):
     cache.get(volumes[0])
     cache.release(volumes[0])
     assert isinstance(cache.get(volumes[1]), np.ndarray)
-    cache.release()
+    cache.release(volumes[1])
     assert cache.used_bytes == 0
 
 

@@ -49,12 +49,12 @@ def zyx(lengths: Iterable[Any]) -> ZYX:
 def with_margins(region: Sequence[slice], margins: ZYX, shape: Sequence[int]) -> tuple[Region, Region]:
     """``region`` grown by ``margins`` on all sides, as far as ``shape`` reaches, and where ``region`` lies in it."""
     spans = [part.indices(int(length))[:2] for part, length in zip(region, shape, strict=True)]
-    z, y, x = (
+    grown = [
         slice(max(0, start - margin), min(int(length), stop + margin))
         for (start, stop), margin, length in zip(spans, margins, shape, strict=True)
-    )
-    inner = [slice(start - o.start, stop - o.start) for (start, stop), o in zip(spans, (z, y, x), strict=True)]
-    return (z, y, x), (inner[0], inner[1], inner[2])
+    ]
+    inner = [slice(start - part.start, stop - part.start) for (start, stop), part in zip(spans, grown, strict=True)]
+    return (grown[0], grown[1], grown[2]), (inner[0], inner[1], inner[2])
 
 
 def micrometres_per(unit: str | None) -> float | None:
@@ -67,7 +67,7 @@ def micrometres_per(unit: str | None) -> float | None:
         word = word.replace(micro, "u")
     word = word.replace("metre", "meter")
     spellings = (word, word.removesuffix("s"), word.removesuffix("es"))
-    return next((_MICROMETRES[spelling] for spelling in spellings if spelling in _MICROMETRES), None)
+    return next(filter(None, map(_MICROMETRES.get, spellings)), None)
 
 
 def spacing_of(lengths: Sequence[float], factors: Iterable[float | None] = (1.0, 1.0, 1.0)) -> Spacing | None:
@@ -141,64 +141,46 @@ def _given_axes(where: str, axes: str, shape: tuple[int, ...]) -> list[str]:
     if len(axes) == sum(length > 1 for length in shape):
         name = iter(axes)
         return [next(name) if length > 1 else "_" for length in shape]
-    raise unreadable(
-        where,
-        f"The axes are given as {axes}, but there are {len(shape)} ({sizes(shape)}).",
-        "Give one letter for each axis, or leave the axes empty if the files name them themselves.",
-        "data.axes",
-    )
+    message = f"The axes are given as {axes}, but there are {len(shape)} ({sizes(shape)})."
+    remedy = "Give one letter for each axis, or leave the axes empty if the files name them themselves."
+    raise unreadable(where, message, remedy, "data.axes")
 
 
 def _own_axes(where: str, file_axes: str, shape: tuple[int, ...]) -> list[str]:
     """The file's names, with a single unnamed axis of a stack read as Z."""
     names = ["_" if length == 1 and name not in "ZYX" else name for name, length in zip(file_axes, shape, strict=True)]
     real = [name for name in names if name != "_"]
-    unnamed = [name for name in real if name in _UNNAMED]
-    if not unnamed:
-        return names
+    unnamed = sum(name in _UNNAMED for name in real)
     # A stack of planes of which nothing else is known is a volume: this is what most programs write.
-    if len(real) == 3 and len(unnamed) == 3:
+    if len(real) == 3 and (unnamed == 3 or (unnamed == 1 and {"Y", "X"} <= set(real))):
         letters = iter("ZYX")
-        return [next(letters) if name != "_" else name for name in names]
-    if len(real) == 3 and len(unnamed) == 1 and {"Y", "X"} <= set(real):
-        return ["Z" if name in _UNNAMED else name for name in names]
-    raise unreadable(
-        where,
-        f"The volume has {len(real)} axes ({sizes(shape)}) and does not say which is which.",
-        "Give the order of the axes, for example CZYX.",
-        "data.axes",
-    )
+        return [next(letters) if name in _UNNAMED else name for name in names]
+    if unnamed:
+        message = f"The volume has {len(real)} axes ({sizes(shape)}) and does not say which is which."
+        raise unreadable(where, message, "Give the order of the axes, for example CZYX.", "data.axes")
+    return names
 
 
 def _refuse_other_axes(where: str, names: list[str], shape: tuple[int, ...], file_axes: str) -> None:
     size = dict(zip(names, shape, strict=True))
     if "Y" in size and "X" in size and size.get("Z", 1) == 1:
-        message = f"This is a 2D image of {sizes((size['Y'], size['X']))} pixels."
+        message = f"This is a 2D image of {sizes((size['Y'], size['X']))} pixels"
         for letter, what in (("C", "channels"), ("T", "time points")):
             if size.get(letter, 1) > 1:
-                raise unreadable(
-                    where,
-                    f"{message[:-1]}, with {size[letter]} {what} of one plane each.",
-                    "If these are in truth the slices of a volume, give the axes as ZYX.",
-                    "data.axes",
-                )
-        raise unreadable(where, message, "CellTrain needs 3D volumes: save all planes of a stack in one file.")
+                message += f", with {size[letter]} {what} of one plane each."
+                remedy = "If these are in truth the slices of a volume, give the axes as ZYX."
+                raise unreadable(where, message, remedy, "data.axes")
+        raise unreadable(where, f"{message}.", "CellTrain needs 3D volumes: save all planes of a stack in one file.")
     if not {"Z", "Y", "X"} <= set(names) <= set("TCSZYX_"):
-        raise unreadable(
-            where,
-            f"The axes are {file_axes} ({sizes(shape)}), which is not a 3D volume.",
-            "If the file names them wrongly, give the order of the axes, for example CZYX.",
-            "data.axes",
-        )
+        message = f"The axes are {file_axes} ({sizes(shape)}), which is not a 3D volume."
+        remedy = "If the file names them wrongly, give the order of the axes, for example CZYX."
+        raise unreadable(where, message, remedy, "data.axes")
     if 0 in shape:
         raise unreadable(where, f"The volume is empty ({sizes(shape)}).", "Export it again.")
     if size.get("T", 1) > 1:
-        raise unreadable(
-            where,
-            f"This is a time series of {size['T']} time points.",
-            "Save each time point as a file of its own "
-            "(in Fiji: Image ▸ Stacks ▸ Tools ▸ Stack Splitter, or Image ▸ Duplicate).",
-        )
+        how = "(in Fiji: Image ▸ Stacks ▸ Tools ▸ Stack Splitter, or Image ▸ Duplicate)"
+        remedy = f"Save each time point as a file of its own {how}."
+        raise unreadable(where, f"This is a time series of {size['T']} time points.", remedy)
 
 
 def _choose_channel(where: str, names: list[str], shape: tuple[int, ...], channel: int | None) -> int:
@@ -206,7 +188,7 @@ def _choose_channel(where: str, names: list[str], shape: tuple[int, ...], channe
     if len(channels) > 1:
         message = f"The volume has two axes of channels ({sizes(shape)})."
         raise unreadable(where, message, "Save the channel to use on its own.")
-    number = channels[0] if channels else 1
+    number = max(channels, default=1)
     if channel is None and number > 1:
         raise SeveralChannelsError(where, number)
     chosen = channel or 0

@@ -7,7 +7,7 @@ import errno
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ import psutil
 from numpy.typing import NDArray
 
 from napari_celltrain.io.axes import WHOLE, Layout, Region, plan_layout, unreadable
-from napari_celltrain.values.config import ZYX, Spacing
+from napari_celltrain.values.config import Spacing
 from napari_celltrain.values.errors import CellTrainError, DataError
 
 SLAB_VOXELS = 2**23
@@ -32,6 +32,8 @@ _OF_THE_DISK = {
     if hasattr(errno, name)
 }
 """Errors of a disk, a share or its permissions, and never of a file whose content is wrong."""
+
+COPY_AGAIN = "Copy or export it again."
 
 
 class LazyArray(Protocol):
@@ -49,70 +51,60 @@ class LazyArray(Protocol):
 class Volume(ABC):
     """One 3D volume of which only the header has been read."""
 
+    key: tuple[Hashable, Layout]
+    """Equal for two volumes exactly when both give the same array."""
+
     def __init__(
-        self, name: str, shape: ZYX, dtype: np.dtype[Any], voxel_size: Spacing | None, path: Path | None = None
+        self, name: str, layout: Layout, dtype: np.dtype[Any], voxel_size: Spacing | None, path: Path | None = None
     ) -> None:
         self.name = name
         self.path = path
-        self.shape = shape
-        self.dtype = dtype
+        self.where = path.name if path else name
+        """What messages call it."""
+        self.shape = layout.shape
+        self.dtype = plain_dtype(self.where, dtype)
         self.voxel_size = voxel_size
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.where!r}, {self.shape}, {self.dtype})"
-
-    @property
-    def where(self) -> str:
-        """What messages call it: the file's name where there is a file."""
-        return self.path.name if self.path else self.name
-
-    @property
-    def nbytes(self) -> int:
+        self.nbytes = math.prod(self.shape) * self.dtype.itemsize
         """Memory that the decoded volume takes."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        self._layout = layout
+        self._bytes_to_decode = self.nbytes
 
-    @property
-    @abstractmethod
-    def key(self) -> Hashable:
-        """Equal for two volumes exactly when both give the same array."""
-
-    @abstractmethod
     def lazy(self) -> LazyArray | None:
         """The volume as a view that reads what is indexed; None where it can only be decoded whole."""
+        return _LazyView(self)
 
     @abstractmethod
-    def _decode(self) -> NDArray[Any]:
-        """The array, axes Z, Y, X; any exception is taken to mean that the file is damaged."""
+    def _part(self, key: Any) -> Any:
+        """A part of the file's array, indexed along its own axes; any exception means that the file is damaged."""
 
-    @property
-    def _bytes_to_decode(self) -> int:
-        return self.nbytes
+    def _decode(self, region: Region | None) -> NDArray[Any]:
+        """The whole or a region, axes Z, Y, X; exceptions as in :meth:`_part`."""
+        return self._layout.take(self._part, region or WHOLE)
 
     def lazy_or_whole(self) -> LazyArray:
         """The lazy view, or the decoded array where there is none."""
         lazy = self.lazy()
         return self.read() if lazy is None else lazy
 
-    def read(self) -> NDArray[Any]:
-        """The whole array in its own type, native byte order, C-contiguous. Raises :class:`DataError`."""
-        refuse_beyond_memory(self.where, self._bytes_to_decode)
+    def read(self, region: Region | None = None) -> NDArray[Any]:
+        """The whole array or a region, in its own type, native byte order, C-contiguous. Raises :class:`DataError`.
+
+        A region can only be read where there is a lazy view.
+        """
         try:
-            array = np.ascontiguousarray(self._decode(), dtype=self.dtype)
+            if region is None:
+                refuse_beyond_memory(self.where, self._bytes_to_decode)
+            array = np.ascontiguousarray(self._decode(region), dtype=self.dtype)
         except CellTrainError:
             raise
         except MemoryError:
-            raise unreadable(
-                self.where, f"The volume does not fit the memory ({in_gb(self._bytes_to_decode)})."
-            ) from None
+            message = f"The volume does not fit the memory ({in_gb(self._bytes_to_decode)})."
+            raise unreadable(self.where, message) from None
         except Exception as error:  # decoders meet damaged files in every imaginable way
             raise damaged(self.where, error) from error
-        if array.shape != self.shape:
-            raise unreadable(
-                self.where,
-                f"The file holds {array.shape} voxels where its header announces {self.shape}; it is cut off or "
-                "damaged.",
-                "Copy or export it again.",
-            )
+        if region is None and array.shape != self.shape:
+            message = f"The file holds {array.shape} voxels where its header announces {self.shape}"
+            raise unreadable(self.where, f"{message}; it is cut off or damaged.", COPY_AGAIN)
         return array
 
 
@@ -128,42 +120,27 @@ class ArrayVolume(Volume):
         axes: str | None = None,
         channel: int | None = None,
     ) -> None:
-        shape = tuple(int(length) for length in array.shape)
-        self._layout = plan_layout(name, "", shape, axes=axes, channel=channel)
-        super().__init__(name, self._layout.shape, plain_dtype(name, np.dtype(array.dtype)), voxel_size)
+        layout = plan_layout(name, "", tuple(map(int, array.shape)), axes=axes, channel=channel)
+        super().__init__(name, layout, np.dtype(array.dtype), voxel_size)
+        self.key = id(array), layout
         self._array = array
 
-    @property
-    def key(self) -> Hashable:
-        return id(self._array), self._layout
-
-    def lazy(self) -> LazyArray:
-        return LazyView(self.where, self._array.__getitem__, self._layout, self.dtype)
-
-    def _decode(self) -> NDArray[Any]:
-        return self._layout.take(self._array.__getitem__)
+    def _part(self, key: Any) -> Any:
+        return self._array[key]
 
 
-class LazyView:
-    """A file's array seen as Z, Y, X: reads only what is indexed by three slices, in native byte order."""
+class _LazyView:
+    """A volume of which only what is indexed by three slices is read."""
 
     ndim = 3
 
-    def __init__(self, where: str, read: Callable[[Any], Any], layout: Layout, dtype: np.dtype[Any]) -> None:
-        self.shape: tuple[int, ...] = layout.shape
-        self.dtype = dtype
-        self._where = where
-        self._read = read
-        self._layout = layout
+    def __init__(self, volume: Volume) -> None:
+        self.shape: tuple[int, ...] = volume.shape
+        self.dtype = volume.dtype
+        self._volume = volume
 
     def __getitem__(self, key: slice | tuple[slice, ...]) -> NDArray[Any]:
-        region = three_slices(key)
-        try:
-            return np.ascontiguousarray(self._layout.take(self._read, region), dtype=self.dtype)
-        except CellTrainError:
-            raise
-        except Exception as error:  # as in Volume.read: a damaged chunk fails in any way
-            raise damaged(self._where, error) from error
+        return self._volume.read(three_slices(key))
 
 
 def three_slices(key: slice | tuple[slice, ...]) -> Region:
@@ -188,12 +165,9 @@ def refuse_beyond_memory(where: str, num_bytes: int) -> None:
     """Raise :class:`DataError` where an array could only be made by swapping or being killed."""
     available = psutil.virtual_memory().available
     if num_bytes > available:
-        raise unreadable(
-            where,
-            f"The volume needs {in_gb(num_bytes)} of memory, and {in_gb(available)} are free.",
-            "Close other programs, cut the volume into smaller ones, or save it as OME-Zarr or uncompressed TIFF, which"
-            " are read piece by piece.",
-        )
+        message = f"The volume needs {in_gb(num_bytes)} of memory, and {in_gb(available)} are free."
+        how = "save it as OME-Zarr or uncompressed TIFF, which are read piece by piece."
+        raise unreadable(where, message, f"Close other programs, cut the volume into smaller ones, or {how}")
 
 
 def plain_dtype(where: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -221,26 +195,38 @@ def may_be_denied(folder: Path) -> Iterator[None]:
         raise unreadable(str(folder), f"The folder cannot be read ({error.strerror or error}).", remedy) from error
 
 
-def damaged(where: str, error: Exception) -> DataError:
-    """Why a volume cannot be decoded; the disk may be to blame, and not the file."""
+@contextlib.contextmanager
+def opening(path: Path, kind: str, remedy: str) -> Iterator[None]:
+    """Around reading the header of a file of this ``kind``: whatever fails becomes a :class:`DataError` naming it."""
+    try:
+        yield
+    except DataError:
+        raise
+    except PermissionError:
+        raise unreadable(path.name, "The file may not be read.", f"Ask for permission to read {path}.") from None
+    except Exception as error:  # a damaged header fails in any way
+        raise damaged(path.name, error, f"This is not {kind} that can be read", remedy) from error
+
+
+def damaged(
+    where: str,
+    error: Exception,
+    message: str = "The file cannot be decoded; it may be cut off or damaged",
+    remedy: str = COPY_AGAIN,
+) -> DataError:
+    """Why a volume cannot be read: by ``message``, unless the disk is to blame, and not the file."""
     if isinstance(error, OSError) and error.errno == errno.ENOENT:
         return gone(where, error.filename or where)
-    if is_of_the_disk(error):
-        reason = getattr(error, "strerror", None) or error
-        remedy = "Check the drive it is on, and its permissions."
-        return unreadable(where, f"The file cannot be read ({reason}).", remedy)
     reason = str(error).strip() or type(error).__name__
-    message = f"The file cannot be decoded; it may be cut off or damaged ({reason})."
-    return unreadable(where, message, "Copy or export it again.")
-
-
-def is_of_the_disk(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno in _OF_THE_DISK
+    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+        message, reason = "The file cannot be read", error.strerror or reason
+        remedy = "Check the drive it is on, and its permissions."
+    return unreadable(where, f"{message} ({reason}).", remedy)
 
 
 def gone(where: str, path: Path | str) -> DataError:
-    message = f"The file cannot be read, since {path} is gone."
-    return unreadable(where, message, "Check the drive it was on, or put it back.")
+    remedy = "Check the drive it was on, or put it back."
+    return unreadable(where, f"The file cannot be read, since {path} is gone.", remedy)
 
 
 def slabs(array: LazyArray, *, multiple_of: int = 1) -> Iterator[tuple[int, NDArray[Any]]]:

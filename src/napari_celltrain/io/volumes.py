@@ -7,7 +7,6 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Hashable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from napari_celltrain.io.volume import LazyArray, Volume, in_gb, may_be_denied
 from napari_celltrain.io.zarr import ZarrVolume, is_zarr
 from napari_celltrain.values.config import DataConfig, Spacing
 
-_TIFF_SUFFIXES = (".tif", ".tiff")
 _EXPORT = "Export the images as TIFF (in Fiji: File ▸ Save As ▸ Tiff)"
 
 
@@ -35,11 +33,9 @@ def find_volumes(path: Path) -> list[Path]:
     if not exists:
         remedy = "Choose another folder, or connect the drive it is on."
         raise unreadable(str(path), "The folder does not exist.", remedy)
-    if is_file:
-        if not _is_tiff(path):
-            raise unreadable(path.name, "This is not a TIFF file or OME-Zarr folder.", f"{_EXPORT}.")
-        return [path]
-    if is_zarr(path):
+    if is_file and not _is_tiff(path):
+        raise unreadable(path.name, "This is not a TIFF file or OME-Zarr folder.", f"{_EXPORT}.")
+    if is_file or is_zarr(path):
         return [path]
     found: list[Path] = []
     others: Counter[str] = Counter()
@@ -64,6 +60,8 @@ def open_volume(
     path = Path(path)
     with may_be_denied(path.parent):
         kind = ZarrVolume if path.is_dir() else TiffVolume
+        if not path.exists():
+            raise unreadable(path.name, f"The file does not exist in {path.parent}.")
     return kind(path, stem_of(path), axes=axes, channel=channel, voxel_size=voxel_size)
 
 
@@ -79,12 +77,7 @@ def open_labels(path: Path, *, axes: str | None = None, voxel_size: Spacing | No
 
 def stem_of(path: Path) -> str:
     """The file's name without ``.tif``, ``.zarr`` and the like, and without ``.ome``."""
-    stem = path.name
-    for suffix in (*_TIFF_SUFFIXES, ".zarr"):
-        if stem.lower().endswith(suffix):
-            stem = stem[: -len(suffix)]
-            break
-    return stem[:-4] if stem.lower().endswith(".ome") and len(stem) > 4 else stem
+    return re.sub(r"(?<=.)(\.ome)?(\.tiff?|\.zarr)?\Z", "", path.name, count=1, flags=re.IGNORECASE | re.DOTALL)
 
 
 def natural_key(text: str) -> list[tuple[int, int, str]]:
@@ -94,7 +87,7 @@ def natural_key(text: str) -> list[tuple[int, int, str]]:
 
 
 def _is_tiff(path: Path) -> bool:
-    return path.suffix.lower() in _TIFF_SUFFIXES
+    return path.suffix.lower() in (".tif", ".tiff")
 
 
 def _collect(folder: Path, found: list[Path], others: Counter[str], visited: set[str]) -> None:
@@ -103,29 +96,14 @@ def _collect(folder: Path, found: list[Path], others: Counter[str], visited: set
         return
     visited.add(real)
     with may_be_denied(folder):
-        entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
-        folders = {entry for entry in entries if entry.is_dir()}
-    for entry in entries:
-        if entry in folders:
-            if is_zarr(entry):
-                found.append(entry)
-            else:
-                _collect(entry, found, others, visited)
-        elif _is_tiff(entry):
+        entries = [(entry, entry.is_dir()) for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
+    for entry, is_folder in entries:
+        if is_zarr(entry) if is_folder else _is_tiff(entry):
             found.append(entry)
+        elif is_folder:
+            _collect(entry, found, others, visited)
         else:
             others[entry.suffix.lower() or "(no ending)"] += 1
-
-
-@dataclass
-class _Slot:
-    """The place of one volume; its lock makes others wait while one thread decodes."""
-
-    volume: Volume
-    """Held so that the key of an array in memory, which is its identity, cannot be taken over by another one."""
-    keeps: bool
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    array: NDArray[Any] | None = None
 
 
 class VolumeCache:
@@ -137,10 +115,14 @@ class VolumeCache:
 
     def __init__(self, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
-        self.used_bytes = 0
-        """Bytes of the volumes that are kept, those being decoded included."""
-        self._slots: dict[Hashable, _Slot] = {}
+        # the volumes are held so that the key of an array in memory, its identity, cannot become that of another one
+        self._kept: dict[Hashable, tuple[Volume, NDArray[Any]]] = {}
         self._lock = threading.Lock()
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the volumes that are kept."""
+        return sum(volume.nbytes for volume, _ in self._kept.values())
 
     @staticmethod
     def default_budget(config: DataConfig) -> int:
@@ -154,39 +136,26 @@ class VolumeCache:
 
         Raises :class:`DataError` where it neither fits nor can be read piece by piece.
         """
-        with self._lock:
-            slot = self._slots.get(volume.key)
-            if slot is None:
-                slot = _Slot(volume, keeps=self.used_bytes + volume.nbytes <= self.budget_bytes)
-                self._slots[volume.key] = slot
-                self.used_bytes += volume.nbytes if slot.keeps else 0
-        if not slot.keeps:
-            lazy = volume.lazy()
-            if lazy is not None:
-                return lazy
-            raise unreadable(
-                volume.where,
-                f"The volume takes {in_gb(volume.nbytes)} decoded, which does not fit the memory for volumes "
-                f"({in_gb(self.budget_bytes)}, of which {in_gb(self.used_bytes)} are taken), and a compressed TIFF "
-                "cannot be read piece by piece.",
-                "Save it as OME-Zarr or uncompressed TIFF, or allow more memory for volumes.",
-                "data.memory_budget_gb",
-            )
-        with slot.lock:
-            if slot.array is None:
-                try:
-                    # A view, so that an array of the caller's own stays writable for the caller.
-                    slot.array = volume.read().view()
-                    slot.array.flags.writeable = False
-                except BaseException:
-                    self.release(volume)
-                    raise
-            return slot.array
+        with self._lock:  # other threads wait while one decodes
+            if volume.key in self._kept:
+                return self._kept[volume.key][1]
+            used = self.used_bytes
+            if used + volume.nbytes <= self.budget_bytes:
+                # A view, so that an array of the caller's own stays writable for the caller.
+                array = volume.read().view()
+                array.flags.writeable = False
+                self._kept[volume.key] = volume, array
+                return array
+        lazy = volume.lazy()
+        if lazy is not None:
+            return lazy
+        memory = f"memory for volumes ({in_gb(self.budget_bytes)}, of which {in_gb(used)} are taken)"
+        message = f"The volume takes {in_gb(volume.nbytes)} decoded, which does not fit the {memory}"
+        remedy = "Save it as OME-Zarr or uncompressed TIFF, or allow more memory for volumes."
+        message += ", and a compressed TIFF cannot be read piece by piece."
+        raise unreadable(volume.where, message, remedy, "data.memory_budget_gb")
 
-    def release(self, volume: Volume | None = None) -> None:
-        """Forget one volume, or all, so that their memory can be used for others."""
+    def release(self, volume: Volume) -> None:
+        """Forget a volume, so that its memory can be used for others."""
         with self._lock:
-            for key in list(self._slots) if volume is None else [volume.key]:
-                slot = self._slots.pop(key, None)
-                if slot is not None and slot.keeps:
-                    self.used_bytes -= slot.volume.nbytes
+            self._kept.pop(volume.key, None)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -21,8 +20,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from napari_celltrain import __version__
-from napari_celltrain.io.axes import Region, zyx
-from napari_celltrain.io.volume import LazyArray
+from napari_celltrain.io.axes import zyx
+from napari_celltrain.io.volume import LazyArray, plain_dtype
 from napari_celltrain.values.config import ZYX, Spacing
 from napari_celltrain.values.errors import DataError, Problem
 from napari_celltrain.values.files import TEMPORARY_PREFIX, write_with, writing
@@ -51,8 +50,14 @@ def write_volume(path: Path, array: NDArray[Any], voxel_size: Spacing | None = N
     """
     if array.ndim != 3:
         raise ValueError(f"a volume has 3 axes, and this array has {array.ndim}")
-    data = _storable(path, array)
-    write_planes(path, data, zyx(data.shape), data.dtype, voxel_size)
+    dtype = plain_dtype(str(path), array.dtype)
+    if dtype.kind in "ui" and dtype.itemsize == 8:
+        low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+        fitting = [kind for kind in (np.uint32, np.int32) if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max]
+        if not fitting:
+            raise _unwritable(path, f"values from {low} to {high} do not fit 32 bits")
+        dtype = np.dtype(fitting[0])
+    write_planes(path, array.astype(dtype, copy=False), zyx(array.shape), dtype, voxel_size)
 
 
 def write_planes(
@@ -65,7 +70,7 @@ def write_planes(
     """As :func:`write_volume`, plane after plane, for what is larger than memory. The planes are of type ``dtype``,
     which is whole numbers of up to 32 bits or float32."""
     metadata: dict[str, Any] = {"axes": "ZYX"}
-    options: dict[str, Any] = {"shape": shape, "dtype": dtype, "metadata": metadata}
+    options: dict[str, Any] = {"shape": shape, "dtype": dtype, "metadata": metadata, "compression": "zlib"}
     if dtype in _IMAGEJ_TYPES and prod(shape) * dtype.itemsize <= _IMAGEJ_BYTES:
         options["imagej"] = True
         if voxel_size is not None:
@@ -75,32 +80,13 @@ def write_planes(
         options |= {"ome": True, "bigtiff": True}
         for letter, size in zip("ZYX", voxel_size or (), strict=False):
             metadata |= {f"PhysicalSize{letter}": size, f"PhysicalSize{letter}Unit": "µm"}
-    options |= {"compression": "zlib", "photometric": "minisblack"}
     try:
         with writing(path, DataError):
-            write_with(path, lambda temporary: tifffile.imwrite(temporary, planes_YX, **options))
+            write_with(path, lambda file: tifffile.imwrite(file, planes_YX, photometric="minisblack", **options))
     except MemoryError as error:
         raise _unwritable(path, "there is not enough memory", "Close other programs.") from error
     except ValueError as error:
         raise _unwritable(path, str(error)) from error
-
-
-def _storable(path: Path, array: NDArray[Any]) -> NDArray[Any]:
-    """``array`` in a type that TIFF readers know, values unchanged."""
-    dtype = array.dtype
-    if dtype.kind == "b":
-        return array.astype(np.uint8)
-    if dtype.kind == "f":
-        return array.astype(np.float32 if dtype.itemsize <= 4 else np.float64, copy=False)
-    if dtype.kind not in "ui":
-        raise _unwritable(path, f"TIFF does not hold data of type {dtype}")
-    if dtype.itemsize < 8:
-        return array.astype(dtype.newbyteorder("="), copy=False)
-    low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
-    for smaller in (np.uint32, np.int32):
-        if np.iinfo(smaller).min <= low and high <= np.iinfo(smaller).max:
-            return array.astype(smaller)
-    raise _unwritable(path, f"values from {low} to {high} do not fit 32 bits")
 
 
 def _unwritable(path: Path, reason: str, remedy: str = "") -> DataError:
@@ -118,13 +104,6 @@ class Checklist(Protocol):
     def mark_done(self, number: int) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Level:
-    shape: ZYX
-    factor: ZYX
-    """Voxels of the finest level for one of this level."""
-
-
 def write_ome_zarr(
     folder: Path,
     source: LazyArray,
@@ -138,31 +117,36 @@ def write_ome_zarr(
 
     With a ``checklist`` an interrupted writing goes on. Raises :class:`DataError` naming the folder.
     """
-    levels = plan_levels(zyx(source.shape), voxel_size)
+    factors = plan_levels(zyx(source.shape), voxel_size)
     with writing(folder, DataError):
-        arrays = _open_levels(folder, levels, source.dtype, voxel_size, kind, name)
-        works = [(level, block) for level in range(len(levels)) for block in _blocks(levels[level].shape)]
+        arrays = _open_levels(folder, factors, source, voxel_size, kind, name)
+        works = [(level, block) for level, array in enumerate(arrays) for block in _blocks(array.shape)]
         for number, (level, block) in enumerate(works):
             if checklist is None or not checklist.is_done(number):
-                arrays[level][block] = source[block] if level == 0 else _finer(arrays, levels, level, block)
+                steps = [new // old for new, old in zip(factors[level], factors[max(level - 1, 0)], strict=True)]
+                z, y, x = (slice(s.start * step, s.stop * step, step) for s, step in zip(block, steps, strict=True))
+                arrays[level][block] = (arrays[level - 1] if level else source)[z, y, x]
                 if checklist is not None:
                     checklist.mark_done(number)
             yield number + 1, len(works)
 
 
-def plan_levels(shape: ZYX, voxel_size: Spacing | None) -> list[_Level]:
-    """Each level halves the axes whose voxels are the smallest, so that they become as even as they can be."""
-    levels = [_Level(shape, (1, 1, 1))]
-    while max(levels[-1].shape) > _SMALLEST:
-        last = levels[-1]
-        sizes = [size * factor for size, factor in zip(voxel_size or (1.0, 1.0, 1.0), last.factor, strict=True)]
-        smallest = min(size for size, length in zip(sizes, last.shape, strict=True) if length > 1)
-        steps = [
-            2 if length > 1 and size < 1.5 * smallest else 1 for size, length in zip(sizes, last.shape, strict=True)
-        ]
-        coarser = zyx(-(-length // step) for length, step in zip(last.shape, steps, strict=True))
-        levels.append(_Level(coarser, zyx(factor * step for factor, step in zip(last.factor, steps, strict=True))))
-    return levels
+def plan_levels(shape: ZYX, voxel_size: Spacing | None) -> list[ZYX]:
+    """How many voxels of the finest level one of each level stands for, along z, y and x.
+
+    Each level halves the axes whose voxels are the smallest, so that they become as even as they can be.
+    """
+    factors: list[ZYX] = [(1, 1, 1)]
+    while max(lengths := _coarser(shape, factors[-1])) > _SMALLEST:
+        sizes = [size * factor for size, factor in zip(voxel_size or (1.0, 1.0, 1.0), factors[-1], strict=True)]
+        smallest = min(size for size, length in zip(sizes, lengths, strict=True) if length > 1)
+        axes = zip(factors[-1], sizes, lengths, strict=True)
+        factors.append(zyx(f * 2 if length > 1 and size < 1.5 * smallest else f for f, size, length in axes))
+    return factors
+
+
+def _coarser(shape: Sequence[int], factor: ZYX) -> ZYX:
+    return zyx(-(-length // step) for length, step in zip(shape, factor, strict=True))
 
 
 def replace_folder(new: Path, target: Path) -> None:
@@ -195,7 +179,7 @@ def refuse_foreign(target: Path) -> None:
 
 
 def _open_levels(
-    folder: Path, levels: list[_Level], dtype: np.dtype[Any], voxel_size: Spacing | None, kind: str, name: str
+    folder: Path, factors: list[ZYX], source: LazyArray, voxel_size: Spacing | None, kind: str, name: str
 ) -> list[zarr.Array[Any]]:
     """The arrays of all levels: created, or those that an interrupted writing has left."""
     import zarr
@@ -203,7 +187,7 @@ def _open_levels(
     group = zarr.open_group(str(folder), mode="a", zarr_format=3)
     unit = {} if voxel_size is None else {"unit": "micrometer"}
     finest = voxel_size or (1.0, 1.0, 1.0)
-    scales = [[float(size) * factor for size, factor in zip(finest, level.factor, strict=True)] for level in levels]
+    scales = [[float(size) * step for size, step in zip(finest, factor, strict=True)] for factor in factors]
     image = {
         "name": name,
         "type": "nearest",
@@ -213,35 +197,26 @@ def _open_levels(
             for number, scale in enumerate(scales)
         ],
     }
-    metadata: dict[str, Any] = {"version": "0.5", "multiscales": [image]} | (
-        {"image-label": {}} if kind == "labels" else {}
-    )
+    metadata: dict[str, Any] = {"version": "0.5", "multiscales": [image]}
+    if kind == "labels":
+        metadata["image-label"] = {}
     group.attrs.put({"ome": metadata, "_creator": {"name": _CREATOR, "version": __version__}})
+    shapes = [_coarser(source.shape, factor) for factor in factors]
     return [
         group[str(number)]  # type: ignore[misc]  # an array by what we wrote
         if str(number) in group
         else group.create_array(
             str(number),
-            shape=level.shape,
-            chunks=zyx(min(size, length) for size, length in zip(CHUNK, level.shape, strict=True)),
-            dtype=dtype,
+            shape=shape,
+            chunks=zyx(map(min, CHUNK, shape)),
+            dtype=source.dtype,
             dimension_names=["z", "y", "x"],
         )
-        for number, level in enumerate(levels)
+        for number, shape in enumerate(shapes)
     ]
 
 
-def _blocks(shape: ZYX) -> Iterator[Region]:
-    steps = [size * number for size, number in zip(CHUNK, _AT_ONCE, strict=True)]
-    z, y, x = (
-        [slice(start, min(start + step, length)) for start in range(0, length, step)]
-        for length, step in zip(shape, steps, strict=True)
-    )
-    return product(z, y, x)
-
-
-def _finer(arrays: list[zarr.Array[Any]], levels: list[_Level], level: int, block: Region) -> Any:
-    """What a block of a level is made of: every second voxel of the level before."""
-    steps = (new // old for new, old in zip(levels[level].factor, levels[level - 1].factor, strict=True))
-    spans = zip(block, steps, strict=True)
-    return arrays[level - 1][tuple(slice(part.start * step, part.stop * step, step) for part, step in spans)]
+def _blocks(shape: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+    axes = zip(shape, CHUNK, _AT_ONCE, strict=True)
+    spans = [[slice(n, min(n + size * k, length)) for n in range(0, length, size * k)] for length, size, k in axes]
+    return product(*spans)

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from numpy.typing import NDArray
-
 from napari_celltrain.io.axes import micrometres_per, plan_layout, spacing_of, unreadable
-from napari_celltrain.io.volume import LazyView, Volume, gone, may_be_denied, plain_dtype, refuse_beyond_memory
+from napari_celltrain.io.volume import Volume, gone, may_be_denied, opening, refuse_beyond_memory
 from napari_celltrain.values.config import Spacing
-from napari_celltrain.values.errors import DataError
 
 if TYPE_CHECKING:
     import zarr
@@ -48,34 +45,15 @@ class ZarrVolume(Volume):
     def __init__(
         self, path: Path, name: str, *, axes: str | None, channel: int | None, voxel_size: Spacing | None
     ) -> None:
-        try:
-            folder, file_axes, own_size = _find_array(path)
-            self._array = _open_array(folder, path.name)
-        except DataError:
-            raise
-        except PermissionError:
-            raise unreadable(path.name, "The file may not be read.", f"Ask for permission to read {path}.") from None
-        except Exception as error:  # damaged metadata fail in any way
-            message = f"This is not an OME-Zarr image that can be read ({error})."
-            raise unreadable(path.name, message, _EXPORT) from error
-        shape = tuple(int(length) for length in self._array.shape)
-        self._folder = folder
-        self._layout = plan_layout(path.name, file_axes, shape, axes=axes, channel=channel)
-        dtype = plain_dtype(path.name, self._array.dtype)
-        super().__init__(name, self._layout.shape, dtype, voxel_size or own_size, path)
+        with opening(path, "an OME-Zarr image", _EXPORT):
+            self._folder, file_axes, own_size = _find_array(path)
+            self._array = _open_array(self._folder, path.name)
+        layout = plan_layout(path.name, file_axes, tuple(map(int, self._array.shape)), axes=axes, channel=channel)
+        super().__init__(name, layout, self._array.dtype, voxel_size or own_size, path)
+        self.key = str(self._folder.resolve()), layout
         refuse_beyond_memory(path.name, math.prod(self._array.chunks) * self._array.dtype.itemsize)
 
-    @property
-    def key(self) -> Hashable:
-        return str(self._folder.resolve()), self._layout
-
-    def lazy(self) -> LazyView:
-        return LazyView(self.where, self._read, self._layout, self.dtype)
-
-    def _decode(self) -> NDArray[Any]:
-        return self._layout.take(self._read)
-
-    def _read(self, key: Any) -> Any:
+    def _part(self, key: Any) -> Any:
         part = self._array[key]
         # to Zarr, a chunk without a file is one of zeros
         if not any((self._folder / name).exists() for name in ("zarr.json", ".zarray")):
@@ -88,10 +66,12 @@ def _find_array(path: Path) -> tuple[Path, str, Spacing | None]:
     if not any((path / name).is_file() for name in _METADATA_FILES):
         message = "This is a folder without .zattrs or zarr.json, so it is no OME-Zarr."
         raise unreadable(path.name, message, _EXPORT)
-    attributes = _attributes(path)
+    metadata = _read_json(path / "zarr.json")
+    attributes = metadata.get("attributes", {}) if metadata else _read_json(path / ".zattrs")
+    attributes = attributes.get("ome", attributes)  # version 0.5
     if "multiscales" in attributes:
         return _full_resolution(path, attributes["multiscales"])
-    if (path / ".zarray").is_file() or _read_json(path / "zarr.json").get("node_type") == "array":
+    if (path / ".zarray").is_file() or metadata.get("node_type") == "array":
         return path, "", None
     if "bioformats2raw.layout" in attributes and (path / "0").is_dir():
         if (path / "1").is_dir():
@@ -101,15 +81,6 @@ def _find_array(path: Path) -> tuple[Path, str, Spacing | None]:
     if "plate" in attributes:
         raise unreadable(path.name, "This is a plate of many images.", "Choose the folder of one field of view.")
     raise unreadable(path.name, "The metadata name no image (there is no 'multiscales').", _EXPORT)
-
-
-def _attributes(group: Path) -> dict[str, Any]:
-    """The OME metadata: under ``ome`` in ``zarr.json`` (0.5), or plain in ``.zattrs`` (0.4)."""
-    if (group / "zarr.json").is_file():
-        attributes = _read_json(group / "zarr.json").get("attributes", {})
-        ome = attributes.get("ome", attributes)
-        return ome if isinstance(ome, dict) else {}
-    return _read_json(group / ".zattrs") if (group / ".zattrs").is_file() else {}
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def measure_objects(labels: ArrayVolume, images: list[ArrayVolume]) -> Generator
             )
     importlib.import_module("pandas")  # the layer's features need it, and the window should not wait for it
     size = labels.voxel_size or next((image.voxel_size for image in images), None)
-    return (yield from measuring(labels.lazy(), [image.lazy() for image in images] or None, size))
+    return (yield from measuring(labels.lazy_or_whole(), [image.lazy_or_whole() for image in images], size))
 
 
 def evaluate(
@@ -160,7 +160,7 @@ def evaluate(
     """The scores, and for objects the wrong ones as :class:`Difference`."""
     from napari_celltrain.evaluate.evaluation import evaluate_arrays
 
-    arrays, size = (truth.lazy(), predicted.lazy()), truth.voxel_size or predicted.voxel_size
+    arrays, size = (truth.lazy_or_whole(), predicted.lazy_or_whole()), truth.voxel_size or predicted.voxel_size
     scores = yield from evaluate_arrays(
         *arrays, size, name=predicted.name, label_kind=label_kind, ignore_value=ignore_value
     )
