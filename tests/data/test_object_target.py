@@ -4,7 +4,7 @@ import pytest
 from napari_celltrain.data.labels import (
     IGNORE,
     LabelScheme,
-    ObjectTarget,
+    LazyTarget,
     decode_target,
     encode_objects,
     readable_target,
@@ -113,9 +113,9 @@ def test_a_piece_of_labels_on_disk_is_as_in_the_whole_volume():
     for number in range(1, 40):
         z, y, x = (rng.integers(0, size - 4) for size in labels.shape)
         labels[z : z + 4, y : y + 4, x : x + 4] = number
-    whole = ObjectTarget(labels, SCHEME, SPACING, (6, 6, 6))
+    whole = encode_objects(labels, SCHEME, SPACING)
     lazy = Lazy(labels)
-    pieces = ObjectTarget(lazy, SCHEME, SPACING, (6, 6, 6))
+    pieces = LazyTarget(lazy, SCHEME, SPACING, (6, 6, 6))
     assert lazy.read == 0
     for region in [np.s_[0:8, 3:11, 5:13], np.s_[12:20, 16:24, 20:28], np.s_[7:9, 0:24, 10:20]]:
         np.testing.assert_array_equal(pieces[region], whole[region])

@@ -24,8 +24,6 @@ from napari_celltrain.values.errors import DataError, Problem
 IGNORE = 255
 """Target value of voxels that count neither in the loss nor in the Dice."""
 MAX_CLASSES = 64
-MAX_CLASS_VALUE = 2**32 - 1
-"""The largest value of a class: predictions are written with 32 bits at most."""
 # Label values up to here are renumbered by a table, larger ones by sorting, which is slower.
 _MAX_TABLE = 2**24
 
@@ -57,21 +55,19 @@ def scheme_for(config: DataConfig, label_arrays: Iterable[LazyArray]) -> LabelSc
     for array in label_arrays:
         values |= distinct_values(array, config.ignore_value, limit=MAX_CLASSES)
         if values and min(values) < 0:
-            raise _not_classes(
-                f"The labels hold the value {min(values)}, and classes cannot be negative.",
-                "If nobody annotated these voxels, give this value as the ignore value; otherwise number the classes "
-                "from 0.",
-                "data.ignore_value",
+            message = f"The labels hold the value {min(values)}, and classes cannot be negative."
+            remedy = (
+                "If nobody annotated these voxels, give this value as the ignore value; otherwise number the classes"
             )
-        if values and max(values) > MAX_CLASS_VALUE:
-            message = f"The labels hold the value {max(values)}, and classes go up to {MAX_CLASS_VALUE}."
+            raise _not_classes(message, f"{remedy} from 0.", "data.ignore_value")
+        if values and max(values) >= 2**32:  # predictions are written with 32 bits at most
+            message = f"The labels hold the value {max(values)}, and classes go up to {2**32 - 1}."
             raise _not_classes(message, "Number the classes from 0.")
         if len(values) > MAX_CLASSES:
-            raise _not_classes(
-                f"The labels hold more than {MAX_CLASSES} different values, so these look like objects, not classes.",
-                "Read the labels as objects.",
-                "data.label_kind",
+            message = (
+                f"The labels hold more than {MAX_CLASSES} different values, so these look like objects, not classes."
             )
+            raise _not_classes(message, "Read the labels as objects.", "data.label_kind")
     if len(values) < 2:
         held = f"only the value {next(iter(values))}" if values else "no annotated voxel"
         message = f"Classes need at least two label values, and the labels hold {held}."
@@ -132,21 +128,6 @@ def to_target(labels_ZYX: NDArray[Any], scheme: LabelScheme) -> NDArray[np.uint8
     return np.ascontiguousarray(target)
 
 
-class ClassTarget:
-    """The target of a labelled volume by slices, made from the labels when it is indexed."""
-
-    ndim = 3
-    dtype = np.dtype(np.uint8)
-
-    def __init__(self, labels: LazyArray, scheme: LabelScheme) -> None:
-        self.shape = labels.shape
-        self._labels = labels
-        self._scheme = scheme
-
-    def __getitem__(self, region: Region) -> NDArray[np.uint8]:
-        return to_target(np.asarray(self._labels[region]), self._scheme)
-
-
 def object_labels(labels_ZYX: NDArray[Any], scheme: LabelScheme) -> NDArray[Any]:
     """The objects as whole numbers, to be scored: negative and ignored voxels are 0, as in the target.
 
@@ -199,7 +180,12 @@ def encode_objects(labels_ZYX: NDArray[Any], scheme: LabelScheme, spacing: Spaci
         part, _ = with_margins(box, margins, numbered.shape)
         mask = numbered[part] == number
         others = (numbered[part] != 0) & ~mask
-        code = 1 + np.rint(_depth(mask, spacing)[mask] * (DEPTHS - 1)).astype(np.uint8)
+        depth = np.ones(np.count_nonzero(mask), np.float32)
+        if not mask.all():  # else there is nothing to be distant from
+            # Half a voxel less, so that the outermost voxels are near 0 in small objects too.
+            distance = ndimage.distance_transform_edt(mask, sampling=spacing)[mask] - 0.5 * min(spacing)
+            depth = (distance / distance.max()).astype(np.float32)
+        code = 1 + np.rint(depth * (DEPTHS - 1)).astype(np.uint8)
         if others.any():
             meets = ndimage.distance_transform_edt(~others, sampling=spacing)[mask] < 1.01 * reach
             code[meets] += np.uint8(DEPTHS)
@@ -221,31 +207,24 @@ def readable_target(code: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.where(boundary, np.uint8(2), plain)
 
 
-class ObjectTarget(ClassTarget):
-    """The packed targets of a labelled volume, by slices: made once for labels in memory, else piece by piece.
+class LazyTarget:
+    """The target of a labelled volume, made from the labels when it is indexed by slices.
 
-    ``context`` (voxels along z, y, x) is read around a piece, so that the depth of an object that the piece cuts is
-    that of the whole object as far as this reaches.
+    With a ``spacing`` it is packed. ``context`` (voxels along z, y, x) is read around a piece, so that the depth of an
+    object that the piece cuts is that of the whole object as far as this reaches.
     """
 
-    def __init__(self, labels: LazyArray, scheme: LabelScheme, spacing: Spacing, context: ZYX) -> None:
-        super().__init__(labels, scheme)
-        self._spacing = spacing
-        self._context = context
-        self._whole = encode_objects(labels, scheme, spacing) if isinstance(labels, np.ndarray) else None
+    ndim = 3
+    dtype = np.dtype(np.uint8)
+
+    def __init__(
+        self, labels: LazyArray, scheme: LabelScheme, spacing: Spacing | None = None, context: ZYX = (0, 0, 0)
+    ) -> None:
+        self.shape = labels.shape
+        self._source = labels, scheme, spacing, context
 
     def __getitem__(self, region: Region) -> NDArray[np.uint8]:
-        if self._whole is not None:
-            return self._whole[region]
-        outer, inner = with_margins(region, self._context, self.shape)
-        return encode_objects(np.asarray(self._labels[outer]), self._scheme, self._spacing)[inner]
-
-
-def _depth(mask: NDArray[np.bool_], spacing: Spacing) -> NDArray[np.float32]:
-    if mask.all():  # nothing to be distant from
-        return np.ones(mask.shape, np.float32)
-    distance = ndimage.distance_transform_edt(mask, sampling=spacing)
-    # Half a voxel less, so that the outermost voxels are near 0 in small objects too.
-    distance = np.maximum(0, distance - 0.5 * min(spacing))
-    deepest = distance.max()
-    return (distance / deepest if deepest > 0 else mask).astype(np.float32)
+        labels, scheme, spacing, context = self._source
+        outer, inner = with_margins(region, context, self.shape)
+        piece = np.asarray(labels[outer])
+        return (to_target(piece, scheme) if spacing is None else encode_objects(piece, scheme, spacing))[inner]

@@ -117,7 +117,7 @@ class TrainingVolume:
 
     image: LazyArray
     target: LazyArray
-    """What is to be learned, in uint8: class indices and ``IGNORE``, or packed objects (`data.labels.ObjectTarget`)."""
+    """What is to be learned, in uint8: class indices and ``IGNORE``, or packed objects (`labels.encode_objects`)."""
     statistics: IntensityStatistics
     foreground: NDArray[np.int32]
     """(N, 3) positions of labelled voxels."""

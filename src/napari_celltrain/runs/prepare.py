@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from napari_celltrain.data.check import DataReport, PairReport, check_data, divide
-from napari_celltrain.data.labels import ClassTarget, LabelScheme, ObjectTarget
+from napari_celltrain.data.labels import LabelScheme, LazyTarget, encode_objects
 from napari_celltrain.data.pairs import open_pair, open_pair_labels
 from napari_celltrain.data.split import Case, Split
 from napari_celltrain.engine.device import free_memory, resolve_device
@@ -140,11 +140,13 @@ def _open(
         if case.side == "validation":
             validation.append(ValidationVolume(case.name, image, labels, statistics, pair.voxel_size))
             continue
-        encoded: LazyArray = ClassTarget(labels, scheme)
+        encoded: LazyArray = LazyTarget(labels, scheme)
         if target == "objects":
             # around a piece of labels that are not in memory, as much is read as a typical object is large
             context = zyx(min(MAX_CONTEXT, math.ceil(length)) for length in pair.object_extent_median or (0, 0, 0))
-            encoded = ObjectTarget(labels, scheme, pair.voxel_size or spacing, context)
+            encoded = LazyTarget(labels, scheme, pair.voxel_size or spacing, context)
+            if isinstance(labels, np.ndarray):
+                encoded = encode_objects(labels, scheme, pair.voxel_size or spacing)
         foreground = index_foreground(labels, scheme, config.training.seed)
         training.append(TrainingVolume(image, encoded, statistics, foreground))
     extent = _median(reports[case.pair].object_extent_median for case in split.train)
