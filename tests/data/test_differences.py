@@ -7,7 +7,6 @@ import pytest
 
 from label_pairs import line, random_pair
 from napari_celltrain.data.differences import (
-    DESCRIPTIONS,
     Difference,
     ObjectComparison,
     compare_voxels,
@@ -135,7 +134,3 @@ def test_nothing_at_all() -> None:
 def test_shapes_must_agree() -> None:
     with pytest.raises(ValueError, match="shapes differ"):
         compare_voxels(np.zeros((1, 2, 3), np.uint8), np.zeros((1, 2, 4), np.uint8))
-
-
-def test_every_value_has_a_description() -> None:
-    assert set(DESCRIPTIONS) == set(Difference)

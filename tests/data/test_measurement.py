@@ -32,7 +32,7 @@ def ellipsoid(radii: tuple[float, float, float], spacing: tuple[float, float, fl
 def test_agrees_with_regionprops_of_the_whole_volume(spacing: tuple[float, float, float] | None) -> None:
     labels, _ = random_pair(2)
     image = np.random.default_rng(0).integers(0, 4000, labels.shape).astype(np.uint16)
-    columns = measure_objects(labels, image, spacing)
+    columns = measure_objects(labels, [image], spacing)
     unit = "um" if spacing else "voxels"
     regions = regionprops(labels, image, spacing=spacing or (1, 1, 1))
     assert columns["label"].tolist() == [region.label for region in regions]
@@ -64,7 +64,7 @@ def test_boxes_are_those_of_regionprops() -> None:
 
 
 def test_axes_of_an_ellipsoid_in_micrometres() -> None:
-    columns = measure_objects(ellipsoid((16.0, 8.0, 4.0), (1.0, 0.5, 0.25)), None, (1.0, 0.5, 0.25))
+    columns = measure_objects(ellipsoid((16.0, 8.0, 4.0), (1.0, 0.5, 0.25)), [], (1.0, 0.5, 0.25))
     lengths = [columns[f"axis_{axis}_length_um"][0] for axis in ("major", "middle", "minor")]
     assert lengths == pytest.approx([32, 16, 8], rel=0.02)
     assert columns["elongation"][0] == pytest.approx(2, rel=0.02)
@@ -73,7 +73,7 @@ def test_axes_of_an_ellipsoid_in_micrometres() -> None:
 
 def test_surface_and_sphericity_of_a_ball() -> None:
     """The steps of the voxels make the surface larger by about a tenth, on any grid."""
-    columns = measure_objects(ellipsoid((10.0, 10.0, 10.0), (1.0, 0.5, 0.5)), None, (1.0, 0.5, 0.5))
+    columns = measure_objects(ellipsoid((10.0, 10.0, 10.0), (1.0, 0.5, 0.5)), [], (1.0, 0.5, 0.5))
     assert columns["surface_area_um2"][0] == pytest.approx(4 * math.pi * 100, rel=0.13)
     assert 0.87 < columns["sphericity"][0] <= 1
 
@@ -90,7 +90,7 @@ def test_solidity_tells_a_box_from_an_l() -> None:
 def test_flat_and_tiny_objects_have_empty_cells_where_nothing_is_defined(shape: tuple[int, int, int]) -> None:
     labels = np.zeros((6, 7, 8), np.uint8)
     labels[tuple(slice(1, 1 + length) for length in shape)] = 4
-    columns = measure_objects(labels, labels, SIZE)
+    columns = measure_objects(labels, [labels], SIZE)
     assert columns["volume_voxels"].tolist() == [math.prod(shape)]
     assert columns["solidity"].tolist() == [1]
     assert columns["axis_minor_length_um"].tolist() == [0]
@@ -99,14 +99,14 @@ def test_flat_and_tiny_objects_have_empty_cells_where_nothing_is_defined(shape: 
 
 
 def test_no_object_gives_empty_columns() -> None:
-    columns = measure_objects(np.zeros((3, 4, 5), np.uint8), None, SIZE)
+    columns = measure_objects(np.zeros((3, 4, 5), np.uint8), [], SIZE)
     assert {len(values) for values in columns.values()} == {0}
     assert next(iter(columns)) == "label"
 
 
 def test_names_tell_whether_lengths_are_in_micrometres() -> None:
     labels = ellipsoid((3, 3, 3), (1, 1, 1))
-    with_size, without = measure_objects(labels, None, SIZE), measure_objects(labels)
+    with_size, without = measure_objects(labels, [], SIZE), measure_objects(labels)
     assert {"volume_um3", "volume_voxels", "surface_area_um2", "axis_major_length_um"} <= set(with_size)
     assert not [name for name in without if "um" in name.split("_")[-1]]
 
@@ -125,7 +125,7 @@ def test_several_channels() -> None:
 
 def test_an_image_of_another_shape_is_refused() -> None:
     with pytest.raises(ValueError, match="shapes differ"):
-        measure_objects(np.ones((2, 2, 2), np.uint8), np.ones((2, 2, 3), np.uint8))
+        measure_objects(np.ones((2, 2, 2), np.uint8), [np.ones((2, 2, 3), np.uint8)])
 
 
 def test_progress_counts_the_objects() -> None:

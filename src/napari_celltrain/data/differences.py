@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_celltrain.data.labels import IGNORE, whole_numbers
-from napari_celltrain.data.objects import OverlapCounter, Overlaps, refuse_other_shape, without_ignored
+from napari_celltrain.data.objects import Overlaps, add_overlaps, overlaps_in, refuse_other_shape, without_ignored
 from napari_celltrain.io.axes import zyx
 from napari_celltrain.io.volume import LazyArray, slabs
 from napari_celltrain.values.config import ZYX
@@ -27,26 +27,21 @@ MIN_PIECE = 0.1
 class Difference(IntEnum):
     """Values of the arrays made here; 0 is agreement (or a voxel that nobody annotated)."""
 
-    NONE = 0
-    MISSED_VOXEL = 1
-    FALSE_VOXEL = 2
-    WRONG_CLASS = 3
-    MISSED_OBJECT = 4
-    FALSE_OBJECT = 5
-    SPLIT_OBJECT = 6
-    MERGED_OBJECTS = 7
+    description: str
 
+    def __new__(cls, value: int, description: str = "") -> Difference:
+        member = int.__new__(cls, value)
+        member._value_, member.description = value, description
+        return member
 
-DESCRIPTIONS: Mapping[Difference, str] = {
-    Difference.NONE: "as labelled",
-    Difference.MISSED_VOXEL: "missed: labelled, not predicted",
-    Difference.FALSE_VOXEL: "false: predicted, not labelled",
-    Difference.WRONG_CLASS: "wrong class",
-    Difference.MISSED_OBJECT: "object missed",
-    Difference.FALSE_OBJECT: "false object",
-    Difference.SPLIT_OBJECT: "object split in several",
-    Difference.MERGED_OBJECTS: "several objects merged into one",
-}
+    NONE = 0, "as labelled"
+    MISSED_VOXEL = 1, "missed: labelled, not predicted"
+    FALSE_VOXEL = 2, "false: predicted, not labelled"
+    WRONG_CLASS = 3, "wrong class"
+    MISSED_OBJECT = 4, "object missed"
+    FALSE_OBJECT = 5, "false object"
+    SPLIT_OBJECT = 6, "object split in several"
+    MERGED_OBJECTS = 7, "several objects merged into one"
 
 
 def compare_voxels(target_ZYX: NDArray[np.uint8], predicted_ZYX: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -153,10 +148,8 @@ class ObjectComparison:
     def __init__(self, truth_ZYX: NDArray[np.int32], predicted_ZYX: NDArray[np.int32]) -> None:
         refuse_other_shape(truth_ZYX, predicted_ZYX)
         self._truth_ZYX, self._predicted_ZYX = truth_ZYX, predicted_ZYX
-        counter = OverlapCounter()
-        for index in range(len(truth_ZYX)):
-            counter.add(index, truth_ZYX[index : index + 1], predicted_ZYX[index : index + 1])
-        self._overlaps = counter.overlaps()
+        planes = enumerate(zip(truth_ZYX, predicted_ZYX, strict=True))
+        self._overlaps = add_overlaps([overlaps_in(z, true[None], predicted[None]) for z, (true, predicted) in planes])
 
     def differences(self) -> NDArray[np.uint8]:
         """What is wrong where, as values of :class:`Difference`: what :func:`judge` marks is marked whole; the voxels

@@ -13,73 +13,62 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_celltrain.data.objects import ObjectTable, find_objects, refuse_other_shape
+from napari_celltrain.data.objects import find_objects, refuse_other_shape
 from napari_celltrain.io.volume import LazyArray
 from napari_celltrain.values.config import Spacing
 
 Columns = dict[str, NDArray[Any]]
-Images = LazyArray | Sequence[LazyArray]
 
 _AXES = tuple(enumerate("zyx"))
 _LENGTHS = ("equivalent_diameter", "axis_major_length", "axis_middle_length", "axis_minor_length")
-_RATIOS = ("elongation", "flatness", "extent", "solidity")
-_SHAPE = (*_LENGTHS, *_RATIOS, "surface_area", "sphericity")
+_SHAPE = (*_LENGTHS, "elongation", "flatness", "extent", "solidity", "surface_area", "sphericity")
 _INTENSITIES = ("mean", "min", "max", "std", "sum")
 
 
 def measuring(
-    labels_ZYX: LazyArray, image_ZYX: Images | None = None, voxel_size: Spacing | None = None
+    labels_ZYX: LazyArray, channels_ZYX: Sequence[LazyArray] = (), voxel_size: Spacing | None = None
 ) -> Generator[tuple[int, int], None, Columns]:
     """One row for each object, as columns of equal length; the first is ``label`` (int64, ascending).
 
-    Yields (objects done, all objects) and returns the columns. Several images (a list) are several channels. Lengths
-    are in µm where ``voxel_size`` is given, else in voxels, and the names of the columns say which. What cannot be
-    measured, such as the elongation of a single voxel, is NaN. Label values of 0 and below are background. Only the
-    bounding box of one object is read at a time, so lazy arrays may be larger than memory. Raises ``ValueError`` where
-    image and labels differ in shape.
+    Yields (objects done, all objects) and returns the columns. Lengths are in µm where ``voxel_size`` is given, else in
+    voxels, and the names of the columns say which. What cannot be measured, such as the elongation of a single voxel,
+    is NaN. Label values of 0 and below are background. Only the bounding box of one object is read at a time, so lazy
+    arrays may be larger than memory. Raises ``ValueError`` where a channel and the labels differ in shape.
     """
-    several = isinstance(image_ZYX, list | tuple)
-    channels: list[Any] = list(image_ZYX) if several else [] if image_ZYX is None else [image_ZYX]  # type: ignore[arg-type]  # mypy does not follow
-    for channel in channels:
+    for channel in channels_ZYX:
         refuse_other_shape(channel, labels_ZYX)
     table = find_objects(labels_ZYX)
     shapes = np.zeros((len(table), len(_SHAPE)))
-    intensities = np.zeros((len(table), len(channels), len(_INTENSITIES)))
+    intensities = np.zeros((len(table), len(channels_ZYX), len(_INTENSITIES)))
     for index in range(len(table)):
         yield index, len(table)
-        box = table.box(index)
+        box = tuple(map(slice, table.starts[index].tolist(), table.stops[index].tolist()))
         mask = np.asarray(labels_ZYX[box]) == table.labels[index]
         shapes[index] = _measure_shape(mask, voxel_size or (1.0, 1.0, 1.0))
-        for number, channel in enumerate(channels):
+        for number, channel in enumerate(channels_ZYX):
             values = np.asarray(channel[box])[mask]
             # as in regionprops, the standard deviation is that of the voxels (divided by their number)
             mean, std, total = (measure(values, dtype=np.float64) for measure in (np.mean, np.std, np.sum))
             intensities[index, number] = mean, values.min(), values.max(), std, total
     yield len(table), len(table)
-    columns = _positions(table, tuple(labels_ZYX.shape), voxel_size)
-    unit = "um" if voxel_size else "voxels"
-    units = dict.fromkeys(_LENGTHS, f"_{unit}") | {"surface_area": f"_{unit}2"}
-    columns |= {f"{name}{units.get(name, '')}": shapes[:, place] for place, name in enumerate(_SHAPE)}
-    for number in range(len(channels)):
-        suffix = "" if len(channels) == 1 else f"_{number}"
-        for place, name in enumerate(_INTENSITIES):
-            columns[f"intensity_{name}{suffix}"] = intensities[:, number, place]
-    return columns
-
-
-def _positions(table: ObjectTable, shape: tuple[int, ...], voxel_size: Spacing | None) -> Columns:
-    """Where objects are; in µm as napari places voxels, the middle of the first one at 0."""
     columns: Columns = {"label": table.labels}
+    # in µm as napari places voxels, the middle of the first one at 0
     if voxel_size is not None:
         columns |= {f"centroid_{letter}_um": table.centres[:, axis] * voxel_size[axis] for axis, letter in _AXES}
     columns |= {f"centroid_{letter}_voxels": table.centres[:, axis] for axis, letter in _AXES}
     for axis, letter in _AXES:
-        columns[f"box_{letter}_start"] = table.starts[:, axis]
-        columns[f"box_{letter}_stop"] = table.stops[:, axis]
-    columns["touches_border"] = ((table.starts == 0) | (table.stops == np.array(shape))).any(axis=1)
+        columns |= {f"box_{letter}_start": table.starts[:, axis], f"box_{letter}_stop": table.stops[:, axis]}
+    columns["touches_border"] = ((table.starts == 0) | (table.stops == np.array(labels_ZYX.shape))).any(axis=1)
     if voxel_size is not None:
         columns["volume_um3"] = table.sizes * math.prod(voxel_size)
     columns["volume_voxels"] = table.sizes
+    unit = "um" if voxel_size else "voxels"
+    units = dict.fromkeys(_LENGTHS, f"_{unit}") | {"surface_area": f"_{unit}2"}
+    columns |= {f"{name}{units.get(name, '')}": shapes[:, place] for place, name in enumerate(_SHAPE)}
+    for number in range(len(channels_ZYX)):
+        suffix = "" if len(channels_ZYX) == 1 else f"_{number}"
+        for place, name in enumerate(_INTENSITIES):
+            columns[f"intensity_{name}{suffix}"] = intensities[:, number, place]
     return columns
 
 
@@ -88,14 +77,20 @@ def _measure_shape(mask: NDArray[np.bool_], spacing: Spacing) -> tuple[float, ..
 
     Axes are the full lengths of the ellipsoid with the same second moments; elongation and flatness are the ratios of
     the longest to the middle and of the middle to the shortest one. Sphericity is the surface of the ball of the same
-    volume by that of the object, at most 1 (Wadell 1935).
+    volume by that of the object, at most 1 (Wadell 1935); surfaces are those of marching cubes (Lewiner 2003).
     """
+    from skimage.measure import marching_cubes, mesh_surface_area
+
     positions = np.stack(np.nonzero(mask)) * np.array(spacing)[:, None]
     variances = np.linalg.eigvalsh(np.cov(positions, bias=True))
     noise = 1e-9 * max(variances[-1], 0.0)  # rounding may leave a flat object some thickness
     # the semi-axes of a solid ellipsoid are the roots of five times the variances along them
     minor, middle, major = (2 * math.sqrt(5 * value) if value > noise else 0.0 for value in variances)
-    area, volume = _surface(mask, spacing)
+    # through the middle between object and background: area and volume within belong together, as corners are cut off
+    vertices, faces, _, _ = marching_cubes(np.pad(mask, 1).astype(np.float32), 0.5, spacing=spacing)
+    area = float(mesh_surface_area(vertices, faces))
+    a, b, c = (vertices[faces[:, corner]].astype(np.float64) for corner in range(3))
+    volume = abs(float(np.einsum("ij,ij->", a, np.cross(b, c)))) / 6
     num_voxels = positions.shape[1]
     ratios = ((major, middle), (middle, minor), (math.pi ** (1 / 3) * (6 * volume) ** (2 / 3), area))
     elongation, flatness, sphericity = (one / other if other > 0 else math.nan for one, other in ratios)
@@ -122,14 +117,3 @@ def _solidity(mask: NDArray[np.bool_]) -> float:
     last = lines.shape[1] - 1 - lines[:, ::-1].argmax(axis=1)
     points = np.concatenate([np.column_stack([z, y, first]), np.column_stack([z, y, last])])
     return float(np.count_nonzero(mask) / ConvexHull(points).volume)
-
-
-def _surface(mask: NDArray[np.bool_], spacing: Spacing) -> tuple[float, float]:
-    """Area of the surface that marching cubes (Lewiner 2003) lay through the middle between object and background, and
-    the volume within: taken together, since the corners of the voxels are cut off."""
-    from skimage.measure import marching_cubes, mesh_surface_area
-
-    vertices, faces, _, _ = marching_cubes(np.pad(mask, 1).astype(np.float32), 0.5, spacing=spacing)
-    a, b, c = (vertices[faces[:, corner]].astype(np.float64) for corner in range(3))
-    volume = abs(float(np.einsum("ij,ij->", a, np.cross(b, c)))) / 6
-    return float(mesh_surface_area(vertices, faces)), volume

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,50 +37,40 @@ class ObjectTable:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def box(self, index: int) -> tuple[slice, ...]:
-        return tuple(slice(int(a), int(b)) for a, b in zip(self.starts[index], self.stops[index], strict=True))
-
 
 def find_objects(labels_ZYX: LazyArray) -> ObjectTable:
     """All objects of one volume; 0 and negative labels are background."""
-    counter = _ObjectCounter()
-    for start, slab in slabs(labels_ZYX):
-        counter.add(start, *renumber(whole_numbers(slab)))
-    return counter.table()
+    return _table([_rows(start, *renumber(whole_numbers(slab))) for start, slab in slabs(labels_ZYX)])
 
 
-class _ObjectCounter:
-    """Gathers an :class:`ObjectTable` from slabs."""
+def _rows(first_plane: int, labels: NDArray[np.int64], numbered: NDArray[np.int32]) -> NDArray[np.int64]:
+    """For each object of a slab: label, voxels, sums of their z, y and x, and where its box starts and stops.
 
-    def __init__(self) -> None:
-        self._labels: list[NDArray[np.int64]] = []
-        self._rows: list[NDArray[np.float64]] = []  # sums are exact: they stay far below 2**53
+    ``numbered`` holds each voxel's object as 1 + its place in ``labels``.
+    """
+    if not len(labels):
+        return np.zeros((0, 11), np.int64)
+    boxes = ndimage.find_objects(numbered, max_label=len(labels))
+    edges = np.array([[edge for part in box for edge in (part.start, part.stop)] for box in boxes], np.int64)
+    place = np.nonzero(numbered)
+    objects = numbered[place] - 1
+    sizes = np.bincount(objects, minlength=len(labels))
+    # exact: sums stay far below 2**53
+    sums = [np.bincount(objects, weights=axis, minlength=len(labels)).astype(np.int64) for axis in place]
+    rows = np.column_stack([labels, sizes, *sums, edges])
+    rows[:, 2] += first_plane * sizes
+    rows[:, 5:7] += first_plane
+    return rows
 
-    def add(self, first_plane: int, labels: NDArray[np.int64], numbered: NDArray[np.int32]) -> None:
-        """``numbered`` holds each voxel's object as 1 + its place in ``labels``."""
-        if not len(labels):
-            return
-        boxes = ndimage.find_objects(numbered, max_label=len(labels))
-        edges = np.array([[edge for part in box for edge in (part.start, part.stop)] for box in boxes], np.float64)
-        edges[:, :2] += first_plane
-        z, y, x = np.nonzero(numbered)
-        objects = numbered[z, y, x] - 1
-        sizes = np.bincount(objects, minlength=len(labels))
-        sums = [np.bincount(objects, weights=axis, minlength=len(labels)) for axis in (z, y, x)]
-        sums[0] += first_plane * sizes
-        self._labels.append(labels)
-        self._rows.append(np.column_stack([sizes, *sums, edges]))
 
-    def table(self) -> ObjectTable:
-        labels, place = np.unique(np.concatenate([np.zeros(0, np.int64), *self._labels]), return_inverse=True)
-        rows = np.concatenate([np.zeros((0, 10)), *self._rows])
-        totals = np.zeros((len(labels), 4))
-        np.add.at(totals, place, rows[:, :4])
-        starts, stops = np.full((len(labels), 3), np.inf), np.zeros((len(labels), 3))
-        np.minimum.at(starts, place, rows[:, 4::2])
-        np.maximum.at(stops, place, rows[:, 5::2])
-        sizes, centres = totals[:, 0].astype(np.int64), totals[:, 1:] / totals[:, :1]
-        return ObjectTable(labels, sizes, starts.astype(np.int64), stops.astype(np.int64), centres)
+def _table(parts: list[NDArray[np.int64]]) -> ObjectTable:
+    """The rows of all slabs, added up."""
+    rows = np.concatenate([np.zeros((0, 11), np.int64), *parts])
+    rows = rows[np.argsort(rows[:, 0], kind="stable")]
+    labels, first = np.unique(rows[:, 0], return_index=True)
+    totals = np.add.reduceat(rows[:, 1:5], first)
+    starts, stops = np.minimum.reduceat(rows[:, 5::2], first), np.maximum.reduceat(rows[:, 6::2], first)
+    return ObjectTable(labels, totals[:, 0], starts, stops, totals[:, 1:] / totals[:, :1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,23 +100,31 @@ class LabelSummary:
 def summarize(labels_ZYX: LazyArray, scheme: LabelScheme) -> LabelSummary:
     """Count and measure what is labelled, slab by slab, so that a large volume needs little memory."""
     total = ignored = foreground = negative = 0
-    counter = _ObjectCounter()
-    for start, slab in slabs(labels_ZYX):
+    parts: list[NDArray[Any]] = []
+    # components of volumes beyond 400³ are counted in coarser ones
+    step = 2 ** max(0, math.ceil(math.log2(max(1, math.prod(labels_ZYX.shape)) / _MAX_COMPONENT_VOXELS) / 3))
+    for start, slab in slabs(labels_ZYX, multiple_of=step):
         labels = whole_numbers(slab)
         target = to_target(labels, scheme)
         is_ignored = target == IGNORE
+        inside = (target > 0) & ~is_ignored
         total += target.size
         ignored += int(np.count_nonzero(is_ignored))
-        foreground += int(np.count_nonzero((target > 0) & ~is_ignored))
+        foreground += int(np.count_nonzero(inside))
         if labels.dtype.kind == "i":
             negative += int(np.count_nonzero((labels < 0) & ~is_ignored))
         if scheme.kind == "objects":
-            counter.add(start, *renumber(object_labels(labels, scheme)))
+            parts.append(_rows(start, *renumber(object_labels(labels, scheme))))
+        else:
+            parts.append(inside[::step, ::step, ::step].copy())
     if scheme.kind == "objects":
-        table = counter.table()
+        table = _table(parts)
         sizes, extents = table.sizes, table.stops - table.starts
     else:
-        sizes, extents = _measure_components(labels_ZYX, scheme)
+        components, number = ndimage.label(np.concatenate(parts))
+        sizes = np.bincount(components.ravel(), minlength=number + 1)[1:].astype(np.int64) * step**3
+        boxes = [[(part.stop - part.start) * step for part in box] for box in ndimage.find_objects(components)]
+        extents = np.array(boxes, dtype=np.int64).reshape(-1, 3)
     annotated = total - ignored
     return LabelSummary(
         num_objects=len(sizes),
@@ -135,20 +134,6 @@ def summarize(labels_ZYX: LazyArray, scheme: LabelScheme) -> LabelSummary:
         object_extents=extents,
         num_negative=negative,
     )
-
-
-def _measure_components(labels: LazyArray, scheme: LabelScheme) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sizes and extents of the connected components of the foreground; coarser by 2 in volumes beyond 400³."""
-    num_voxels = math.prod(labels.shape)
-    step = 2 ** max(0, math.ceil(math.log2(max(1, num_voxels) / _MAX_COMPONENT_VOXELS) / 3))
-    parts = []
-    for _, slab in slabs(labels, multiple_of=step):
-        target = to_target(slab[::step, ::step, ::step], scheme)
-        parts.append((target > 0) & (target != IGNORE))
-    components, number = ndimage.label(np.concatenate(parts))
-    sizes = np.bincount(components.ravel(), minlength=number + 1)[1:].astype(np.int64) * step**3
-    boxes = [[(s.stop - s.start) * step for s in box] for box in ndimage.find_objects(components) if box is not None]
-    return sizes, np.array(boxes, dtype=np.int64).reshape(-1, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +159,11 @@ class Overlaps:
 def find_overlaps(truth_ZYX: LazyArray, predicted_ZYX: LazyArray) -> Overlaps:
     """Labels may be any whole numbers; 0 and negative ones are background. Raises ``ValueError`` for other shapes."""
     refuse_other_shape(truth_ZYX, predicted_ZYX)
-    counter = OverlapCounter()
+    parts = []
     for start, truth in slabs(truth_ZYX):
         predicted = np.asarray(predicted_ZYX[start : start + len(truth), :, :])
-        counter.add(start, whole_numbers(truth), whole_numbers(predicted))
-    return counter.overlaps()
+        parts.append(overlaps_in(start, whole_numbers(truth), whole_numbers(predicted)))
+    return add_overlaps(parts)
 
 
 def refuse_other_shape(first: LazyArray, second: LazyArray) -> None:
@@ -196,37 +181,34 @@ def without_ignored(
     return np.where(ignored, truth.dtype.type(0), truth), np.where(ignored, predicted.dtype.type(0), predicted)
 
 
-class OverlapCounter:
-    """Gathers :class:`Overlaps` from slabs of both volumes, given in any pieces along z."""
+PartOverlaps = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""The objects of both sides in some planes, as of :func:`_rows`, and (3, N) labels of both and voxels of each pair."""
 
-    def __init__(self) -> None:
-        self._true, self._predicted = _ObjectCounter(), _ObjectCounter()
-        self._parts: list[NDArray[np.int64]] = []
 
-    def add(self, first_plane: int, truth: NDArray[Any], predicted: NDArray[Any]) -> None:
-        true_labels, true = renumber(truth)
-        predicted_labels, found = renumber(predicted)
-        self._true.add(first_plane, true_labels, true)
-        self._predicted.add(first_plane, predicted_labels, found)
-        both = (true > 0) & (found > 0)
-        codes = (true[both].astype(np.int64) - 1) * len(predicted_labels) + (found[both] - 1)
-        num_pairs = len(true_labels) * len(predicted_labels)
-        if num_pairs <= _MAX_PAIR_TABLE:
-            counts = np.bincount(codes, minlength=num_pairs)
-            pairs = np.flatnonzero(counts)
-            shared = counts[pairs]
-        else:
-            pairs, shared = np.unique(codes, return_counts=True)
-        rows, columns = np.divmod(pairs, max(1, len(predicted_labels)))
-        self._parts.append(np.stack([true_labels[rows], predicted_labels[columns], shared]))
+def overlaps_in(first_plane: int, truth: NDArray[Any], predicted: NDArray[Any]) -> PartOverlaps:
+    """What some planes hold, to be added up by :func:`add_overlaps`."""
+    true_labels, true = renumber(truth)
+    predicted_labels, found = renumber(predicted)
+    both = (true > 0) & (found > 0)
+    codes = (true[both].astype(np.int64) - 1) * len(predicted_labels) + (found[both] - 1)
+    num_pairs = len(true_labels) * len(predicted_labels)
+    if num_pairs <= _MAX_PAIR_TABLE:
+        counts = np.bincount(codes, minlength=num_pairs)
+        pairs = np.flatnonzero(counts)
+        shared = counts[pairs]
+    else:
+        pairs, shared = np.unique(codes, return_counts=True)
+    rows, columns = np.divmod(pairs, max(1, len(predicted_labels)))
+    overlapping = np.stack([true_labels[rows], predicted_labels[columns], shared])
+    return _rows(first_plane, true_labels, true), _rows(first_plane, predicted_labels, found), overlapping
 
-    def overlaps(self) -> Overlaps:
-        true, predicted = self._true.table(), self._predicted.table()
-        parts = np.concatenate([np.zeros((3, 0), np.int64), *self._parts], axis=1)
-        rows = np.searchsorted(true.labels, parts[0])
-        codes = rows * (len(predicted) + 1) + np.searchsorted(predicted.labels, parts[1])
-        pairs, position = np.unique(codes, return_inverse=True)
-        shared = np.zeros(len(pairs), np.int64)
-        np.add.at(shared, position, parts[2])
-        true_index, predicted_index = np.divmod(pairs, len(predicted) + 1)
-        return Overlaps(true, predicted, true_index, predicted_index, shared)
+
+def add_overlaps(parts: Sequence[PartOverlaps]) -> Overlaps:
+    true, predicted = _table([part[0] for part in parts]), _table([part[1] for part in parts])
+    pairs = np.concatenate([np.zeros((3, 0), np.int64), *(part[2] for part in parts)], axis=1)
+    rows, columns = np.searchsorted(true.labels, pairs[0]), np.searchsorted(predicted.labels, pairs[1])
+    codes, position = np.unique(rows * (len(predicted) + 1) + columns, return_inverse=True)
+    shared = np.zeros(len(codes), np.int64)
+    np.add.at(shared, position, pairs[2])
+    true_index, predicted_index = np.divmod(codes, len(predicted) + 1)
+    return Overlaps(true, predicted, true_index, predicted_index, shared)

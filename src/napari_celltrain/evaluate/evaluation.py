@@ -18,7 +18,7 @@ import numpy as np
 
 from napari_celltrain.data.differences import Difference, WrongObject, wrong_objects
 from napari_celltrain.data.labels import IGNORE, MAX_CLASSES, LabelScheme, distinct_values, whole_numbers
-from napari_celltrain.data.objects import OverlapCounter, without_ignored
+from napari_celltrain.data.objects import PartOverlaps, add_overlaps, overlaps_in, without_ignored
 from napari_celltrain.data.pairs import pair_files
 from napari_celltrain.engine.scores import ObjectScores, VoxelCounts, count_voxels, score_objects
 from napari_celltrain.io.axes import Region
@@ -209,7 +209,7 @@ def _compare(pair: _Pair, scheme: LabelScheme) -> Generator[Step, None, VolumeSc
         raise DataError(Problem("shape-mismatch", pair.sides[1], message, remedy))
     classes, ignored = scheme.class_values, scheme.ignore_value
     order, size = np.argsort(classes), len(classes) or 2
-    voxels, counter = VoxelCounts.of(np.zeros((size, size), np.int64)), OverlapCounter()
+    voxels, parts = VoxelCounts.of(np.zeros((size, size), np.int64)), list[PartOverlaps]()
     for start, slab in slabs(truth_ZYX):
         with _fractions_of(pair.sides[0]):
             truth = whole_numbers(slab)
@@ -227,12 +227,12 @@ def _compare(pair: _Pair, scheme: LabelScheme) -> Generator[Step, None, VolumeSc
             true, guessed = (truth > 0).view(np.uint8), (predicted > 0).view(np.uint8)
         voxels += count_voxels(true, guessed, size)
         if scheme.kind == "objects":
-            counter.add(start, truth, predicted)
+            parts.append(overlaps_in(start, truth, predicted))
         yield start + len(slab), shape[0], "Comparing"
     scores = VolumeScores(pair.name, voxels, None, classes[1:], voxel_size=pair.voxel_size)
     if scheme.kind != "objects":
         return scores
-    overlaps = counter.overlaps()
+    overlaps = add_overlaps(parts)
     return replace(scores, objects=score_objects(overlaps), wrong=wrong_objects(overlaps))
 
 

@@ -16,7 +16,7 @@ from napari.utils.notifications import show_warning
 from qtpy.QtCore import QObject, QSignalBlocker, Qt, QTimer
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QMainWindow, QSlider, QWidget
 
-from napari_celltrain.data.differences import DESCRIPTIONS, Difference
+from napari_celltrain.data.differences import Difference
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.values.events import EpochDone, Event, Failed, Finished, Started, Validated
 from napari_celltrain.widgets.background import Background, Job
@@ -234,7 +234,7 @@ def error_looks(kinds: Container[Difference] = frozenset(Difference)) -> dict[st
     colors |= {int(difference): color for difference, color in COLORS.items() if difference in kinds}
     return {
         "colormap": DirectLabelColormap(color_dict=colors),
-        "features": {"index": [int(d) for d in DESCRIPTIONS], "difference": list(DESCRIPTIONS.values())},
+        "features": {"index": list(map(int, Difference)), "difference": [d.description for d in Difference]},
     }
 
 
