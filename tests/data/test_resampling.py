@@ -7,7 +7,7 @@ import pytest
 from skimage.transform import resize
 
 from napari_celltrain.data import resample
-from napari_celltrain.data.resample import labels_back, maps_back, resampled
+from napari_celltrain.data.resample import Resampled, labels_back, resampled
 
 RNG = np.random.default_rng(0)
 
@@ -129,7 +129,7 @@ def test_a_map_comes_back_in_its_place():
     """The middle of a bright ball is the same before and after."""
     z, y, x = np.indices((16, 16, 16))
     ball = np.exp(-((z - 5) ** 2 + (y - 9) ** 2 + (x - 7) ** 2) / 20).astype(np.float32)
-    back = maps_back(resampled(ball, (1, 1, 1), (2, 2, 2))[:], (16, 16, 16))[:]
+    back = Resampled(resampled(ball, (1, 1, 1), (2, 2, 2))[:], (16, 16, 16))[:]
     middle = [float((grid * back).sum() / back.sum()) for grid in (z, y, x)]
     np.testing.assert_allclose(middle, [float((grid * ball).sum() / ball.sum()) for grid in (z, y, x)], atol=0.05)
     assert back.shape == ball.shape

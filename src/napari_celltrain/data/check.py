@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from napari_celltrain.data.check_rules import (
-    alignment_problems,
-    image_problems,
-    intensity_reason,
-    label_problems,
-    labels_are_intensities,
-    measure_intensities,
-    negative_labels,
-    sample_planes,
-    warning,
-)
+from napari_celltrain.data import check_rules as rules
 from napari_celltrain.data.labels import LabelScheme, scheme_for
 from napari_celltrain.data.objects import summarize
 from napari_celltrain.data.pairs import Pair, open_pair_image, open_pair_labels, pair_files
@@ -33,14 +24,13 @@ from napari_celltrain.values.text import sizes
 
 _MANY_VALUES = 8
 _MAX_SPACING_RATIO = 1.05
-_UNKNOWN: ZYX = (0, 0, 0)
 
 Step = tuple[int, int, str]
 """Pairs that are done, all pairs, and the name of the next one."""
 Check = Generator[Step, None, "DataReport"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PairReport:
     """One pair; what could not be found out, as of a damaged file, is None."""
 
@@ -107,8 +97,8 @@ def check_data(
     is compared with the size of the objects. With ``division`` a try is made whether the volumes can be divided.
     """
     pairs, problems = _find_pairs(config)
-    check = _PairCheck(config, cache or VolumeCache(VolumeCache.default_budget(config)), cache is not None)
-    report = yield from _check(check, pairs, problems, patch_size)
+    check = _Check(config, cache or VolumeCache(VolumeCache.default_budget(config)), cache is not None)
+    report = yield from check.run(pairs, problems, patch_size)
     if not division or report.errors or not report.pairs:
         return report
     try:
@@ -119,12 +109,12 @@ def check_data(
     return report
 
 
-def check_arrays(config: DataConfig, image: Volume, labels: Volume, *, patch_size: ZYX | None = None) -> Check:
+def check_arrays(config: DataConfig, image: Volume, labels: Volume) -> Check:
     """As :func:`check_data`, for one image and its labels; settings of ``config`` about files play no part."""
     # chosen by hand, so that the paths are only names
     pair = Pair(image.name, Path("image") / image.name, Path("labels") / labels.name, "chosen in the viewer")
-    check = _PairCheck(config, VolumeCache(VolumeCache.default_budget(config)), keep=True, volumes=(image, labels))
-    return _check(check, [PairReport(pair, None)], [], patch_size)
+    check = _Check(config, VolumeCache(VolumeCache.default_budget(config)), keep=True, volumes=(image, labels))
+    return check.run([PairReport(pair, None)], [], None)
 
 
 def divide(config: DataConfig, seed: int, report: DataReport, read_labels: Callable[[Pair], LazyArray]) -> Split:
@@ -137,7 +127,7 @@ def divide(config: DataConfig, seed: int, report: DataReport, read_labels: Calla
     validation = [pair.pair for pair in report.pairs if own_folder and pair.side == "validation"]
     return split_cases(
         [pair.pair for pair in train],
-        [pair.shape or _UNKNOWN for pair in train],
+        [pair.shape or (0, 0, 0) for pair in train],
         config.validation_fraction,
         seed,
         validation_pairs=validation,
@@ -155,21 +145,18 @@ def _find_pairs(config: DataConfig) -> tuple[list[PairReport], list[Problem]]:
     if config.images is None or config.labels is None:
         missing = "images" if config.images is None else "labels"
         return [], [Problem(f"no-{missing}", missing, f"No folder of {missing} is given.", "Choose one.")]
-    folders: list[tuple[Path, Path, str, Side | None]] = [(config.images, config.labels, "data.", None)]
+    folders: list[tuple[Side, str, Path, Path]] = [("train", "data.", config.images, config.labels)]
     if config.validation_images is not None and config.validation_labels is not None:
-        folders = [
-            (config.images, config.labels, "data.", "train"),
-            (config.validation_images, config.validation_labels, "data.validation_", "validation"),
-        ]
+        folders.append(("validation", "data.validation_", config.validation_images, config.validation_labels))
     pairs: list[PairReport] = []
     problems: list[Problem] = []
-    for images, labels, prefix, side in folders:
+    for side, prefix, images, labels in folders:
         try:
             pairing = pair_files(images, labels)
         except DataError as error:
             problems += _unusable({f"{prefix}images": images, f"{prefix}labels": labels}) or error.problems
         else:
-            pairs += [PairReport(pair, side) for pair in pairing.pairs]
+            pairs += [PairReport(pair, side if len(folders) > 1 else None) for pair in pairing.pairs]
             problems += pairing.problems
     return pairs, problems
 
@@ -186,23 +173,8 @@ def _unusable(folders: dict[str, Path]) -> list[Problem]:
     return problems
 
 
-def _check(
-    check: _PairCheck, pairs: Sequence[PairReport], problems: Sequence[Problem], patch_size: ZYX | None
-) -> Check:
-    problems = [*problems, *check.find_scheme(pairs)]
-    reports = []
-    for index, pair in enumerate(pairs):
-        yield index, len(pairs), pair.name
-        reports.append(check.report(pair))
-        problems += reports[-1].problems
-    yield len(pairs), len(pairs), ""
-    problems += [*_duplicates(reports), *_mixed_voxel_sizes(reports), *large_objects(reports, patch_size)]
-    problems += _odd_labels(reports, check)
-    return DataReport(tuple(reports), tuple(problems), check.scheme)
-
-
 @dataclass(slots=True)
-class _PairCheck:
+class _Check:
     """Checks pair after pair with the same settings."""
 
     config: DataConfig
@@ -215,19 +187,28 @@ class _PairCheck:
     many_values: bool = False
     """Whether labels that are read as foreground hold many values."""
 
-    def open_labels(self, pair: Pair) -> Volume:
+    def run(self, pairs: Sequence[PairReport], problems: Sequence[Problem], patch_size: ZYX | None) -> Check:
+        problems = [*problems, *self._find_scheme(pairs)]
+        for index, pair in enumerate(pairs):
+            yield index, len(pairs), pair.name
+            self._examine(pair)
+            problems += pair.problems
+        yield len(pairs), len(pairs), ""
+        problems += [*_duplicates(pairs), *_mixed_voxel_sizes(pairs), *large_objects(pairs, patch_size)]
+        problems += self._odd_labels(pairs)
+        return DataReport(tuple(pairs), tuple(problems), self.scheme)
+
+    def _open_labels(self, pair: Pair) -> Volume:
         return self.volumes[1] if self.volumes else open_pair_labels(pair, self.config)
 
-    def find_scheme(self, pairs: Sequence[PairReport]) -> Sequence[Problem]:
+    def _find_scheme(self, pairs: Sequence[PairReport]) -> Sequence[Problem]:
         """Set the scheme; for classes all labels are read first, since a class may occur in one volume only."""
         arrays = []
         for report in pairs if self.config.label_kind == "classes" else ():
-            try:
-                array = self.cache.get(self.open_labels(report.pair))
-            except DataError:
-                continue  # reported with the pair
-            if intensity_reason(sample_planes(array), self.config.ignore_value) is None:
-                arrays.append(array)
+            with suppress(DataError):  # reported with the pair
+                array = self.cache.get(self._open_labels(report.pair))
+                if rules.intensity_reason(rules.sample_planes(array), self.config.ignore_value) is None:
+                    arrays.append(array)
         if self.config.label_kind == "classes" and not arrays:
             return ()
         try:
@@ -236,9 +217,9 @@ class _PairCheck:
             return error.problems
         return ()
 
-    def report(self, found: PairReport) -> PairReport:
-        """``found`` with what its files hold, and what is wrong with them."""
-        pair, opened = found.pair, list[Volume]()
+    def _examine(self, report: PairReport) -> None:
+        """Add what the files of a pair hold, and what is wrong with them."""
+        pair, opened = report.pair, list[Volume]()
         where, where_labels = pair.image.name, pair.labels.name
         if where == where_labels:
             where, where_labels = (f"{path.parent.name}/{path.name}" for path in (pair.image, pair.labels))
@@ -246,64 +227,67 @@ class _PairCheck:
         try:
             opened.append(self.volumes[0] if self.volumes else open_pair_image(pair, self.config))
             image = self.cache.get(opened[0])
-            opened.append(self.open_labels(pair))
-            facts = replace(
-                found,
-                shape=opened[0].shape,
-                dtype=opened[0].dtype.name,
-                label_dtype=opened[1].dtype.name,
-                voxel_size=opened[0].voxel_size,
-            )
-            if opened[0].shape != opened[1].shape:
-                return replace(facts, problems=(_mismatch(where_labels, *opened),))
-            return self._measure(facts, where, where_labels, image, self.cache.get(opened[1]))
+            opened.append(self._open_labels(pair))
+            report.shape, report.voxel_size = opened[0].shape, opened[0].voxel_size
+            report.dtype, report.label_dtype = (volume.dtype.name for volume in opened)
+            if opened[0].shape == opened[1].shape:
+                self._measure(report, where, where_labels, image, self.cache.get(opened[1]))
+            else:
+                report.problems = (_mismatch(where_labels, *opened),)
         except DataError as error:
             if image is not None:
                 where = where_labels
-                if error.problems[0].code == COLOR_IMAGE:
-                    return replace(found, problems=(labels_are_intensities(where, "it is a colour (RGB) image"),))
-            problems = (
+            if image is not None and error.problems[0].code == COLOR_IMAGE:
+                report.problems = (rules.labels_are_intensities(where, "it is a colour (RGB) image"),)
+                return
+            report.problems = tuple(
                 # a folder that cannot be read stays named
                 replace(each, code="unreadable-file", where=each.where if Path(each.where).is_absolute() else where)
                 for each in error.problems
             )
-            return replace(found, problems=tuple(problems))
         finally:
             for volume in opened if not self.keep else ():
                 self.cache.release(volume)
 
-    def _measure(
-        self, facts: PairReport, where: str, where_labels: str, image: LazyArray, labels: LazyArray
-    ) -> PairReport:
+    def _measure(self, report: PairReport, where: str, where_labels: str, image: LazyArray, labels: LazyArray) -> None:
         scheme = self.scheme or LabelScheme("foreground", self.config.ignore_value)
-        intensities = measure_intensities(image)
-        problems = image_problems(where, image.dtype, intensities)
+        problems, report.intensity_range = rules.intensity_problems(where, image)
         image_is_sound = all(problem.severity == "warning" for problem in problems)
-        planes = sample_planes(labels)
-        reason = intensity_reason(planes, scheme.ignore_value)
-        report = replace(
-            facts,
-            intensity_range=(intensities.low, intensities.high),
-            image_fingerprint=fingerprint(image),
-            labels_fingerprint=fingerprint(labels),
-        )
+        planes = rules.sample_planes(labels)
+        reason = rules.intensity_reason(planes, scheme.ignore_value)
+        report.image_fingerprint, report.labels_fingerprint = fingerprint(image), fingerprint(labels)
         if reason is not None:
-            return replace(report, problems=(*problems, labels_are_intensities(where_labels, reason)))
+            report.problems = (*problems, rules.labels_are_intensities(where_labels, reason))
+            return
         summary = summarize(labels, scheme)
-        problems += label_problems(where_labels, labels, scheme, summary)
-        if self.config.label_kind != "classes":  # among classes they are refused
-            problems += negative_labels(where_labels, summary)
+        problems += rules.label_problems(where_labels, labels, self.config, summary)
         if image_is_sound:
-            problems += alignment_problems(where_labels, image, labels, scheme)
+            problems += rules.alignment_problems(where_labels, image, labels, scheme)
         self.many_values |= self.config.label_kind == "foreground" and len(np.unique(planes)) > _MANY_VALUES
-        return replace(
-            report,
-            problems=tuple(problems),
-            num_objects=summary.num_objects,
-            foreground_fraction=summary.foreground_fraction,
-            ignored_fraction=summary.ignored_fraction,
-            object_extent_median=summary.median_extent,
-        )
+        report.problems = tuple(problems)
+        report.num_objects, report.object_extent_median = summary.num_objects, summary.median_extent
+        report.foreground_fraction, report.ignored_fraction = summary.foreground_fraction, summary.ignored_fraction
+
+    def _odd_labels(self, pairs: Sequence[PairReport]) -> Iterator[Problem]:
+        """What is odd about all labels together."""
+        fractions = [pair.foreground_fraction for pair in pairs if pair.side != "validation"]
+        if fractions and all(fraction == 0 for fraction in fractions):
+            message = "No voxel is labelled in any volume, so there is nothing to learn."
+            remedy = "Label some objects, or choose the folder of the labels."
+            yield Problem("nothing-labelled", "labels", message, remedy)
+        if self.many_values:
+            message = "The labels hold many values, as if each object had a number of its own, but are read as"
+            remedy = "Read the labels as objects, so that objects are counted and scored, too."
+            yield rules.warning(
+                "labels-look-like-objects", "label_kind", f"{message} foreground.", remedy, "data.label_kind"
+            )
+        # where only some voxels were annotated, the ignore value may have been forgotten
+        lowest = self.scheme.class_values[0] if self.scheme and self.scheme.kind == "classes" else 0
+        if lowest != 0:
+            message = f"No voxel has the value 0, so the lowest class, {lowest}, counts as background."
+            yield rules.warning(
+                "no-background-class", "labels", message, "Number the background 0 if it is another class."
+            )
 
 
 def _mismatch(where: str, image: Volume, labels: Volume) -> Problem:
@@ -318,64 +302,41 @@ def _mismatch(where: str, image: Volume, labels: Volume) -> Problem:
 # --- the data as a whole
 
 
-def _duplicates(reports: Sequence[PairReport]) -> Iterator[Problem]:
+def _duplicates(pairs: Sequence[PairReport]) -> Iterator[Problem]:
     same: defaultdict[str | None, list[PairReport]] = defaultdict(list)
-    for report in reports:
-        same[report.image_fingerprint].append(report)
+    for pair in pairs:
+        same[pair.image_fingerprint].append(pair)
     for first, *others in (group for mark, group in same.items() if mark is not None and len(group) > 1):
-        message = f"The same image is there again as {', '.join(report.pair.image.name for report in others)}"
-        if any(report.side != first.side for report in others):
+        where, names = first.pair.image.name, ", ".join(pair.pair.image.name for pair in others)
+        message = f"The same image is there again as {names}"
+        if any(pair.side != first.side for pair in others):
             message += ", in training and in validation: scores would be worthless."
-            yield Problem("duplicate-volume", first.pair.image.name, message, "Remove it from one of the folders.")
+            yield Problem("duplicate-volume", where, message, "Remove it from one of the folders.")
         else:
-            yield warning(
-                "duplicate-volume", first.pair.image.name, f"{message}.", "Remove the copies: they count twice."
-            )
+            yield rules.warning("duplicate-volume", where, f"{message}.", "Remove the copies: they count twice.")
 
 
-def _mixed_voxel_sizes(reports: Sequence[PairReport]) -> Iterator[Problem]:
-    known = [(report.pair.image.name, report.voxel_size) for report in reports if report.voxel_size is not None]
+def _mixed_voxel_sizes(pairs: Sequence[PairReport]) -> Iterator[Problem]:
+    known = [(pair.pair.image.name, pair.voxel_size) for pair in pairs if pair.voxel_size is not None]
     voxel_sizes = np.array([size for _, size in known])
     if not known or bool(np.all(voxel_sizes.max(axis=0) <= _MAX_SPACING_RATIO * voxel_sizes.min(axis=0))):
         return
     typical = np.median(voxel_sizes, axis=0)
     name, size = known[int(np.argmax(np.abs(np.log(voxel_sizes / typical)).max(axis=1)))]
-    message = (
-        f"Voxel sizes differ between images: this one has {sizes(size)} µm (z, y, x), typical is {sizes(typical)} µm."
-    )
+    message = f"Voxel sizes differ between images: this one has {sizes(size)} µm (z, y, x), typical is {sizes(typical)}"
     remedy = "Bring all images to one voxel size, or give the voxel size if the files are wrong."
-    yield warning("mixed-voxel-sizes", name, message, remedy, "data.voxel_size")
+    yield rules.warning("mixed-voxel-sizes", name, f"{message} µm.", remedy, "data.voxel_size")
 
 
-def large_objects(reports: Sequence[PairReport], patch_size: ZYX | None) -> list[Problem]:
+def large_objects(pairs: Sequence[PairReport], patch_size: ZYX | None) -> list[Problem]:
     """A warning where a typical object does not fit a patch."""
-    extents = [report.object_extent_median for report in reports if report.object_extent_median is not None]
+    extents = [pair.object_extent_median for pair in pairs if pair.object_extent_median is not None]
     if patch_size is None or not extents:
         return []
     typical = np.median(np.array(extents), axis=0)
     if all(typical <= patch_size):
         return []
-    message = (
-        f"A typical object spans {sizes(zyx(np.rint(typical)))} voxels (z, y, x), more than a patch of "
-        f"{sizes(patch_size)}."
-    )
+    spanned = sizes(zyx(np.rint(typical)))
+    message = f"A typical object spans {spanned} voxels (z, y, x), more than a patch of {sizes(patch_size)}."
     remedy = "Choose larger patches, so that the network sees whole objects."
-    return [warning("objects-larger-than-patch", "patch_size", message, remedy, "augmentation.patch_size")]
-
-
-def _odd_labels(reports: Sequence[PairReport], check: _PairCheck) -> Iterator[Problem]:
-    """What is odd about all labels together."""
-    fractions = [report.foreground_fraction for report in reports if report.side != "validation"]
-    if fractions and all(fraction == 0 for fraction in fractions):
-        message = "No voxel is labelled in any volume, so there is nothing to learn."
-        yield Problem("nothing-labelled", "labels", message, "Label some objects, or choose the folder of the labels.")
-    if check.many_values:
-        message = "The labels hold many values, as if each object had a number of its own, but are read as foreground."
-        remedy = "Read the labels as objects, so that objects are counted and scored, too."
-        yield warning("labels-look-like-objects", "label_kind", message, remedy, "data.label_kind")
-    # where only some voxels were annotated, the ignore value may have been forgotten
-    if check.scheme is not None and check.scheme.kind == "classes" and 0 not in check.scheme.class_values:
-        message = (
-            f"No voxel has the value 0, so the lowest class, {check.scheme.class_values[0]}, counts as background."
-        )
-        yield warning("no-background-class", "labels", message, "Number the background 0 if it is another class.")
+    return [rules.warning("objects-larger-than-patch", "patch_size", message, remedy, "augmentation.patch_size")]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from napari_celltrain.data.labels import IGNORE, LabelScheme, to_target
 from napari_celltrain.data.objects import LabelSummary, summarize
 from napari_celltrain.io.volume import LazyArray, slabs
+from napari_celltrain.values.config import DataConfig
 from napari_celltrain.values.errors import Problem
 from napari_celltrain.values.text import count
 
@@ -46,18 +46,8 @@ def warning(code: str, where: str, message: str, remedy: str, *settings: str) ->
 # --- images
 
 
-@dataclass(frozen=True, slots=True)
-class Intensities:
-    """Extremes of an image; the share is that of voxels at the maximum."""
-
-    low: float
-    high: float
-    share_at_high: float
-    num_not_finite: int
-
-
-def measure_intensities(image: LazyArray) -> Intensities:
-    """Go through an image once. Without a single finite voxel, ``low`` and ``high`` are NaN."""
+def intensity_problems(where: str, image: LazyArray) -> tuple[list[Problem], tuple[float, float]]:
+    """What is wrong, one problem at most; and the lowest and the highest intensity (NaN without any finite voxel)."""
     low, high, at_high, finite = math.inf, -math.inf, 0, 0
     for _, slab in slabs(image):
         if slab.dtype.kind == "f" and not (is_finite := np.isfinite(slab)).all():
@@ -72,29 +62,24 @@ def measure_intensities(image: LazyArray) -> Intensities:
         if float(peak) == high:
             at_high += int(np.count_nonzero(slab == peak))
     total = math.prod(image.shape)
-    if not finite:
-        return Intensities(math.nan, math.nan, 0.0, total)
-    return Intensities(low, high, at_high / total, total - finite)
-
-
-def image_problems(where: str, dtype: np.dtype[Any], found: Intensities) -> list[Problem]:
-    if found.num_not_finite:
-        message = f"The image holds {found.num_not_finite:,} voxels that are no numbers (NaN or infinite)."
+    extremes = (low, high) if finite else (math.nan, math.nan)
+    few_levels = image.dtype.kind in "ui" and high - low < _MIN_LEVELS
+    problem = None
+    if finite < total:
+        message = f"The image holds {total - finite:,} voxels that are no numbers (NaN or infinite)."
         remedy = "Replace them (in Fiji: Process ▸ Math ▸ NaN Background, or save as 16-bit) and export it again."
-        return [Problem("nan-or-inf", where, message, remedy)]
-    reason = extreme_reason(found.low, found.high)
-    if reason is not None:
-        return [Problem("extreme-values", where, f"The image holds {reason}.", EXTREME_REMEDY)]
-    if found.low == found.high:
-        message = f"All voxels of the image have the value {found.low:g}."
+        problem = Problem("nan-or-inf", where, message, remedy)
+    elif reason := extreme_reason(low, high):
+        problem = Problem("extreme-values", where, f"The image holds {reason}.", EXTREME_REMEDY)
+    elif low == high:
+        message = f"All voxels of the image have the value {low:g}."
         remedy = "Check the export and the channel, or remove the image and its labels."
-        return [Problem("constant-image", where, message, remedy)]
-    few_levels = dtype.kind in "ui" and found.high - found.low < _MIN_LEVELS
-    if found.share_at_high <= _SATURATED_SHARE or few_levels:
-        return []
-    message = f"{found.share_at_high:.1%} of the image have the largest value, {found.high:g}: it is overexposed."
-    remedy = "Use the raw data if the export clipped it; otherwise expose less next time."
-    return [warning("saturated-image", where, message, remedy)]
+        problem = Problem("constant-image", where, message, remedy)
+    elif at_high / total > _SATURATED_SHARE and not few_levels:
+        message = f"{at_high / total:.1%} of the image have the largest value, {high:g}: it is overexposed."
+        remedy = "Use the raw data if the export clipped it; otherwise expose less next time."
+        problem = warning("saturated-image", where, message, remedy)
+    return [] if problem is None else [problem], extremes
 
 
 def extreme_reason(low: float, high: float) -> str | None:
@@ -142,30 +127,33 @@ def labels_are_intensities(where: str, reason: str) -> Problem:
     return Problem("labels-are-intensities", where, f"The labels look like an image: {reason}.", remedy)
 
 
-def label_problems(where: str, labels: LazyArray, scheme: LabelScheme, found: LabelSummary) -> Iterator[Problem]:
+def label_problems(where: str, labels: LazyArray, config: DataConfig, found: LabelSummary) -> Iterator[Problem]:
     """What is odd about labels that are whole numbers."""
+    if found.num_negative and config.label_kind != "classes":  # among classes they are refused
+        voxels, verb = count(found.num_negative, "voxel"), "is" if found.num_negative == 1 else "are"
+        message = (
+            f"{voxels} with {'a negative label' if verb == 'is' else 'negative labels'} {verb} taken as background."
+        )
+        remedy = "Give them the ignore value if nobody annotated them, or 0 if they are background."
+        yield warning("negative-labels", where, message, remedy, "data.ignore_value")
     if found.foreground_fraction == 0:
         what = "Nobody annotated a voxel" if found.ignored_fraction == 1 else "No voxel is labelled"
         remedy = "If there is truly nothing in it, keep it; otherwise label it or remove the pair."
         yield warning("empty-labels", where, f"{what} in these labels.", remedy)
         return
     if found.foreground_fraction > _FULL:
-        message = (
-            f"{found.foreground_fraction:.1%} of the voxels are foreground: a network can learn nothing from it, since "
-            "calling everything foreground is right."
-        )
-        setting, remedy = (
-            "data.ignore_value",
-            "Set the voxels outside to 0; or, where these are unannotated, give them the ignore value.",
-        )
-        if scheme.kind == "objects":
-            setting, remedy = (
-                "data.label_kind",
+        reason = "a network can learn nothing from it, since calling everything foreground is right."
+        message = f"{found.foreground_fraction:.1%} of the voxels are foreground: {reason}"
+        setting = "data.ignore_value"
+        remedy = "Set the voxels outside to 0; or, where these are unannotated, give them the ignore value."
+        if config.label_kind == "objects":
+            setting = "data.label_kind"
+            remedy = (
                 "Labels that touch everywhere, as of cells in a tissue, need another kind of target: label the "
-                "membranes and read the labels as foreground, or set the voxels between and outside the objects to 0.",
+                "membranes and read the labels as foreground, or set the voxels between and outside the objects to 0."
             )
         yield warning("no-background", where, message, remedy, setting)
-    if scheme.kind != "objects":
+    if config.label_kind != "objects":
         return
     num_tiny = int(np.count_nonzero(found.object_sizes < _TINY_VOXELS))
     if num_tiny:
@@ -173,20 +161,11 @@ def label_problems(where: str, labels: LazyArray, scheme: LabelScheme, found: La
         remedy = "These are mostly slips of the brush: remove them from the labels."
         yield warning("tiny-objects", where, message, remedy)
     if found.num_objects == 1:
-        components = summarize(labels, LabelScheme("foreground", scheme.ignore_value)).object_sizes
+        components = summarize(labels, LabelScheme("foreground", config.ignore_value)).object_sizes
         if np.count_nonzero(components >= _TINY_VOXELS) > 1:
             message = "All objects have the same number, although they lie apart, so they count as one object."
             remedy = "Read the labels as foreground, or give each object a number of its own (connected components)."
             yield warning("labels-look-binary", where, message, remedy, "data.label_kind")
-
-
-def negative_labels(where: str, found: LabelSummary) -> list[Problem]:
-    if not found.num_negative:
-        return []
-    one = found.num_negative == 1
-    voxels = f"{count(found.num_negative, 'voxel')} with {'a negative label is' if one else 'negative labels are'}"
-    remedy = "Give them the ignore value if nobody annotated them, or 0 if they are background."
-    return [warning("negative-labels", where, f"{voxels} taken as background.", remedy, "data.ignore_value")]
 
 
 # --- alignment
@@ -209,14 +188,14 @@ def alignment_problems(where: str, image: LazyArray, labels: LazyArray, scheme: 
     factors = tuple(max(1, -(-length // _CELLS)) for length in shape)
     if min(n // f for n, f in zip(shape, factors, strict=True)) < _MIN_CELLS:
         return []
-    cells = np.concatenate([_block_means(slab, factors) for _, slab in slabs(image, multiple_of=factors[0])])
-    # the share of foreground in each cell, and which cells are mostly annotated
-    masks, ignored = [], []
-    for _, slab in slabs(labels, multiple_of=factors[0]):
+    parts = []
+    both = (slabs(volume, multiple_of=factors[0]) for volume in (image, labels))
+    for (_, pixels), (_, slab) in zip(*both, strict=True):
         target = to_target(slab, scheme)
-        masks.append(_block_means((target > 0) & (target != IGNORE), factors))
-        ignored.append(_block_means(target == IGNORE, factors))
-    mask, annotated = np.concatenate(masks), np.concatenate(ignored) < 0.5
+        sources = (pixels, (target > 0) & (target != IGNORE), target == IGNORE)
+        parts.append([_block_means(source, factors) for source in sources])
+    cells, mask, ignored = (np.concatenate(part) for part in zip(*parts, strict=True))
+    annotated = ignored < 0.5
     low, high = np.percentile(cells, (1, 99.8))
     if annotated.mean() < 0.5 or not 0.001 < mask[annotated].mean() < 0.99 or not low < high:
         return []

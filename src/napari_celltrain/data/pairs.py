@@ -15,6 +15,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
@@ -25,22 +26,18 @@ from napari_celltrain.io.volumes import find_volumes, open_labels, open_volume, 
 from napari_celltrain.values.config import DataConfig
 from napari_celltrain.values.errors import Problem, Severity
 
-_LABEL_WORDS = (
-    "groundtruth ground_truth annotations annotation annotated annot instances instance segmentations segmentation "
-    "segmented masks mask labels label lbl seg gt"
-)
-_IMAGE_WORDS = "images image img raw intensity volume vol im"
-_SEPARATOR = r"[_\-. ]+"
-
 
 def _affix(words: str) -> re.Pattern[str]:
     """One of the words at the end or the beginning of a name, set off by a separator."""
-    choice = "|".join(re.escape(word) for word in words.split())
-    return re.compile(rf"({_SEPARATOR}(cp_)?({choice}))+$|^(({choice}){_SEPARATOR})+", re.IGNORECASE)
+    choice = "|".join(words.split())
+    return re.compile(rf"([_\-. ]+(cp_)?({choice}))+$|^(({choice})[_\-. ]+)+", re.IGNORECASE)
 
 
-_LABEL_AFFIX = _affix(_LABEL_WORDS)
-_IMAGE_AFFIX = _affix(_IMAGE_WORDS)
+_LABEL_AFFIX = _affix(
+    "groundtruth ground_truth annotations annotation annotated annot instances instance segmentations segmentation "
+    "segmented masks mask labels label lbl seg gt"
+)
+_IMAGE_AFFIX = _affix("images image img raw intensity volume vol im")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +60,9 @@ class Pairing:
 @dataclass(frozen=True, slots=True)
 class _File:
     path: Path
-    relative: PurePosixPath
-    """Subfolder and stem below the chosen folder."""
-
-    @property
-    def stem(self) -> str:
-        return self.relative.name
+    folder: PurePosixPath
+    """Below the chosen one."""
+    stem: str
 
 
 def pair_files(images: Path, labels: Path) -> Pairing:
@@ -82,7 +76,11 @@ def pair_files(images: Path, labels: Path) -> Pairing:
     # whether the user chose a single file, not a folder that happens to hold one
     one_image, one_labels = [file.path for file in image_files] == [images], [f.path for f in label_files] == [labels]
     if not label_files:
-        return Pairing((), (_same_folder(images),))
+        message = "Images and labels are in one folder, and no name shows which files are labels."
+        remedy = (
+            "Add _mask or _label to the names of the labels (a.tif and a_mask.tif), or put them in a folder of their"
+        )
+        return Pairing((), (Problem("ambiguous-pair", images.name, message, f"{remedy} own."),))
     if one_image and one_labels:
         groups: _Groups = [("chosen by hand", image_files, label_files)]
     else:
@@ -93,7 +91,9 @@ def pair_files(images: Path, labels: Path) -> Pairing:
         if len(these) > 1 or len(those) > 1:
             problems.append(_ambiguous(these, those))
         elif _is_same(these[0].path, those[0].path):
-            problems.append(_same_file(these[0]))
+            message = "The same file is given as image and as labels."
+            remedy = "Choose the file of the labels, or the folder that they are in."
+            problems.append(Problem("ambiguous-pair", these[0].path.name, message, remedy))
         else:
             partners[these[0]] = those[0], rule
     severity: Severity = "warning" if partners else "error"
@@ -104,7 +104,7 @@ def pair_files(images: Path, labels: Path) -> Pairing:
     if not one_image:
         problems += _unmatched("labels", lone_labels, severity)
     if not partners and not problems:
-        problems = _unmatched("image", lone_images, "error")
+        problems = _unmatched("image", lone_images, severity)
     matched = [(image, *partners[image]) for image in image_files if image in partners]
     return Pairing(tuple(_name_pairs(matched)), tuple(problems))
 
@@ -123,10 +123,8 @@ def open_pair_labels(pair: Pair, config: DataConfig) -> Volume:
 
 
 def _list(root: Path) -> list[_File]:
-    found = find_volumes(root)
-    if found == [root]:
-        return [_File(root, PurePosixPath(stem_of(root)))]
-    return [_File(path, PurePosixPath(path.relative_to(root).parent.as_posix()) / stem_of(path)) for path in found]
+    folders = ((path, path.relative_to(root).parent.as_posix()) for path in find_volumes(root))
+    return [_File(path, PurePosixPath(folder), stem_of(path)) for path, folder in folders]
 
 
 def _tell_apart(
@@ -148,12 +146,9 @@ def _tell_apart(
 
 def _is_same(one: Path, other: Path) -> bool:
     """Whether both are one file or folder, whatever they are called."""
-    if os.path.realpath(one) == os.path.realpath(other):
-        return True
-    try:
+    with suppress(OSError):
         return one.samefile(other)
-    except OSError:
-        return False
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 _Key = Callable[[_File], Hashable | None]
@@ -168,14 +163,14 @@ def _bare(*affixes: re.Pattern[str], in_folder: bool = False) -> _Key:
         stem = file.stem
         for affix in affixes:
             stem = affix.sub("", stem) or stem
-        return (file.relative.parent if in_folder else None, stem.casefold())
+        return (file.folder if in_folder else None, stem.casefold())
 
     return key
 
 
 _WORDS_RULE = "the same name but for words such as mask or image"
 _NAME_RULES: tuple[tuple[str, _Key, _Key], ...] = (
-    ("the same name", attrgetter("relative"), attrgetter("relative")),
+    ("the same name", attrgetter("folder", "stem"), attrgetter("folder", "stem")),
     ("the same name", _bare(), _bare()),
     (_WORDS_RULE, _bare(in_folder=True), _bare(_LABEL_AFFIX, in_folder=True)),
     (_WORDS_RULE, _bare(), _bare(_LABEL_AFFIX)),
@@ -188,8 +183,7 @@ def _match(images: list[_File], labels: list[_File]) -> _Groups:
     """Apply the rules in turn, each to what is left by those before it."""
     groups: _Groups = []
     for rule, of_image, of_labels in _NAME_RULES:
-        rest = _without(images, groups, 1), _without(labels, groups, 2)
-        groups += _alike(rule, rest[0], rest[1], of_image, of_labels)
+        groups += _alike(rule, _without(images, groups, 1), _without(labels, groups, 2), of_image, of_labels)
     if groups:
         return groups
     numbers = {file: own for file in (*images, *labels) if (own := _numbers(file))}
@@ -241,25 +235,11 @@ def _name_pairs(matched: list[tuple[_File, _File, str]]) -> Iterator[Pair]:
     stems = Counter(image.stem.casefold() for image, _, _ in matched)
     taken: set[str] = set()
     for image, labels, rule in matched:
-        base = image.stem if stems[image.stem.casefold()] == 1 else "_".join(image.relative.parts)
+        base = image.stem if stems[image.stem.casefold()] == 1 else "_".join((*image.folder.parts, image.stem))
         names = itertools.chain([base], (f"{base}_{number}" for number in itertools.count(2)))
         name = next(name for name in names if name.casefold() not in taken)
         taken.add(name.casefold())
         yield Pair(name, image.path, labels.path, rule)
-
-
-def _same_file(image: _File) -> Problem:
-    message = "The same file is given as image and as labels."
-    remedy = "Choose the file of the labels, or the folder that they are in."
-    return Problem("ambiguous-pair", image.path.name, message, remedy)
-
-
-def _same_folder(folder: Path) -> Problem:
-    message = "Images and labels are in one folder, and no name shows which files are labels."
-    remedy = (
-        "Add _mask or _label to the names of the labels (a.tif and a_mask.tif), or put them in a folder of their own."
-    )
-    return Problem("ambiguous-pair", Path(folder).name, message, remedy)
 
 
 def _ambiguous(images: list[_File], labels: list[_File]) -> Problem:
@@ -267,7 +247,7 @@ def _ambiguous(images: list[_File], labels: list[_File]) -> Problem:
         where, many, message = images[0], labels, "Several files could be its labels: "
     else:
         where, many, message = labels[0], images, "These labels could belong to several images: "
-    message += ", ".join(str(file.relative.parent / file.path.name) for file in many[:4]) + "."
+    message += ", ".join(str(file.folder / file.path.name) for file in many[:4]) + "."
     remedy = "Rename or move files so that each image and its labels have the same name."
     return Problem("ambiguous-pair", where.path.name, message, remedy)
 

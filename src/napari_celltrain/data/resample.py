@@ -52,13 +52,11 @@ def labels_back(labels: LazyArray, shape: ZYX, planes: slice = slice(None)) -> N
     return np.ascontiguousarray(slab[rows - first][:, y][:, :, x])
 
 
-def maps_back(maps: LazyArray, shape: ZYX) -> LazyArray:
-    """A map (Z, Y, X) of probabilities or distances of the view, in the grid of ``shape``: interpolated linearly."""
-    return Resampled(maps, shape)
-
-
 class Resampled:
-    """``source`` (Z, Y, X) seen with ``shape`` voxels over the same space; see :func:`resampled`."""
+    """``source`` (Z, Y, X) seen with ``shape`` voxels over the same space; see :func:`resampled`.
+
+    It is the way back for maps of probabilities or distances, too, which are interpolated linearly.
+    """
 
     ndim = 3
 

@@ -7,7 +7,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,6 @@ Side = Literal["train", "validation"]
 SIDES: tuple[Side, Side] = ("train", "validation")
 Span = tuple[int, int]
 """Start and stop along one axis."""
-_Key = TypeVar("_Key", bound=Hashable)
 
 DIVISION_CODES = ("too-small-to-divide", "cannot-be-divided")
 """Codes of the errors: of a single volume, and of several."""
@@ -38,8 +37,7 @@ MIN_BLOCK = 16
 # Time points of one specimen look alike, so a part of a name that is only a time never distinguishes specimens.
 _TIME_WORD = r"(t|tp|time|time[_\-. ]?point|frame|day|hour|week)"
 _TIME = re.compile(rf"{_TIME_WORD}[_\-. ]*\d+", re.IGNORECASE)
-_TIME_PART = re.compile(rf"(?<![^_\-. ]){_TIME_WORD}[_\-. ]*\d+(?![^_\-. ])", re.IGNORECASE)
-_TIME_AFTER_DIGIT = re.compile(rf"(?<=\d){_TIME_WORD}\d+(?![^_\-. ])", re.IGNORECASE)
+_TIME_PART = re.compile(rf"((?<![^_\-. ]){_TIME_WORD}[_\-. ]*|(?<=\d){_TIME_WORD})\d+(?![^_\-. ])", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[_\-. ]+")
 # Names like Emb01 are of a specimen; those like 01 and img01 only count, perhaps from 1 again in each folder.
 _COUNTED = (
@@ -121,8 +119,7 @@ def group_names(names: Sequence[str]) -> list[str]:
 
 def _first_parts(names: Sequence[str]) -> list[str]:
     """Of each name the first part with a meaning, spelled alike in all names; empty where there is none."""
-    timeless = [_TIME_AFTER_DIGIT.sub("", _TIME_PART.sub("", name)) for name in names]
-    parts = [[part for part in _SEPARATORS.split(name) if part] for name in timeless]
+    parts = [[part for part in _SEPARATORS.split(_TIME_PART.sub("", name)) if part] for name in names]
     while all(len(part) > 1 for part in parts) and len({part[0].casefold() for part in parts}) == 1:
         parts = [part[1:] for part in parts]
     spelling: dict[str, str] = {}
@@ -137,10 +134,8 @@ def _split_groups(pairs: Sequence[Pair], fraction: float, seed: int, fingerprint
         message = f"All {len(pairs)} volumes hold the same image, so none can be held out to validate with."
         remedy = "Add a volume of another specimen, or a folder of validation images."
         if len(set(fingerprints)) > 1 or fingerprints[0] is None:
-            message = (
-                f"The {len(pairs)} volumes cannot be divided, since copies of one image are among those of every "
-                "specimen."
-            )
+            reason = "since copies of one image are among those of every specimen."
+            message = f"The {len(pairs)} volumes cannot be divided, {reason}"
             remedy = "Remove the copies, or add a folder of validation images."
         raise DataError(Problem(DIVISION_CODES[1], "images", message, remedy))
     names = sorted(members)
@@ -160,9 +155,9 @@ def _split_groups(pairs: Sequence[Pair], fraction: float, seed: int, fingerprint
     return Split(cases, f"{share}: {listed}; {together}.")
 
 
-def _places(keys: Iterable[_Key]) -> dict[_Key, list[int]]:
+def _places(keys: Iterable[Any]) -> dict[Any, list[int]]:
     """Where each key occurs."""
-    places: defaultdict[_Key, list[int]] = defaultdict(list)
+    places: defaultdict[Any, list[int]] = defaultdict(list)
     for index, key in enumerate(keys):
         places[key].append(index)
     return places
@@ -261,9 +256,8 @@ def _split_volume(
 ) -> Split:
     """Cut along the longest axis that leaves both blocks foreground."""
     profiles = None if labels is None or scheme is None else _foreground_profiles(labels, scheme)
-    if profiles is not None and not profiles[0].any():
-        profiles = None  # nothing labelled: reported by the data check
-    axes = [axis for axis in sorted(range(3), key=lambda a: -shape[a]) if shape[axis] >= 2 * MIN_BLOCK + GAP]
+    needed = 2 * MIN_BLOCK + GAP
+    axes = [axis for axis in sorted(range(3), key=lambda a: -shape[a]) if shape[axis] >= needed]
     for axis in axes:
         blocks = _cut(shape[axis], fraction, None if profiles is None else profiles[axis])
         if blocks is None:
@@ -280,8 +274,7 @@ def _split_volume(
         )
         return Split(tuple(cases), explanation)
     message = (
-        f"The only volume is too small to hold out a part of it ({sizes(shape)} voxels; one axis must have "
-        f"{2 * MIN_BLOCK + GAP})."
+        f"The only volume is too small to hold out a part of it ({sizes(shape)} voxels; one axis must have {needed})."
     )
     remedy = "Add a second volume, or a folder of validation images."
     if axes:
@@ -290,8 +283,8 @@ def _split_volume(
     raise DataError(Problem(DIVISION_CODES[0], pair.image.name, message, remedy))
 
 
-def _foreground_profiles(labels: LazyArray, scheme: LabelScheme) -> list[NDArray[np.int64]]:
-    """Labelled voxels in each plane across z, y and x."""
+def _foreground_profiles(labels: LazyArray, scheme: LabelScheme) -> list[NDArray[np.int64]] | None:
+    """Labelled voxels in each plane across z, y and x; None without any, which the data check reports."""
     profiles = [np.zeros(length, dtype=np.int64) for length in labels.shape]
     for start, slab in slabs(labels):
         target = to_target(slab, scheme)
@@ -300,7 +293,7 @@ def _foreground_profiles(labels: LazyArray, scheme: LabelScheme) -> list[NDArray
         profiles[0][start : start + len(slab)] = foreground.sum(axis=(1, 2))
         profiles[1] += in_plane.sum(axis=1)
         profiles[2] += in_plane.sum(axis=0)
-    return profiles
+    return profiles if profiles[0].any() else None
 
 
 def _cut(length: int, fraction: float, profile: NDArray[np.int64] | None) -> tuple[Span, Span] | None:
@@ -308,7 +301,7 @@ def _cut(length: int, fraction: float, profile: NDArray[np.int64] | None) -> tup
     size = min(max(MIN_BLOCK, round(fraction * length)), length - GAP - MIN_BLOCK)
     at_end = ((0, length - size - GAP), (length - size, length))
     at_start = ((size + GAP, length), (0, size))
-    for training, validation in (at_end, at_start):
-        if profile is None or (profile[slice(*training)].any() and profile[slice(*validation)].any()):
-            return training, validation
+    for blocks in (at_end, at_start):
+        if profile is None or all(profile[start:stop].any() for start, stop in blocks):
+            return blocks
     return None

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_celltrain.data.resample import labels_back, maps_back, resampled
+from napari_celltrain.data.resample import Resampled, labels_back, resampled
 from napari_celltrain.io.axes import Region, zyx
 from napari_celltrain.io.volume import LazyArray, Volume, three_slices
 from napari_celltrain.io.volumes import open_volume
@@ -69,7 +69,7 @@ class OpenedInput:
         return View(grid, labels.dtype, lambda region: labels_back(labels, grid, region[0])[:, region[1], region[2]])
 
     def map_on_grid(self, values: LazyArray) -> LazyArray:
-        return maps_back(values, self.volume.shape) if self.is_resampled else values
+        return Resampled(values, self.volume.shape) if self.is_resampled else values
 
 
 @dataclass(frozen=True, slots=True)
