@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,9 @@ def test_sides_are_those_of_training(case: str, seed: int, tmp_path: Path) -> No
 
     augmentation = AugmentationConfig(patch_size=(16, 16, 16))
     used = prepared(RunConfig(data=data, augmentation=augmentation, training=TrainingConfig(seed=seed)))
-    assert [volume.name for volume in used.source.volumes] == [case.name for case in split.train]
+    recorded = [pair["name"] for pair in json.loads(used.record)["pairs"] if pair["side"] == "train"]
+    assert recorded == [case.name for case in split.train]
+    assert len(used.source.volumes) == len(recorded)
     assert [volume.name for volume in used.validator.volumes] == [case.name for case in split.validation]
 
 
