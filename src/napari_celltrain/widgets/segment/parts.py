@@ -8,16 +8,7 @@ from functools import partial
 from typing import Any
 
 from qtpy.QtCore import QEvent, Qt, Signal
-from qtpy.QtWidgets import (
-    QHBoxLayout,
-    QLabel,
-    QListWidget,
-    QListWidgetItem,
-    QProgressBar,
-    QSizePolicy,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QListWidget, QProgressBar, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_celltrain.data.pairs import Pair
 from napari_celltrain.values.config import DataConfig
@@ -218,12 +209,13 @@ class FileList(QListWidget):
         self.hide()
 
     def add(self, written: Pair) -> None:
-        item = QListWidgetItem(written.labels.name, self)
+        self.addItem(written.labels.name)
+        item: Any = self.item(self.count() - 1)
         item.setData(Qt.ItemDataRole.UserRole, written)
         item.setToolTip(tooltip(f"{written.labels}\nDouble-click or press Enter to open it with its image."))
         height = max(self.sizeHintForRow(0), self.fontMetrics().height() + 2)
         self.setFixedHeight(min(self.count(), _MAX_FILES_SHOWN) * height + 2 * self.frameWidth() + 4)
         self.show()
 
-    def _open(self, item: QListWidgetItem) -> None:
+    def _open(self, item: Any) -> None:
         self._opener.open(item.data(Qt.ItemDataRole.UserRole), self._config)
