@@ -228,10 +228,10 @@ def test_what_is_no_volume_is_refused_in_a_sentence(
 def test_objects_are_decoded_after_the_last_batch(model: Path) -> None:
     image = ArrayVolume("mine", make_pair(0)[0], VOXEL_SIZE)
     job = Job(lambda job: None, "Segmenting")
-    steps = [(stage, job.progress) for _, _, stage in work.segment_volume(job, model, image, device="cpu")]
+    steps = [(stage, list(job.progress)) for _, _, stage in work.segment_volume(job, model, image, device="cpu")]
     stages = ["Loading the model", "Reading the image", work.PREDICTING, "Decoding objects"]
     assert [stage for stage, _ in steps] == stages
-    done, total, shown = steps[-1][1]  # since the last batch began
+    ((done, total, shown),) = steps[-1][1]  # since the last batch began
     assert (done + 1, shown) == (total, work.PREDICTING)
 
 
