@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import pytest
 
 from napari_celltrain.runs import folder as folder_module
 from napari_celltrain.runs import folder as lock_module
-from napari_celltrain.runs.folder import Owner, RunFolder
+from napari_celltrain.runs.folder import Owner, RunFolder, new_events
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import ConfigError, RunFolderError
 from napari_celltrain.values.events import EpochDone, Logged, to_json
@@ -25,6 +26,14 @@ def folder(tmp_path: Path) -> RunFolder:
 
 def messages(folder: RunFolder) -> list[str]:
     return [event.message for event in folder.read_events() if isinstance(event, Logged)]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "pipe", "loop", "nothing"])
+def test_what_is_no_run_folder_is_one_sentence(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(RunFolderError, match="run folder"):
+        RunFolder.open(tmp_path / name)
 
 
 class TestCreating:
@@ -169,6 +178,43 @@ class TestEvents:
         folder.append_event(Logged(message="1"))
         assert messages(folder) == ["1"]
 
+    def test_the_file_is_read_once_and_in_pieces(self, folder, monkeypatch):
+        monkeypatch.setattr(folder_module, "MAX_LINE_BYTES", 100)
+        looks = new_events(folder.events_file)
+        assert next(looks) == []
+        for number in range(10):
+            folder.append_event(Logged(message=str(number)))
+        seen = [event.message for event in itertools.chain.from_iterable(itertools.takewhile(bool, looks))]
+        assert seen == [str(number) for number in range(10)]
+        folder.append_event(Logged(message="x" * 1000))
+        folder.append_event(Logged(message="10"))
+        with folder.events_file.open("ab") as file:
+            file.write(b"y" * 1000)
+        assert [event.message for event in next(looks)] == ["10"]
+        assert next(looks) == []
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            b'{"event":"step_done","epoch":' + b"9" * 400 + b"}",
+            b'{"event":"prepared","stage":"x","done":-1}',
+            b'{"event":"prepared","stage":"x","total":1e300}',
+            b"[" * 100_000,
+            b'{"event":"logged","message":"\\ud800"}',
+            b"\xff",
+        ],
+    )
+    def test_lines_that_no_run_writes_are_passed_over(self, folder, line):
+        folder.events_file.write_bytes(line + b"\n")
+        folder.append_event(Logged(message="1"))
+        assert messages(folder) == ["1"]
+
+    @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+    def test_what_is_no_file_is_not_read(self, folder, make):
+        make(folder.events_file)
+        with pytest.raises(RunFolderError, match=r"events\.jsonl"):
+            list(folder.read_events())
+
     def test_not_numbers_survive(self, folder):
         folder.append_event(
             EpochDone(
@@ -197,6 +243,12 @@ class TestRequests:
         assert folder.stop_request() == "stop"
         folder.request_stop(now=True)
         assert folder.stop_request() == "stop-now"
+        with folder.lock():
+            assert folder.stop_request() is None
+
+    def test_a_folder_of_that_name_is_none(self, folder):
+        (folder.control / "stop").mkdir()
+        assert folder.stop_request() is None
         with folder.lock():
             assert folder.stop_request() is None
 

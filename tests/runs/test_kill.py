@@ -38,7 +38,7 @@ def wait_for(folder: Path, num_validations: int, process: subprocess.Popen[bytes
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if (folder / "events.jsonl").exists():
-            events = RunFolder.open(folder).read_events()
+            events = list(RunFolder.open(folder).read_events())
             if sum(isinstance(event, Validated) for event in events) >= num_validations:
                 return
         assert process.poll() is None, "it ended before it could be killed"

@@ -126,7 +126,7 @@ def test_events_get_their_time_and_are_kept(folder):
     recorder = Recorder(folder)
     [event] = recorder.record(Logged(message="hello"))
     assert event.time > 1e9
-    assert folder.read_events() == [event]
+    assert list(folder.read_events()) == [event]
 
 
 def test_plots_are_told_as_events_of_the_recorder(folder):
@@ -136,7 +136,7 @@ def test_plots_are_told_as_events_of_the_recorder(folder):
     assert own.path == "training.png"
     assert own in folder.read_events()
     assert len(recorder.record(FINISHED)) == 1
-    assert isinstance(folder.read_events()[-1], Finished)
+    assert isinstance(list(folder.read_events())[-1], Finished)
 
 
 def test_a_plot_that_fails_is_one_warning(folder, monkeypatch):

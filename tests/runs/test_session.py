@@ -105,7 +105,7 @@ def test_a_run_learns_and_leaves_a_complete_folder(learned):
 
 def test_the_folder_tells_what_the_events_told(learned):
     _, events, folder = learned
-    written = folder.read_events()
+    written = list(folder.read_events())
     assert all(event.time > 0 for event in written)
     assert [event.model_copy(update={"time": 0.0}) for event in written] == [
         event.model_copy(update={"time": 0.0}) for event in events
@@ -483,7 +483,7 @@ def test_a_failure_on_the_way_is_recorded_and_told(make_config, monkeypatch):
     config = make_config(run_name="short")
     with pytest.raises(CellTrainError, match="smaller"):
         list(session.run(config))
-    last = RunFolder.open(config.data.results / "short").read_events()[-1]
+    last = list(RunFolder.open(config.data.results / "short").read_events())[-1]
     assert last.event == "failed"
     assert "smaller" in last.message
 

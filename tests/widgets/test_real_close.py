@@ -111,7 +111,7 @@ def num_validations(folder: RunFolder) -> int:
 
 def is_complete(folder: RunFolder) -> bool:
     """Ended by itself, with a model and the files of the end."""
-    last = folder.read_events()[-1]
+    last = list(folder.read_events())[-1]
     assert isinstance(last, Finished)
     assert last.reason in ("stopped", "stopped-now")
     read_tensors(folder.model / "model.safetensors")

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 from napari_celltrain.io.writer import write_volume
 from napari_celltrain.runs.config_file import dump_config, load_config
-from napari_celltrain.values import files
+from napari_celltrain.values import files, outside
 from napari_celltrain.values.config import RunConfig, Spacing
 from napari_celltrain.values.errors import DataError, Problem, RunFolderError
 from napari_celltrain.values.events import Event, StopRequest, from_json, to_json
@@ -151,7 +152,7 @@ class RunFolder:
     @staticmethod
     def refuse_existing(results: Path, name: str | None) -> None:
         """Raise what :meth:`create` would, before minutes are spent on preparing the run."""
-        if name is not None and ((results / name).exists() or (results / name).is_symlink()):
+        if name is not None and os.path.lexists(results / name):
             message, remedy = f"exists already in {results}.", "Choose another run name, or continue that run."
             raise RunFolderError(Problem("run-exists", f"The run {name!r}", message, remedy, settings=("run_name",)))
 
@@ -181,10 +182,11 @@ class RunFolder:
     @classmethod
     def open(cls, path: Path) -> RunFolder:
         """An existing run folder, or one of the files in it that a person may have picked instead."""
-        folder = cls(path.parent if path.is_file() else path)
-        if not path.exists():
-            raise RunFolderError(f"There is no run folder {path}.")
-        if not folder.config_file.exists() and not folder.events_file.exists():
+        kind = outside.kind_of(path)
+        folder = cls(path.parent if kind == "file" else path)
+        if kind is None:
+            raise RunFolderError(f"There is no run folder {outside.shown(path)}.")
+        if not {outside.kind_of(folder.config_file), outside.kind_of(folder.events_file)} - {None}:
             raise RunFolderError(
                 f"{folder.path} is not a run folder: it has neither a config.yaml nor an events.jsonl."
             )
@@ -237,9 +239,9 @@ class RunFolder:
 
     # --- reading -----------------------------------------------------------------------------------------------
 
-    def read_events(self) -> list[Event]:
+    def read_events(self) -> Iterator[Event]:
         """All events so far; half-written lines and events of a newer version are left out."""
-        return next(new_events(self.events_file))
+        return chain.from_iterable(takewhile(bool, new_events(self.events_file)))
 
     def read_config(self) -> RunConfig:
         """Raises ``ConfigError`` that names the file and the fields that are wrong."""
@@ -258,7 +260,8 @@ class RunFolder:
             for folder in (self.path, *(self.path / name for name in _SUBFOLDERS)):
                 files.remove_leftovers(folder)
             for request in ("stop", "stop-now"):
-                (self.control / request).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # a folder of that name is no request
+                    (self.control / request).unlink(missing_ok=True)
             yield
 
     def is_running(self) -> bool:
@@ -275,34 +278,47 @@ class RunFolder:
     def stop_request(self) -> StopRequest | None:
         """The most urgent request in the folder; cheap enough to ask at every step."""
         try:
-            requests = {entry.name for entry in self.control.iterdir()}
+            requests = {entry.name for entry in os.scandir(self.control) if entry.is_file(follow_symlinks=False)}
         except OSError:
             return None
         return "stop-now" if "stop-now" in requests else "stop" if "stop" in requests else None
 
 
-def new_events(path: Path) -> Iterator[list[Event]]:
-    """The events of a file, which another process may be writing at this moment: at each step those that are new.
+MAX_LINE_BYTES = 1 << 22
+"""Of an event: a validation of ten thousand volumes is shorter."""
 
-    Only whole lines count, so an event that is half written is left for the next step. Lines that are no event that we
-    know are passed over: they are from a newer version, or damage of a power cut. Raises ``RunFolderError`` where the
-    file exists but cannot be read.
+
+def new_events(path: Path) -> Iterator[list[Event]]:
+    """The events of a file, which another process may be writing at this moment: at each step some that are new, and
+    none once all that is there has been read.
+
+    The file is read in pieces, and once. Only whole lines count, so an event that is half written is left for the next
+    step. Lines that are no event that we know are passed over: they are from a newer version, or damage of a power
+    cut. Raises ``RunFolderError`` where the file exists but cannot be read.
     """
-    offset = 0
+    offset, is_within_long_line = 0, False
     while True:
-        content = b""
+        events: list[Event] = []
+        piece = _piece(path, offset)
+        length = piece.rfind(b"\n") + 1
+        if not length and len(piece) == MAX_LINE_BYTES:
+            length, is_within_long_line = len(piece), True
+        elif length:
+            for line in piece[:length].splitlines()[is_within_long_line:]:
+                with contextlib.suppress(ValueError):
+                    events.append(from_json(line))
+            is_within_long_line = False
+        offset += length
+        if events or not length:
+            yield events
+
+
+def _piece(path: Path, offset: int) -> bytes:
+    if outside.kind_of(path) is None:  # not there yet
+        return b""
+    with outside.open_file(path, RunFolderError) as file:
         try:
-            with path.open("rb") as file:
-                file.seek(offset)
-                content = file.read()
-        except FileNotFoundError:
-            pass
+            file.seek(offset)
+            return file.read(MAX_LINE_BYTES)
         except OSError as error:
             raise RunFolderError(f"{path} cannot be read: {error.strerror or error}.") from error
-        whole = content[: content.rfind(b"\n") + 1]
-        offset += len(whole)
-        events = []
-        for line in whole.splitlines():
-            with contextlib.suppress(ValueError):
-                events.append(from_json(line))
-        yield events

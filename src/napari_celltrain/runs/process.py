@@ -150,7 +150,7 @@ def follow(
 ) -> Iterator[list[Event]]:
     """Look for new events over and over, until the process has ended or ``cancelled()`` is true; yield each look.
 
-    Past events come first; a look may find none. Where the process is gone without an event that ends the run,
+    Past events come first, in pieces; a look may find none. Where the process is gone without one that ends the run,
     ``last_word`` gives the last event.
     """
     looks = new_events(source.events_file)
@@ -162,10 +162,11 @@ def follow(
         for event in events:
             ended = isinstance(event, Finished | Failed) or (ended and not isinstance(event, Started))
         yield events
-        if not running or cancelled():
+        if cancelled() or not (events or running):
             break
-        time.sleep(poll_seconds)
-    last = None if running or ended else last_word()
+        if not events:
+            time.sleep(poll_seconds)
+    last = None if running or ended or events else last_word()
     if last is not None:
         yield [last]
 
@@ -179,7 +180,7 @@ def watch(folder: RunFolder, poll_seconds: float = _LOOK_SECONDS) -> Iterator[Ev
 
 def gone(folder: RunFolder, resume: str) -> Warned:
     """For a run that nothing trains any more; ``resume`` names the way to continue it."""
-    if not folder.read_events():
+    if next(folder.read_events(), None) is None:
         message = f"Nothing is training in {folder.path}, and nothing has been recorded there."
     else:
         message = (

@@ -16,6 +16,8 @@ T = TypeVar("T")
 StopReason = Literal["epochs", "stopped", "stopped-now", "max-minutes", "early-stopping"]
 StopRequest = Literal["stop", "stop-now"]
 """To end after the next validation, or after the current batch."""
+Whole = Annotated[int, Field(ge=0, lt=2**53)]
+"""Of what is counted: no line of a file makes it a number that cannot be computed with."""
 
 
 class _Event(BaseModel):
@@ -29,8 +31,8 @@ class Prepared(_Event):
 
     event: Literal["prepared"] = "prepared"
     stage: str
-    done: int = 0
-    total: int = 0
+    done: Whole = 0
+    total: Whole = 0
 
 
 class Started(_Event):
@@ -38,16 +40,16 @@ class Started(_Event):
 
     event: Literal["started"] = "started"
     run: str  # name of the run folder
-    first_epoch: int  # 1, or the epoch after the last one done, where a run is resumed
-    epochs: int
-    steps_per_epoch: int
-    num_training: int
-    num_validation: int
-    num_parameters: int
+    first_epoch: Whole  # 1, or the epoch after the last one done, where a run is resumed
+    epochs: Whole
+    steps_per_epoch: Whole
+    num_training: Whole
+    num_validation: Whole
+    num_parameters: Whole
     model: str
     loss: str
-    patch_size: tuple[int, int, int] | None
-    batch_size: int
+    patch_size: tuple[Whole, Whole, Whole] | None
+    batch_size: Whole
     device: str  # the device's name for people, such as ``NVIDIA H100`` or ``CPU (2 threads)``
     numeric_format: str  # precision and layout in use, such as ``float32, channels-last``
 
@@ -56,9 +58,9 @@ class StepDone(_Event):
     """One optimizer step."""
 
     event: Literal["step_done"] = "step_done"
-    epoch: int
-    step: int  # optimizer steps done since the run began, this one included
-    step_in_epoch: int
+    epoch: Whole
+    step: Whole  # optimizer steps done since the run began, this one included
+    step_in_epoch: Whole
     loss: float
     learning_rate: float
     seconds: float
@@ -68,8 +70,8 @@ class EpochDone(_Event):
     """One epoch, before its validation."""
 
     event: Literal["epoch_done"] = "epoch_done"
-    epoch: int
-    step: int
+    epoch: Whole
+    step: Whole
     train_loss: float  # mean loss over the epoch's patches
     learning_rate: float
     seconds: float
@@ -90,16 +92,16 @@ class ValidationProgressed(_Event):
     """Parts of a validation, ``done`` of ``total``."""
 
     event: Literal["validation_progressed"] = "validation_progressed"
-    done: int
-    total: int
+    done: Whole
+    total: Whole
 
 
 class Validated(_Event):
     """The scores of a validation; those of each volume are in ``volumes``."""
 
     event: Literal["validated"] = "validated"
-    epoch: int
-    step: int
+    epoch: Whole
+    step: Whole
     dice: float  # pooled over all validation voxels
     f1: float | None  # Object F1 at IoU 0.5 pooled over all validation volumes; None where labels are not objects
     volumes: tuple[VolumeScore, ...]
@@ -114,7 +116,7 @@ class Saved(_Event):
     event: Literal["saved"] = "saved"
     what: Literal["last", "best", "plot", "model", "validation", "prediction"]
     path: str
-    epoch: int
+    epoch: Whole
 
 
 class Logged(_Event):
@@ -143,8 +145,8 @@ class Finished(_Event):
 
     event: Literal["finished"] = "finished"
     reason: StopReason
-    epoch: int
-    best_epoch: int
+    epoch: Whole
+    best_epoch: Whole
     best_dice: float  # Dice of the best model on the saved files of ``validation/``
     best_f1: float | None
     volumes: tuple[VolumeScore, ...] = ()  # scores of each of these files
