@@ -14,9 +14,10 @@ import torch
 from napari_celltrain.engine.precision import NumericFormat
 from napari_celltrain.engine.trainer import Progress
 from napari_celltrain.io.volumes import open_volume
-from napari_celltrain.runs.checkpoint import LAST, FolderCheckpointer, has_checkpoint, read_last
+from napari_celltrain.runs.checkpoint import LAST, FolderCheckpointer, read_last
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.values.errors import RunFolderError
+from napari_celltrain.values.events import Saved
 
 FORMAT = NumericFormat("bfloat16", "channels_last")
 
@@ -39,10 +40,8 @@ def save(folder: RunFolder, progress: Progress | None = None) -> Path:
 
 
 def test_what_was_saved_is_read_back(folder: RunFolder) -> None:
-    assert not has_checkpoint(folder)
     progress = Progress(epoch=3, step=17, best_dice=0.1 + 0.2, loss_sum=float("inf"), planned_steps=40)
     assert save(folder, progress) == folder.path / "checkpoints" / "last.pt"
-    assert has_checkpoint(folder)
     found = read_last(folder)
     assert found.progress == progress
     assert found.numeric_format == FORMAT
@@ -50,8 +49,10 @@ def test_what_was_saved_is_read_back(folder: RunFolder) -> None:
     assert not list(folder.path.rglob(".tmp-*"))
 
 
-def test_without_one_there_is_nothing_to_resume(folder: RunFolder) -> None:
-    with pytest.raises(RunFolderError, match=r"nothing to resume.*celltrain train"):
+def test_without_one_a_run_begins_again_unless_it_was_lost(folder: RunFolder) -> None:
+    assert read_last(folder) is None
+    folder.append_event(Saved(what="last", path=LAST, epoch=1))
+    with pytest.raises(RunFolderError, match=r"there is no .*last\.pt.*Put it back"):
         read_last(folder)
 
 

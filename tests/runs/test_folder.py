@@ -9,6 +9,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+import psutil
 import pytest
 
 from napari_celltrain.runs import folder as folder_module
@@ -271,23 +272,26 @@ class TestLock:
 
     def test_of_a_dead_process_is_taken_over(self, folder):
         child = subprocess.Popen([sys.executable, "-c", ""])
-        owner = Owner(child.pid, Owner.this_process().host, Owner.this_process().started)
         child.wait()
-        self.pretend(folder, owner)
+        self.pretend(folder, pid=child.pid)
         assert not folder.is_running()
         with folder.lock():
             assert folder.is_running()
 
     def test_of_a_later_process_of_the_same_number_is_taken_over(self, folder):
-        own = Owner.this_process()
-        self.pretend(folder, Owner(own.pid, own.host, own.started - 1000))
+        self.pretend(folder, started="1")
         with folder.lock():
             pass
 
-    def test_of_another_computer_counts_while_it_is_renewed(self, folder):
-        self.pretend(folder, Owner(1, "another-computer", 0.0))
+    @pytest.mark.parametrize(
+        "elsewhere",
+        [{"host": "another-computer"}, {"machine": "a container, or a start before this one"}, {"started": 0.0}],
+        ids=["host", "machine", "version 0.1"],
+    )
+    def test_of_another_computer_counts_while_it_is_renewed(self, folder, elsewhere):
+        self.pretend(folder, pid=1, **elsewhere)
         assert folder.is_running()
-        with pytest.raises(RunFolderError, match="on another-computer"), folder.lock():
+        with pytest.raises(RunFolderError, match="still being trained by process 1"), folder.lock():
             pass
         long_ago = time.time() - 1000
         os.utime(folder.control / "running.json", (long_ago, long_ago))
@@ -305,15 +309,28 @@ class TestLock:
                 time.sleep(0.01)
             assert path.stat().st_mtime > 0
 
-    def test_outlasts_a_step_of_the_clock(self, folder, monkeypatch):
-        """The start of a process, as the system reports it, moves with the clock; renewing writes it again."""
-        monkeypatch.setattr(lock_module, "RENEWAL_SECONDS", 0.01)
-        own = Owner.this_process()
+    @pytest.mark.parametrize("step", [-1e6, -10, 10, 1e6])
+    def test_outlasts_a_step_of_the_clock(self, folder, monkeypatch, step):
+        """What psutil says of the start of a process moves with the clock."""
+        created, now = psutil.Process.create_time, time.time
         with folder.lock():
-            self.pretend(folder, Owner(own.pid, own.host, own.started - 1000))
-            deadline = time.monotonic() + 5
-            while not folder.is_running() and time.monotonic() < deadline:
-                time.sleep(0.01)
+            self.pretend(folder)
+            monkeypatch.setattr(psutil.Process, "create_time", lambda process: created(process) + step)
+            monkeypatch.setattr(time, "time", lambda: now() + step)
+            assert folder.is_running()
+            with pytest.raises(RunFolderError, match="still being trained"), folder.lock():
+                pass
+
+    def test_of_another_computer_is_dated_by_the_clock_of_the_disk(self, folder, monkeypatch):
+        self.pretend(folder, host="another-computer")
+        monkeypatch.setattr(time, "time", lambda: 1e12)
+        with pytest.raises(RunFolderError, match="on another-computer"), folder.lock():
+            pass
+
+    def test_a_guard_that_a_kill_left_is_taken_away_whatever_the_clock_says(self, folder, monkeypatch):
+        monkeypatch.setattr(lock_module, "_GUARD_SECONDS", 0.1)
+        (folder.control / "taking").mkdir()
+        with folder.lock():
             assert folder.is_running()
 
     def test_damaged_is_taken_over(self, folder):
@@ -323,8 +340,7 @@ class TestLock:
 
     def test_goes_to_one_of_many(self, folder):
         """All try at once to take over the lock of a dead process."""
-        own = Owner.this_process()
-        self.pretend(folder, Owner(own.pid, own.host, own.started - 1000))
+        self.pretend(folder, started="1")
         barrier, release, taken, refused = threading.Barrier(8), threading.Event(), [], []
 
         def take() -> None:
@@ -348,6 +364,6 @@ class TestLock:
         assert (len(taken), len(refused)) == (1, 7)
 
     @staticmethod
-    def pretend(folder: RunFolder, owner: Owner) -> None:
-        content = {"pid": owner.pid, "host": owner.host, "started": owner.started}
+    def pretend(folder: RunFolder, **changes: object) -> None:
+        content = Owner.this_process().model_dump() | changes
         (folder.control / "running.json").write_text(json.dumps(content))

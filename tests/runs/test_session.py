@@ -19,6 +19,7 @@ from napari_celltrain.io.writer import write_volume
 from napari_celltrain.predict.volumes import predict
 from napari_celltrain.runs import session
 from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.values import files
 from napari_celltrain.values.errors import CellTrainError, ConfigError, DataError, ModelFileError, RunFolderError
 from napari_celltrain.values.events import EpochDone, Finished, Logged, Saved, Started, StepDone, Validated, Warned
 
@@ -252,13 +253,18 @@ def test_a_finished_run_is_not_resumed_but_can_be_extended(make_config):
     assert folder.read_config().training.epochs == 2
 
 
-def test_a_run_killed_before_its_first_validation_says_that_there_is_nothing_to_resume(make_config):
+def test_a_run_killed_before_its_first_validation_begins_again(make_config):
     config = make_config(run_name="young")
     events = session.run(config)
     next(event for event in events if isinstance(event, StepDone))
     events.close()
-    with pytest.raises(RunFolderError, match="nothing to resume"):
-        list(session.resume(config.data.results / "young"))
+    folder = config.data.results / "young"
+    assert not list((folder / "checkpoints").iterdir())
+    assert of(Finished, list(session.resume(folder)))
+    _, whole = run(make_config(run_name="whole"))
+    assert_same_tensors(last_tensors(whole), last_tensors(RunFolder.open(folder)))
+    for name in ("config.yaml", "data.json"):
+        assert (folder / name).read_text().replace("young", "whole") == (whole.path / name).read_text()
 
 
 def test_changed_data_are_told_on_resuming(make_config, tmp_path):
@@ -461,11 +467,11 @@ def test_a_folder_that_cannot_be_begun_is_taken_away(make_config, monkeypatch):
     def full(*_):
         raise RunFolderError("No space left.")
 
-    monkeypatch.setattr(RunFolder, "write_config", full)
+    monkeypatch.setattr(files, "write_text", full)
     config = make_config(run_name="full")
     with pytest.raises(RunFolderError, match="space"):
         list(session.run(config))
-    assert not (config.data.results / "full").exists()
+    assert list(config.data.results.iterdir()) == []
 
 
 def test_half_precision_on_a_processor_is_refused(make_config):

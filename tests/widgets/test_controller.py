@@ -170,7 +170,7 @@ def test_a_killed_process_is_told_within_a_second(
     qtbot.waitUntil(lambda: controller.state == "failed", timeout=1000)
     assert told == [controller.message]
     assert "SIGKILL" in controller.message
-    assert "Nothing had been saved yet" in controller.message
+    assert "continue with Resume" in controller.message
     controller.start(config)
     wait(qtbot, lambda: controller.state == "training")
 

@@ -13,7 +13,7 @@ from napari_celltrain.cli.follow import Display, follow, make_display, refusals_
 from napari_celltrain.cli.options import TRAIN_OPTIONS, Json, Overrides, argument, option, read_settings, with_options
 from napari_celltrain.cli.terminal import console, say, text
 from napari_celltrain.runs import process
-from napari_celltrain.runs.config_file import absolute_paths
+from napari_celltrain.runs.config_file import absolute_paths, check_settings
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.values.config import AugmentationConfig, DataConfig, RunConfig, TrainingConfig
 from napari_celltrain.values.errors import RunFolderError
@@ -53,7 +53,8 @@ def train(
         _load_ahead()
     display = make_display(json)
     with refusals_shown(display):
-        settings = read_settings(config, overrides)
+        settings = check_settings(read_settings(config, overrides))
+        RunFolder.refuse_existing(settings.data.results, settings.run_name)  # before torch is loaded
     from napari_celltrain.runs import session
 
     last, folder = follow(session.run(settings), display, settings.data.results)
@@ -76,6 +77,7 @@ def resume(
     display = make_display(json)
     with refusals_shown(display):
         folder = RunFolder.open(run.expanduser().absolute())
+        folder.refuse_running()
     from napari_celltrain.runs import session
 
     events = session.resume(folder.path, epochs=epochs, max_minutes=max_minutes)

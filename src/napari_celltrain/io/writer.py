@@ -6,8 +6,8 @@ every second voxel, since labels must not be mixed. Memory stays flat, and inter
 
 from __future__ import annotations
 
+import asyncio
 import json
-import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -24,10 +24,12 @@ from napari_celltrain.io.axes import zyx
 from napari_celltrain.io.volume import LazyArray, plain_dtype
 from napari_celltrain.values.config import ZYX, Spacing
 from napari_celltrain.values.errors import DataError, Problem
-from napari_celltrain.values.files import TEMPORARY_PREFIX, write_with, writing
+from napari_celltrain.values.files import sync, temporary, write_with, writing
 
 if TYPE_CHECKING:
     import zarr
+    from zarr.abc.store import Store
+    from zarr.core.buffer import Buffer
 
 # What the ImageJ format knows, and how much: beyond it, OME-TIFF in 64-bit layout.
 _IMAGEJ_TYPES = (np.uint8, np.uint16, np.float32)
@@ -115,7 +117,8 @@ def write_ome_zarr(
 ) -> Iterator[tuple[int, int]]:
     """Write ``source`` (Z, Y, X), read block by block, to ``folder``; gives (blocks done, of so many) on the way.
 
-    With a ``checklist`` an interrupted writing goes on. Raises :class:`DataError` naming the folder.
+    With a ``checklist`` an interrupted writing goes on; a block is on the disk before it is marked. Raises
+    :class:`DataError` naming the folder.
     """
     factors = plan_levels(zyx(source.shape), voxel_size)
     with writing(folder, DataError):
@@ -129,6 +132,21 @@ def write_ome_zarr(
                 if checklist is not None:
                     checklist.mark_done(number)
             yield number + 1, len(works)
+        for unfinished in folder.rglob("*.partial"):  # chunks at which an earlier writing was killed
+            unfinished.unlink(missing_ok=True)
+
+
+def lasting_store(folder: Path) -> Store:
+    """A Zarr store in ``folder`` whose every file is on the disk itself once it is written: a marker that is written
+    after it is true, also after a power cut."""
+    from zarr.storage import LocalStore
+
+    class LastingStore(LocalStore):
+        async def set(self, key: str, value: Buffer) -> None:
+            await super().set(key, value)
+            await asyncio.to_thread(sync, self.root / key, self.root.parent)
+
+    return LastingStore(folder)
 
 
 def plan_levels(shape: ZYX, voxel_size: Spacing | None) -> list[ZYX]:
@@ -155,11 +173,12 @@ def replace_folder(new: Path, target: Path) -> None:
     Raises :class:`DataError` where anything else is in the way.
     """
     refuse_foreign(target)
-    old = target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}")
+    old = temporary(target)
     with writing(target, DataError):
         if target.exists():
             target.rename(old)
         new.rename(target)
+        sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -184,7 +203,7 @@ def _open_levels(
     """The arrays of all levels: created, or those that an interrupted writing has left."""
     import zarr
 
-    group = zarr.open_group(str(folder), mode="a", zarr_format=3)
+    group = zarr.open_group(lasting_store(folder), mode="a", zarr_format=3)
     unit = {} if voxel_size is None else {"unit": "micrometer"}
     finest = voxel_size or (1.0, 1.0, 1.0)
     scales = [[float(size) * step for size, step in zip(finest, factor, strict=True)] for factor in factors]

@@ -19,7 +19,6 @@ import contextlib
 import glob
 import hashlib
 import os
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from numpy.typing import NDArray
 from napari_celltrain.engine.windows import BlockGrid, WindowGrid
 from napari_celltrain.io.axes import Region, zyx
 from napari_celltrain.io.volume import LazyArray, Volume, voxels_in
-from napari_celltrain.io.writer import CHUNK
+from napari_celltrain.io.writer import CHUNK, lasting_store
 from napari_celltrain.nets.normalize import IntensityStatistics
 from napari_celltrain.runs.folder import owner_of, run_lock
 from napari_celltrain.runs.model import ModelCard, model_folder
@@ -220,7 +219,7 @@ class BlockStore:
 
             self.plan = BlockPlan.model_validate_json((path / _PLAN).read_text(encoding="utf-8"))
             self._arrays = {
-                name: zarr.open_array(str(path / name), mode="r+", zarr_format=3) for name in self.plan.arrays
+                name: zarr.open_array(lasting_store(path / name), mode="r+", zarr_format=3) for name in self.plan.arrays
             }
 
     def read(self, name: str, region: tuple[Any, ...]) -> NDArray[Any]:
@@ -275,27 +274,30 @@ def create_store(path: Path, plan: BlockPlan) -> BlockStore:
     """A new folder; where another process makes it at the same moment, both use the first."""
     import zarr
 
-    temporary = path.with_name(f"{files.TEMPORARY_PREFIX}{secrets.token_hex(4)}")
+    unfinished = files.temporary(path)
     try:
         for part in ("parts", *(f"done/{stage}" for stage in STAGES)):
-            (temporary / part).mkdir(parents=True)
+            (unfinished / part).mkdir(parents=True)
+        files.sync(unfinished / "done", unfinished)
         for name, (channels, dtype) in plan.arrays.items():
             shape, chunks = (*channels, *plan.shape), (*(1 for _ in channels), *plan.chunk)
-            zarr.create_array(store=str(temporary / name), shape=shape, chunks=chunks, dtype=dtype, zarr_format=3)
-        files.write_text(temporary / _PLAN, plan.model_dump_json(indent=2))
+            store = lasting_store(unfinished / name)
+            zarr.create_array(store=store, shape=shape, chunks=chunks, dtype=dtype, zarr_format=3)
+        files.write_text(unfinished / _PLAN, plan.model_dump_json(indent=2))
         try:
-            temporary.rename(path)
+            unfinished.rename(path)
         except OSError:
             if not (path / _PLAN).exists():
                 raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
+    files.sync(path.parent)
     return BlockStore(path)
 
 
 def remove_store(path: Path) -> None:
     """Delete a folder; renamed first, so that no process goes on with one that is half deleted."""
-    doomed = path.with_name(f"{files.TEMPORARY_PREFIX}{secrets.token_hex(4)}")
+    doomed = files.temporary(path)
     with contextlib.suppress(OSError):
         path.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from napari_celltrain.values.config import Spacing
 from napari_celltrain.values.decoding import OBJECT_MAPS
 from napari_celltrain.values.errors import DataError, ModelFileError, Problem
 from napari_celltrain.values.events import Warned
-from napari_celltrain.values.files import TEMPORARY_PREFIX
+from napari_celltrain.values.files import remove_leftovers, temporary
 from napari_celltrain.values.text import sizes
 
 FileFormat = Literal["auto", "tiff", "zarr"]
@@ -184,6 +183,7 @@ def plan_targets(
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"The folder {output} cannot be made: {error.strerror}.") from error
+    remove_leftovers(output)
     return targets
 
 
@@ -213,7 +213,7 @@ def write_result(
         write_planes(path, _planes(array), zyx(array.shape), np.dtype(array.dtype), voxel_size)
         return
     kind: Literal["image", "labels"] = "image" if suffix else "labels"
-    growing, checklist = partial or (target.folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}", None)
+    growing, checklist = partial or (temporary(path), None)
     name = f"{target.name}{suffix}"
     try:
         yield from write_ome_zarr(growing, array, voxel_size, kind=kind, name=name, checklist=checklist)

@@ -15,8 +15,8 @@ from napari_celltrain.io.tensors import read_tensors, write_tensors
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.runs.model import ModelCard, write_model
 from napari_celltrain.values.config import Spacing
-from napari_celltrain.values.errors import ModelFileError, RunFolderError
-from napari_celltrain.values.events import StopRequest
+from napari_celltrain.values.errors import ModelFileError, Problem, RunFolderError
+from napari_celltrain.values.events import Saved, StopRequest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,13 +83,8 @@ class FolderCheckpointer:
         return None if self.folder is None else self.folder.stop_request()
 
 
-def has_checkpoint(folder: RunFolder) -> bool:
-    """Whether there is anything to resume."""
-    return any((folder.path / name).exists() for name in (LAST, LAST_OF_0_1))
-
-
-def read_last(folder: RunFolder) -> Checkpoint:
-    """The state to resume ``folder`` from. Raises :class:`RunFolderError`."""
+def read_last(folder: RunFolder) -> Checkpoint | None:
+    """The state to resume ``folder`` from; None where it had saved none yet. Raises :class:`RunFolderError`."""
     import torch
 
     from napari_celltrain.engine.precision import NumericFormat
@@ -97,10 +92,11 @@ def read_last(folder: RunFolder) -> Checkpoint:
 
     name = next((name for name in (LAST, LAST_OF_0_1) if os.path.isfile(folder.path / name)), None)  # noqa: PTH113
     if name is None:
-        raise RunFolderError(
-            f"The run {folder.name} ended before its first validation, so there is nothing to resume. "
-            f"Start it again: celltrain train {folder.config_file}"
-        )
+        if any(isinstance(event, Saved) and event.what == "last" for event in folder.read_events()):
+            message = f"The saved state of the run {folder.name} is missing: there is no {folder.path / LAST}."
+            remedy = "Put it back, or start a new run with this one's starting weights."
+            raise RunFolderError(Problem("no-state", "", message, remedy))
+        return None
     path = folder.path / name
     try:
         found = torch.load(path, "cpu", weights_only=True) if name == LAST else _read_0_1(path)

@@ -1,70 +1,76 @@
 """The run folder: its files, how they are written, the requests that other programs leave in it, and its lock.
 
 The lock is advisory, and a crash does not leave it closed. It is a small JSON file that names the owner's process. On
-the owner's computer it counts as long as that process lives; seen from another computer (a cluster's shared disk) as
-long as the owner keeps renewing it.
+the owner's computer it counts as long as that process lives, whatever happens to the clock; seen from another computer
+(a cluster's shared disk) as long as the owner keeps renewing it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
-import json
 import os
 import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
-import psutil
 from numpy.typing import NDArray
+from pydantic import Field
 
 from napari_celltrain.io.writer import write_volume
 from napari_celltrain.runs.config_file import dump_config, load_config
 from napari_celltrain.values import files, outside
-from napari_celltrain.values.config import RunConfig, Spacing
+from napari_celltrain.values.config import Frozen, RunConfig, Spacing
 from napari_celltrain.values.errors import DataError, Problem, RunFolderError
 from napari_celltrain.values.events import Event, StopRequest, from_json, to_json
 
 RENEWAL_SECONDS = 20.0
 # Several renewals may be missed, and clocks of two computers differ a little.
 SILENCE_SECONDS = 120.0
-_GUARD_SECONDS = 5.0
+_GUARD_SECONDS = 4.0
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """The process that trains; ``started`` is its own start, which tells it from a later one of equal number."""
+class Owner(Frozen, extra="ignore"):
+    """The process that trains, as its lock names it; version 0.1 gave no ``machine``, and ``started`` as a time."""
 
-    pid: int
-    host: str
-    started: float
+    pid: int = Field(gt=0, lt=2**31)
+    host: str = Field(max_length=255)
+    machine: str = ""
+    """As of ``values.files.machine``. By their names alone, two computers or containers may be taken for one."""
+    started: str | float
+    """As of ``values.files.start_of``."""
 
     @staticmethod
     def this_process() -> Owner:
-        return Owner(os.getpid(), socket.gethostname(), psutil.Process().create_time())
+        pid = os.getpid()
+        started = files.start_of(pid) or ""
+        return Owner(pid=pid, host=socket.gethostname(), machine=files.machine(), started=started)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its number is one of ours."""
+        return (self.host, self.machine) == (socket.gethostname(), files.machine())
 
 
-def owner_of(path: Path) -> Owner | None:
-    """The process that holds the lock ``path`` and is alive; None where there is none."""
+def owner_of(path: Path, now: float | None = None) -> Owner | None:
+    """The process that holds the lock ``path`` and is alive; None where there is none.
+
+    ``now`` is the time by the clock that dates the lock, which on a shared disk is not ours.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        owner = Owner(int(content["pid"]), str(content["host"]), float(content["started"]))
-        if owner.host != socket.gethostname():
-            return owner if time.time() - path.stat().st_mtime < SILENCE_SECONDS else None
-        process = psutil.Process(owner.pid)
-        # A zombie has ended; only its parent has not asked yet.
-        is_alive = abs(process.create_time() - owner.started) < 2 and process.status() != psutil.STATUS_ZOMBIE
-        return owner if is_alive else None
-    except psutil.AccessDenied:
-        return owner
-    except (OSError, ValueError, TypeError, KeyError, psutil.NoSuchProcess):
+        owner = outside.read_record(path, Owner, RunFolderError)
+        if owner.is_here and isinstance(owner.started, str):
+            return owner if files.start_of(owner.pid) in (owner.started, "") else None
+        silence = (time.time() if now is None else now) - path.stat().st_mtime
+        return owner if silence < SILENCE_SECONDS else None
+    except (OSError, RunFolderError):
         return None
 
 
@@ -74,8 +80,7 @@ def run_lock(path: Path) -> Iterator[None]:
     released = threading.Event()
 
     def claim() -> None:
-        # always as this process is now: its start, as the system reports it, moves with the clock
-        files.write_text(path, json.dumps(asdict(Owner.this_process())))
+        files.write_text(path, Owner.this_process().model_dump_json())
 
     def renew() -> None:
         while not released.wait(RENEWAL_SECONDS):
@@ -84,12 +89,8 @@ def run_lock(path: Path) -> Iterator[None]:
 
     with files.writing(path):
         path.parent.mkdir(exist_ok=True)
-        with _alone(path.with_name("taking")):
-            if (owner := owner_of(path)) is not None:
-                where = "" if owner.host == socket.gethostname() else f" on {owner.host}"
-                message = f"The run {path.parent.parent} is still being trained by process {owner.pid}{where}."
-                remedy = "Stop it first (`celltrain stop`), or wait for its end."
-                raise RunFolderError(Problem("running", "", message, remedy))
+        with _alone(path.with_name("taking")) as now:
+            refuse_owned(path, now)
             claim()
     renewal = threading.Thread(target=renew, name="celltrain-lock", daemon=True)
     renewal.start()
@@ -102,23 +103,39 @@ def run_lock(path: Path) -> Iterator[None]:
             path.unlink()
 
 
+def refuse_owned(path: Path, now: float | None = None) -> None:
+    """Raise ``RunFolderError`` where a living process holds the lock ``path``; ``now`` as for :func:`owner_of`."""
+    if (owner := owner_of(path, now)) is not None:
+        where, wait = ("", "") if owner.is_here else (f" on {owner.host}", "; two minutes, if it was killed")
+        message = f"The run {path.parent.parent} is still being trained by process {owner.pid}{where}."
+        remedy = f"Stop it first (`celltrain stop`), or wait for its end{wait}."
+        raise RunFolderError(Problem("running", "", message, remedy))
+
+
 @contextlib.contextmanager
-def _alone(guard: Path) -> Iterator[None]:
-    """Keep others from looking at the lock and taking it at the same moment. Only one can make a folder."""
-    deadline = time.monotonic() + 2 * _GUARD_SECONDS
+def _alone(guard: Path) -> Iterator[float]:
+    """Keep others from looking at the lock and taking it at the same moment; gives the time by the disk's clock.
+
+    Only one can make a folder. One that stays is left by a process that was killed in these milliseconds.
+    """
+    began = seen_at = time.monotonic()
+    seen: object = None
     while True:
         try:
             guard.mkdir()
             break
         except FileExistsError:
-            with contextlib.suppress(OSError):  # a process killed in these milliseconds leaves it behind
-                if abs(time.time() - guard.stat().st_mtime) > _GUARD_SECONDS:
+            with contextlib.suppress(OSError):
+                found = guard.stat()
+                if seen != (seen := (found.st_ino, found.st_mtime_ns)):
+                    seen_at = time.monotonic()
+                elif time.monotonic() - seen_at > _GUARD_SECONDS:
                     guard.rmdir()
-        if time.monotonic() > deadline:
+        if time.monotonic() - began > 3 * _GUARD_SECONDS:
             raise RunFolderError(f"{guard.parent.parent} is being opened by another process. Try again.")
         time.sleep(0.01)
     try:
-        yield
+        yield guard.stat().st_mtime
     finally:
         with contextlib.suppress(OSError):
             guard.rmdir()
@@ -157,26 +174,39 @@ class RunFolder:
             raise RunFolderError(Problem("run-exists", f"The run {name!r}", message, remedy, settings=("run_name",)))
 
     @classmethod
-    def create(cls, results: Path, name: str | None, model: str) -> RunFolder:
+    def create(
+        cls, results: Path, name: str | None, model: str, contents: Mapping[str, str] | None = None
+    ) -> RunFolder:
         """Make a new folder in ``results``; without a ``name`` it is called by date, time and ``model``.
 
-        Nothing is ever overwritten: a ``name`` that exists is refused.
+        It is there with the files ``contents`` or not at all, and on the disk itself. Nothing is ever overwritten: a
+        ``name`` that exists is refused.
         """
         dated = f"{datetime.now():%Y-%m-%d_%H%M}_{model}"
         with files.writing(results if name is None else results / name):
             results.mkdir(parents=True, exist_ok=True)
-            for number in itertools.count(1):
-                cls.refuse_existing(results, name)
-                path = results / (name or (dated if number == 1 else f"{dated}_{number}"))
-                with contextlib.suppress(FileExistsError):
-                    path.mkdir()
-                    break
+            files.remove_leftovers(results)
+            new = files.temporary(results / "new")
             try:
                 for subfolder in _SUBFOLDERS:
-                    (path / subfolder).mkdir()
-            except OSError:
-                shutil.rmtree(path, ignore_errors=True)
-                raise
+                    (new / subfolder).mkdir(parents=True)
+                for file, text in (contents or {}).items():
+                    files.write_text(new / file, text)
+                files.sync(new)
+                for number in itertools.count(1):
+                    cls.refuse_existing(results, name)
+                    path = results / (name or (dated if number == 1 else f"{dated}_{number}"))
+                    if name is None and os.path.lexists(path):
+                        continue
+                    try:
+                        new.rename(path)
+                        break
+                    except OSError as error:
+                        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another process was first
+                            raise
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
+            files.sync(results, Path(results.anchor))
         return cls(path)
 
     @classmethod
@@ -254,15 +284,24 @@ class RunFolder:
         """``with folder.lock():`` around training keeps every other process from training here too.
 
         Entering it raises ``RunFolderError`` where another process holds it; a lock of a dead process is taken. What
-        that one left half written, and requests to stop it, are removed.
+        that one left half written, and requests to stop it, are removed; a link out of the folder is not followed.
         """
+        within = [
+            path for name in ("", *_SUBFOLDERS) if (path := self.path / name).resolve() == self.path.resolve() / name
+        ]
+        if os.path.lexists(self.control) and self.control not in within:
+            raise RunFolderError(f"{self.control} is a link to another folder. Put an empty folder in its place.")
         with run_lock(self._lock):
-            for folder in (self.path, *(self.path / name for name in _SUBFOLDERS)):
-                files.remove_leftovers(folder)
+            for folder in within:
+                files.remove_leftovers(folder, of_others=True)
             for request in ("stop", "stop-now"):
                 with contextlib.suppress(OSError):  # a folder of that name is no request
                     (self.control / request).unlink(missing_ok=True)
             yield
+
+    def refuse_running(self) -> None:
+        """Raise what :meth:`lock` would, before anything slow is loaded for it."""
+        refuse_owned(self._lock)
 
     def is_running(self) -> bool:
         """Whether a process, here or on another computer, is training in this folder."""

@@ -8,7 +8,6 @@ the decoding of objects is tuned on them, and the scores are those of exactly th
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from collections.abc import Generator, Iterator
 from functools import reduce
@@ -32,7 +31,7 @@ from napari_celltrain.engine.trainer import Trainer
 from napari_celltrain.engine.validation import Setting, Tuner, Validator, num_candidates
 from napari_celltrain.nets.models import num_parameters
 from napari_celltrain.runs.checkpoint import Checkpoint, FolderCheckpointer, read_last
-from napari_celltrain.runs.config_file import check_settings
+from napari_celltrain.runs.config_file import check_settings, dump_config
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.runs.model import Model, card_to_yaml, load_model, segment, to_objects
 from napari_celltrain.runs.prepare import Preparation, prepare, relayed
@@ -56,7 +55,8 @@ def run(config: RunConfig) -> Iterator[Event]:
 
 
 def resume(path: Path, *, epochs: int | None = None, max_minutes: float | None = None) -> Iterator[Event]:
-    """Continue the run in ``path`` from its last saved state, as if it had never stopped.
+    """Continue the run in ``path`` from its last saved state, as if it had never stopped; where it was killed before
+    its first validation, from its beginning.
 
     ``epochs`` sets a new end; ``max_minutes`` limits this sitting, and replaces the limit of the run's configuration.
     """
@@ -65,13 +65,13 @@ def resume(path: Path, *, epochs: int | None = None, max_minutes: float | None =
     changes = {key: value for key, value in (("epochs", epochs), ("max_minutes", max_minutes)) if value is not None}
     training = type(config.training).model_validate(config.training.model_dump() | changes)
     checkpoint = read_last(folder)
-    done = checkpoint.progress.epoch - 1
+    done = 0 if checkpoint is None else checkpoint.progress.epoch - 1
     if done >= training.epochs and any(isinstance(event, Finished) for event in folder.read_events()):
         raise RunFolderError(
             f"The run {folder.name} has done {count(done, 'epoch')} already. To train it further, give "
             f"more: celltrain resume {folder.path} --epochs {2 * done}"
         )
-    if epochs is not None:
+    if epochs is not None and checkpoint is not None:
         checkpoint.progress.planned_steps = 0  # the learning rate is planned again
     yield from _run(check_settings(config.model_copy(update={"training": training})), folder, checkpoint)
 
@@ -91,18 +91,20 @@ def _run(
         pending.append(event)
         return event
 
-    with joined(device) as ranks:
+    with joined(device) as ranks, contextlib.ExitStack() as held:
+        folder = old_folder if ranks.is_first else None
+        if folder is not None:
+            held.enter_context(folder.lock())
+        if old_folder is not None and checkpoint is None:
+            yield kept(Logged(message="Nothing had been saved before this run ended, so it begins again."))
         preparation = yield from relayed(prepare(config), kept)
         trainer = yield from relayed(set_up(preparation, device, ranks, started_at, checkpoint), kept)
         if old_folder is None:
             folder = _new_folder(preparation, trainer)
-        else:
-            folder = old_folder if ranks.is_first else None
-            with contextlib.suppress(OSError):
-                if old_folder.data_file.read_text(encoding="utf-8") != preparation.record:
-                    message = "The images, labels or their division have changed since this run began; it goes on "
-                    message += "with the new ones. Scores before and after cannot be compared."
-                    yield kept(Warned(message=message))
+            if folder is not None:
+                held.enter_context(folder.lock())
+        elif folder is not None:
+            yield from map(kept, _describe_again(folder, preparation))
         yield from _train(folder, preparation, trainer, pending)
 
 
@@ -113,20 +115,28 @@ def _new_folder(preparation: Preparation, trainer: Trainer) -> RunFolder | None:
     config, ranks = preparation.config, trainer.ranks
     if ranks.is_first:
         try:
-            folder = RunFolder.create(config.data.results, config.run_name, config.training.model)
-            _describe(folder, preparation)
-            folder.write_text("environment.json", describe_environment(describe(trainer.learner.device), ranks.world))
+            environment = describe_environment(describe(trainer.learner.device), ranks.world)
+            contents = {
+                "config.yaml": dump_config(config),
+                "data.json": preparation.record,
+                "environment.json": environment,
+            }
+            folder = RunFolder.create(config.data.results, config.run_name, config.training.model, contents)
         except BaseException as error:  # the other processes are waiting for an answer, whatever it is
             refusal = error
-            if folder is not None:  # a folder that cannot be begun would only be in the way
-                shutil.rmtree(folder.path, ignore_errors=True)
     refused = ranks.broadcast(None if refusal is None else str(refusal))
     if refused is not None:
         raise refusal or RunFolderError(refused)
     return folder
 
 
-def _describe(folder: RunFolder, preparation: Preparation) -> None:
+def _describe_again(folder: RunFolder, preparation: Preparation) -> Iterator[Event]:
+    """Renew what says how a resumed run is made; its settings and its data may have changed."""
+    with contextlib.suppress(OSError):
+        if folder.data_file.read_text(encoding="utf-8") != preparation.record:
+            message = "The images, labels or their division have changed since this run began; it goes on "
+            message += "with the new ones. Scores before and after cannot be compared."
+            yield Warned(message=message)
     folder.write_config(preparation.config)
     folder.write_text("data.json", preparation.record)
 
@@ -148,23 +158,21 @@ def _train(
     if folder is None:
         yield from training
         return
-    with folder.lock():
-        _describe(folder, preparation)  # of a resumed run, both may have changed
-        recorder = Recorder(folder)
-        for event in pending:
-            recorder.record(event)
-        try:
-            started = _started(folder, preparation.config, trainer)
-            for event in chain([started], training, finalize(folder, trainer)):
-                yield from recorder.record(event)
-        except Exception as error:
-            message = str(error)
-            if not isinstance(error, CellTrainError):
-                message = f"An unexpected error ended the run ({type(error).__name__}: {error}). "
-                message += "What was saved before is intact."
-            with contextlib.suppress(CellTrainError):  # the disk may be the very thing that failed
-                recorder.record(Failed(message=message))
-            raise
+    recorder = Recorder(folder)
+    for event in pending:
+        recorder.record(event)
+    try:
+        started = _started(folder, preparation.config, trainer)
+        for event in chain([started], training, finalize(folder, trainer)):
+            yield from recorder.record(event)
+    except Exception as error:
+        message = str(error)
+        if not isinstance(error, CellTrainError):
+            message = f"An unexpected error ended the run ({type(error).__name__}: {error}). "
+            message += "What was saved before is intact."
+        with contextlib.suppress(CellTrainError):  # the disk may be the very thing that failed
+            recorder.record(Failed(message=message))
+        raise
 
 
 def _started(folder: RunFolder, config: RunConfig, trainer: Trainer) -> Started:

@@ -78,6 +78,7 @@ def export(
         return (write_onnx if format == "onnx" else write_torchscript)(path, model, examples)
 
     with files.writing(output, ModelFileError):
+        files.remove_leftovers(output.absolute().parent)
         difference = files.write_with(output, write)
     window = f"window of {sizes(model.window)} voxels"
     yield Logged(message=f"{shown} (largest difference of a probability: {difference:.1g}; {window}).")

@@ -12,18 +12,30 @@ import io
 import math
 import numbers
 import os
+import platform
 import secrets
+import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import psutil
 
 from napari_celltrain.values.errors import CellTrainError, DataError, Problem, RunFolderError
 
-TEMPORARY_PREFIX = ".tmp-"
+_PREFIX = ".tmp-"
 T = TypeVar("T")
+
+
+def temporary(path: Path) -> Path:
+    """A name for what will become ``path``: beside it, with its suffix, and with the mark of this process."""
+    # without the target's own name, which may already be as long as a name may be
+    mark = f"{_machine_code()}-{os.getpid()}-{start_of(os.getpid())}"
+    return path.with_name(f"{_PREFIX}{secrets.token_hex(4)}-{mark}{path.suffix}")
 
 
 def write_with(path: Path, writer: Callable[[Path], T]) -> T:
@@ -31,25 +43,34 @@ def write_with(path: Path, writer: Callable[[Path], T]) -> T:
 
     Whatever ``writer`` raises passes through; the temporary file is then gone and the old file untouched.
     """
-    # Short and without the target's own name, which may already be as long as a name may be.
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}{path.suffix}")
+    unfinished = temporary(path)
     try:
-        result = writer(temporary)
-        with temporary.open("r+b") as file:
+        result = writer(unfinished)
+        with unfinished.open("r+b") as file:
             os.fsync(file.fileno())
-        _replace(temporary, path)
+        _replace(unfinished, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            temporary.unlink()
+            unfinished.unlink()
         raise
-    # Make the rename outlast a power cut. Windows cannot, and some network file systems refuse; it has still happened.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    sync(path.parent)
     return result
+
+
+def sync(path: Path, top: Path | None = None) -> None:
+    """Make a file, or the names in a folder, outlast a power cut; with ``top`` also the folders above, up to it.
+
+    Windows cannot do that for folders, and some network file systems refuse; what was written is still there.
+    """
+    for each in (path, *(path.parents if top is not None else ())):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(each, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        if each == top:
+            return
 
 
 def write_text(path: Path, content: str) -> None:
@@ -67,12 +88,58 @@ def _replace(source: Path, target: Path) -> None:
     source.replace(target)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files that a killed process left in ``folder``."""
-    for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            leftover.unlink()
+def remove_leftovers(folder: Path, of_others: bool = False) -> None:
+    """Delete what killed processes left unfinished in ``folder``: those of this computer, or with ``of_others`` all."""
+    for leftover in folder.glob(f"{_PREFIX}*"):
+        code, pid, start = (*leftover.stem.split("-")[2:], "", "", "")[:3]
+        is_ours = code == _machine_code() and pid.isascii() and pid.isdigit() and start.isdigit()
+        if of_others or (is_ours and start_of(int(pid)) not in (start, "")):
+            with contextlib.suppress(OSError):
+                if leftover.is_dir() and not leftover.is_symlink():
+                    shutil.rmtree(leftover)
+                else:
+                    leftover.unlink()
 
+
+# --- processes --------------------------------------------------------------------------------------------------------
+
+
+@cache
+def machine() -> str:
+    """This computer since it was started, as one set of process numbers; empty where the system names neither."""
+    parts = []
+    with contextlib.suppress(OSError):  # Linux alone has these
+        parts = [Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()]
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(parts)
+
+
+def start_of(pid: int) -> str | None:
+    """What tells a living process from a later one of the same number, whatever happens to the clock.
+
+    None where there is no such process; empty where the system does not say.
+    """
+    try:
+        # proc(5): ticks since the computer was started; what psutil makes of them moves with the clock
+        state, *numbers = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        return None if state in "ZX" else numbers[18]  # a zombie has ended; only its parent has not asked yet
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else f"{100 * process.create_time():.0f}"
+    except psutil.NoSuchProcess:
+        return None
+    except (psutil.Error, OSError, ValueError, OverflowError):
+        return ""
+
+
+@cache
+def _machine_code() -> str:
+    return f"{zlib.crc32((machine() + platform.node()).encode('utf-8', 'replace')):08x}"
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
 
 _REFUSALS = (
     (
@@ -80,7 +147,12 @@ _REFUSALS = (
         "there is no space left on the disk",
         "Free some, or choose a folder on another disk. What was saved before is intact.",
     ),
-    ({errno.EACCES, errno.EPERM, errno.EROFS}, "permission denied", "Choose another folder."),
+    (
+        {errno.EROFS},
+        "the disk is read-only",
+        "Make it writable (errors of a disk can be the cause), or take a folder on another disk.",
+    ),
+    ({errno.EACCES, errno.EPERM}, "permission denied", "Ask for permission to write there, or take another folder."),
     ({errno.ENOENT}, "its folder does not exist", "Create it, or choose another one."),
     ({errno.ENOTDIR, errno.EEXIST}, "a file is in the way where a folder is needed", "Choose another folder."),
     ({errno.EISDIR}, "a folder has this name", "Choose another name."),

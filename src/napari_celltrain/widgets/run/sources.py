@@ -18,7 +18,6 @@ from pathlib import Path
 import psutil
 
 from napari_celltrain.runs import process
-from napari_celltrain.runs.checkpoint import has_checkpoint
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.values.errors import CellTrainError, RunFolderError
 from napari_celltrain.values.events import (
@@ -152,8 +151,6 @@ class ProcessRun(RunSource):
             return Failed(message=NOT_BEGUN, time=time.time())
         if self.folder is None:
             rescue = "Training had not begun."
-        elif not has_checkpoint(self.folder):  # saved at the first validation
-            rescue = "Nothing had been saved yet; start it again with Start."
         else:
             rescue = "What it had saved is intact; continue with Resume, below."
         return Failed(message=self.child.exit_message("The training process", rescue), time=time.time())
