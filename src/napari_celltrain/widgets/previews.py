@@ -122,9 +122,10 @@ class _LayerView:
         self._is_lost = False
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        given = [*(key if isinstance(key, tuple) else (key,)), *[slice(None)] * self.ndim][: self.ndim]
-        numbers: list[Any] = [range(length)[index] for index, length in zip(given, self.shape, strict=True)]
-        slices = tuple(slice(n, n + 1) if isinstance(n, int) else slice(n.start, n.stop, n.step) for n in numbers)
+        given = list(key) if isinstance(key, tuple) else [key]
+        at = given.index(Ellipsis) if Ellipsis in given else len(given)
+        given[at : at + 1] = [slice(None)] * (self.ndim - len(given[:at] + given[at + 1 :]))
+        slices, rest = zip(*map(_as_slice, given, self.shape), strict=True)
         try:
             planes = np.asarray(self._source[slices])
         except DataError as error:
@@ -132,13 +133,21 @@ class _LayerView:
                 logger.warning("The validation image is shown black. %s", error)
             self._is_lost = True
             planes = np.broadcast_to(np.zeros((), self.dtype), self.shape)[slices]
-        return planes[tuple(0 if isinstance(n, int) else slice(None) for n in numbers)]
+        return planes[rest]  # type: ignore[no-any-return]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self[:], dtype)
+        return np.asarray(self[...], dtype)
 
     def __len__(self) -> int:
         return self.shape[0]
+
+
+def _as_slice(index: Any, length: int) -> tuple[slice, Any]:
+    """What to read, and what to take of that."""
+    if isinstance(index, slice):
+        return (index, slice(None)) if (index.step or 1) > 0 else (slice(None), index)
+    number = range(length)[int(index)]
+    return slice(number, number + 1), 0
 
 
 def contrast_of(image: LazyArray) -> tuple[float, float]:
