@@ -19,6 +19,7 @@ from napari_celltrain.io.writer import write_volume
 from napari_celltrain.predict.volumes import predict
 from napari_celltrain.runs import session
 from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.runs.prepare import Unchanged
 from napari_celltrain.values import files
 from napari_celltrain.values.errors import CellTrainError, ConfigError, DataError, ModelFileError, RunFolderError
 from napari_celltrain.values.events import EpochDone, Finished, Logged, Saved, Started, StepDone, Validated, Warned
@@ -374,6 +375,38 @@ def test_volumes_beyond_the_memory_budget_are_read_from_their_files(make_config,
     events, _ = run(config)
     lazy, _ = run(config.model_copy(update={"data": config.data.model_copy(update={"memory_budget_gb": 1e-9})}))
     assert losses(lazy) == losses(events)
+
+
+@pytest.mark.parametrize("junk", [np.nan, np.inf, 1e30, -5.0])
+def test_values_that_a_file_did_not_hold_before_name_it(junk):
+    array = np.linspace(0, 1, 8, dtype=np.float32).reshape(2, 2, 2)
+    volume = Unchanged("cells.tif", array, 0.0, 1.0)
+    assert volume[0:1, :, :].shape == (1, 2, 2)
+    array[1, 0, 1] = junk
+    assert volume[0:1, :, :].shape == (1, 2, 2)
+    with pytest.raises(DataError, match=r"cells\.tif: This holds values .* that it did not hold .* resume the run"):
+        volume[0:2, :, :]
+
+
+@pytest.mark.parametrize(("side", "junk"), [("train", np.nan), ("validation", 1e30)])
+def test_junk_in_a_file_that_is_read_while_training_names_the_file(make_config, tmp_path, side, junk):
+    images, labels = write_pairs(tmp_path / "own", ["a_1", "b_1", "c_1"])
+    for path in images.iterdir():
+        tifffile.imwrite(path, tifffile.imread(path).astype(np.float32))
+    for path in labels.iterdir():
+        tifffile.imwrite(path, tifffile.imread(path))
+    config = make_config(data_images=images, data_labels=labels, data_memory_budget_gb=1e-9, run_name="mine", epochs=50)
+    folder = RunFolder(config.data.results / "mine")
+    events = session.run(config)
+    next(event for event in events if isinstance(event, Started))
+    chosen = [pair["image"] for pair in json.loads(folder.data_file.read_text())["pairs"] if pair["side"] == side]
+    for path in chosen:
+        mapped = tifffile.memmap(path, mode="r+")
+        mapped[:] = junk
+        mapped.flush()
+    with pytest.raises(DataError, match=r"_1\.tif: This holds values"):
+        list(events)
+    assert "_1.tif: This holds values" in list(folder.read_events())[-1].message
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])

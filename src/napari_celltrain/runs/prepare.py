@@ -7,9 +7,10 @@ import math
 import os
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_celltrain.data.check import DataReport, PairReport, check_data, divide
 from napari_celltrain.data.labels import LabelScheme, LazyTarget, encode_objects
@@ -26,6 +27,7 @@ from napari_celltrain.nets.models import NetworkSpec, build_network
 from napari_celltrain.nets.normalize import IntensityStatistics, measure
 from napari_celltrain.values.config import ZYX, RunConfig, Spacing
 from napari_celltrain.values.decoding import OBJECT_MAPS, ObjectDecoding, Target, choose_target, first_decoding
+from napari_celltrain.values.errors import DataError, Problem
 from napari_celltrain.values.events import Event, Logged, Prepared, Warned
 from napari_celltrain.values.text import sizes
 
@@ -70,6 +72,34 @@ class Preparation:
     def window_batch(self) -> int:
         """Windows predicted at once: two are much quicker than one on a processor; large ones go singly."""
         return 2 if self.config.augmentation.patches else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """A volume that is read piece by piece while the run goes on. Raises :class:`DataError` for values that it did not
+    hold when the run began, numbers or not."""
+
+    where: str
+    array: LazyArray
+    low: float
+    high: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.array.dtype
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        part = np.asarray(self.array[key])
+        low, high = (part.min(), part.max()) if part.size else (self.low, self.high)
+        if not (self.low <= low and high <= self.high):  # NaN is neither
+            message = f"This holds values from {low:g} to {high:g} that it did not hold when the run began: the file "
+            remedy = "Put it back as it was; then resume the run."
+            raise DataError(Problem("changed-file", self.where, f"{message}has changed, or its disk fails.", remedy))
+        return part
 
 
 def relayed(steps: Generator[T, None, R], each: Callable[[T], Event]) -> Generator[Event, None, R]:
@@ -134,6 +164,10 @@ def _open(
         # of the whole volume, also where the case is a block of it: as it will be when the model is used
         statistics = measure(image, config.data.normalization, name=image_volume.where)
         records.append(_record(case, pair, statistics))
+        if not isinstance(image, np.ndarray):
+            image = Unchanged(image_volume.where, image, *(pair.intensity_range or (-math.inf, math.inf)))
+        if not isinstance(labels, np.ndarray):
+            labels = Unchanged(labels_volume.where, labels, -math.inf, math.inf)
         if case.spans is not None:
             block = tuple(slice(start, stop) for start, stop in case.spans)
             image, labels = np.asarray(image[block]), np.asarray(labels[block])
