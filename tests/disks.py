@@ -52,6 +52,30 @@ def _mount(*arguments: str) -> None:
     subprocess.run(["mount", *arguments], check=True, capture_output=True)
 
 
+class Synced:
+    """Records what is written through to the disk itself, by its inode, which a rename does not change."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.inodes: list[int] = []
+        really = os.fsync
+
+        def fsync(descriptor: int) -> None:
+            self.inodes.append(os.fstat(descriptor).st_ino)
+            really(descriptor)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    def names(self, folder: Path) -> list[str]:
+        """In their order; "" is the folder itself."""
+        known = {path.stat().st_ino: path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+        known[folder.stat().st_ino] = ""
+        return [known[inode] for inode in self.inodes if inode in known]
+
+    def missing(self, folder: Path) -> list[Path]:
+        """Files and folders in ``folder`` that a power cut may take."""
+        return [path for path in (folder, *folder.rglob("*")) if path.stat().st_ino not in self.inodes]
+
+
 @contextlib.contextmanager
 def mounted_disks(folder: Path) -> Iterator[MakeDisk]:
     """Makes disks in ``folder``, and takes them away at the end. Skips the test where none can be mounted."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import zarr
 
+from disks import Synced
 from napari_celltrain.io import writer
 from napari_celltrain.io.volumes import open_volume
 from napari_celltrain.io.writer import plan_levels, refuse_foreign, replace_folder, write_ome_zarr
@@ -50,6 +51,34 @@ def test_coarser_levels_take_every_second_voxel(tmp_path, labels):
     group = zarr.open_group(tmp_path / "n.ome.zarr", mode="r")
     for level in range(len(ome(tmp_path / "n.ome.zarr")["multiscales"][0]["datasets"])):
         np.testing.assert_array_equal(group[str(level)][:], labels[:: 2**level, :: 2**level, :: 2**level])
+
+
+def test_a_block_is_on_the_disk_before_it_is_marked(tmp_path, labels, monkeypatch):
+    synced, folder = Synced(monkeypatch), tmp_path / "growing"
+
+    class Marks(list[int]):
+        def is_done(self, number: int) -> bool:
+            return False
+
+        def mark_done(self, number: int) -> None:
+            assert synced.missing(folder) == []
+            self.append(number)
+
+    marks = Marks()
+    write(folder, labels, checklist=marks)
+    assert len(marks) > 2
+    synced.inodes.clear()
+    replace_folder(folder, tmp_path / "n.ome.zarr")
+    assert synced.names(tmp_path) == [""]
+
+
+def test_what_a_kill_left_in_the_middle_of_a_chunk_is_removed(tmp_path, labels):
+    folder = tmp_path / "n.ome.zarr"
+    (folder / "0" / "c").mkdir(parents=True)
+    (folder / "0" / "c" / "0.1234.partial").write_text("half a chunk")
+    write(folder, labels)
+    assert not list(folder.rglob("*.partial"))
+    np.testing.assert_array_equal(open_volume(folder).read(), labels)
 
 
 def test_the_metadata_are_those_of_labels_of_version_05(tmp_path, labels):

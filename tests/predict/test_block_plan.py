@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from disks import Synced
 from napari_celltrain.engine.objects import halo
 from napari_celltrain.engine.windows import WindowGrid
 from napari_celltrain.io.volumes import open_volume
@@ -53,6 +54,19 @@ def test_a_plane_that_fits_the_memory_is_not_cut(card):
 def test_only_large_volumes_go_by_blocks(card):
     assert fits_memory(card, Huge(64, 256, 256), probabilities=False)
     assert not fits_memory(card, Huge(1024, 1024, 1024), probabilities=False)
+
+
+def test_blocks_are_on_the_disk_before_they_are_marked(card, tmp_path, monkeypatch):
+    synced = Synced(monkeypatch)
+    plan = make_plan(card, Huge(40, 200, 60), VOXEL_SIZE, STATISTICS, "", probabilities=False)
+    store = blocks.create_store(tmp_path / "store", plan)
+    empty = {store.path / "parts", *(store.path / "done").iterdir()}
+    assert set(synced.missing(store.path)) == empty
+    assert synced.inodes[-1] == tmp_path.stat().st_ino
+    region = plan.maps.region(0)
+    store.write("maps", region, np.ones((plan.num_outputs, *(part.stop - part.start for part in region)), np.uint8))
+    store.write_part(0, {"names": np.arange(3)})
+    assert set(synced.missing(store.path)) == empty - {store.path / "parts"}
 
 
 @pytest.mark.parametrize(("total", "count"), [(10, 3), (2, 5), (7, 1), (0, 2)])

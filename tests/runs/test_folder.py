@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from disks import Synced, mounted_disks
 from napari_celltrain.runs import folder as folder_module
 from napari_celltrain.runs import folder as lock_module
 from napari_celltrain.runs.folder import Owner, RunFolder, new_events
@@ -53,6 +54,21 @@ class TestCreating:
         ]
         subfolders = {"checkpoints", "previews", "validation", "model", "control"}
         assert {path.name for path in made[0].path.iterdir()} == subfolders
+
+    def test_is_there_with_its_files_and_on_the_disk_or_not_at_all(self, tmp_path, monkeypatch):
+        results, contents, rename = tmp_path / "results", {"config.yaml": "a", "data.json": "b"}, Path.rename
+        synced = Synced(monkeypatch)
+
+        def look(path: Path, target: Path) -> Path:
+            assert {name: (path / name).read_text() for name in contents} == contents
+            assert {missing.name for missing in synced.missing(path)} == {path.name for path in path.glob("*/")}
+            synced.inodes.clear()
+            return rename(path, target)
+
+        monkeypatch.setattr(Path, "rename", look)
+        RunFolder.create(results, "run", "unet", contents)
+        assert [path.name for path in results.iterdir()] == ["run"]
+        assert synced.names(tmp_path) == ["results", ""]
 
     def test_refuses_a_name_that_exists(self, folder, tmp_path):
         (folder.path / "kept.txt").write_text("mine")
@@ -332,6 +348,30 @@ class TestLock:
         (folder.control / "taking").mkdir()
         with folder.lock():
             assert folder.is_running()
+
+    def test_follows_no_link_out_of_the_folder(self, folder, tmp_path):
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        for name in (".tmp-1234abcd.tif", "stop"):
+            (outside / name).write_text("mine")
+        (folder.path / ".tmp-1234abcd.png").write_text("left by a kill")
+        folder.validation.rmdir()
+        folder.validation.symlink_to(outside, target_is_directory=True)
+        with folder.lock():
+            assert not list(folder.path.glob(".tmp-*"))
+        folder.control.rmdir()
+        folder.control.symlink_to(outside, target_is_directory=True)
+        with pytest.raises(RunFolderError, match=r"control is a link to another folder\. Put"), folder.lock():
+            pass
+        assert {path.name for path in outside.iterdir()} == {".tmp-1234abcd.tif", "stop"}
+
+    def test_on_a_read_only_disk_says_so(self, tmp_path):
+        with mounted_disks(tmp_path) as make_disk:
+            disk = make_disk("usb", 1)
+            folder = RunFolder.create(disk.path, "run", "unet")
+            disk.make_read_only()
+            with pytest.raises(RunFolderError, match=r"usb/run.*the disk is read-only\. Make it"), folder.lock():
+                pass
 
     def test_damaged_is_taken_over(self, folder):
         (folder.control / "running.json").write_text("{")

@@ -21,6 +21,7 @@ from napari_celltrain.share.metadata import Metadata, default_name, parse_citati
 from napari_celltrain.share.source_model import example_image, load_source_model
 from napari_celltrain.values.errors import ConfigError, ModelFileError
 from napari_celltrain.values.events import Saved
+from napari_celltrain.values.files import temporary
 from shared_models import METADATA, WINDOW, camera_image, write_network
 from tiny_models import write_tiny_model
 
@@ -119,6 +120,14 @@ class TestTargets:
         assert (tmp_path / "x.pt").read_bytes() == b"mine"
         list(export(run, "torchscript", tmp_path / "x.pt", Metadata(), replace=True))
         assert (tmp_path / "x.pt").read_bytes() != b"mine"
+
+    def test_what_a_killed_export_left_is_removed(self, run, tmp_path):
+        living = temporary(tmp_path / "x.pt")
+        dead = living.with_name(f"{living.stem.rpartition('-')[0]}-1.pt")  # a process that began at another time
+        for path in (living, dead):
+            path.write_bytes(b"half")
+        list(export(run, "torchscript", tmp_path / "x.pt", Metadata()))
+        assert {path.name for path in tmp_path.iterdir()} == {"x.pt", living.name}
 
     def test_a_run_without_a_model_says_so(self, tmp_path):
         (tmp_path / "config.yaml").touch()
