@@ -150,7 +150,7 @@ class Tour:
         self.studio.type_into(rows["data.images"], str(images))
         self.studio.type_into(rows["data.labels"], str(labels))
         self.studio.wait(
-            lambda: tab.report is not None and {pair.image.parent for pair in tab.report.pairs} == {images},
+            lambda: tab.report is not None and {report.pair.image.parent for report in tab.report.pairs} == {images},
             "the data check",
         )
         self.studio.scroll_to_top()

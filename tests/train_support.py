@@ -20,7 +20,9 @@ def config_of(balls: tuple[Path, Path], results: Path, **data: object) -> RunCon
     return RunConfig(
         data=DataConfig(images=balls[0], labels=balls[1], results=results, **data),  # type: ignore[arg-type]
         augmentation=AugmentationConfig(patch_size=(16, 32, 32), samples_per_volume=1, augment=False),
-        training=TrainingConfig(epochs=10_000, validation_interval=1, model_size="small", deterministic=True),
+        training=TrainingConfig(
+            epochs=10_000, max_minutes=10, validation_interval=1, model_size="small", deterministic=True
+        ),  # the minutes end a child whose tests were killed
     )
 
 

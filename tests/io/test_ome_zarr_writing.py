@@ -23,7 +23,7 @@ def labels(monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     monkeypatch.setattr(writer, "CHUNK", (8, 8, 8))
     monkeypatch.setattr(writer, "_AT_ONCE", (1, 2, 2))
     monkeypatch.setattr(writer, "_SMALLEST", 10)
-    return np.random.default_rng(0).integers(0, 60_000, (11, 37, 25)).astype(np.uint16)
+    return np.random.default_rng(0).integers(0, 150_000, (11, 37, 25)).astype(np.uint16)
 
 
 def write(folder: Path, array: np.ndarray, voxel_size=None, **options) -> list[tuple[int, int]]:

@@ -111,7 +111,7 @@ def test_a_generator_is_closed_when_it_is_given_up(qtbot, work: Background) -> N
 
 
 def test_only_the_last_work_is_answered_and_two_never_run_at_once(qtbot, work: Background) -> None:
-    work._patience.setInterval(60_000)
+    work._patience.setInterval(150_000)
     begun, running, found = threading.Event(), [], []
     work.answered.connect(found.append)
 
@@ -141,7 +141,7 @@ def test_work_begins_when_nothing_else_was_asked_for(qtbot, work: Background) ->
     with qtbot.waitSignal(work.ended, timeout=20_000):
         pass
     assert asked == [2]
-    work.start(lambda job: asked.append(3), delay_ms=60_000)
+    work.start(lambda job: asked.append(3), delay_ms=150_000)
     with qtbot.waitSignal(work.ended, timeout=20_000):
         work.cancel()
     assert not work.is_busy
@@ -190,7 +190,7 @@ def is_gone(held: weakref.ref) -> bool:
 
 def test_the_data_check_lets_layers_go(qtbot, work: Background, kept: list[Any], tmp_path: Path) -> None:
     layers, config = source(tmp_path)
-    with qtbot.waitSignal(work.answered, timeout=60_000):
+    with qtbot.waitSignal(work.answered, timeout=150_000):
         work.start(partial(answer, Question(config, layers, 0), None))
     held = weakref.ref(layers)
     del layers
@@ -213,7 +213,7 @@ def shown_twice(qtbot, preview: PatchPreview, folder: Path) -> list[weakref.ref]
     layers, data = source(folder)
     config = RunConfig(data=data, augmentation=AugmentationConfig(patch_size=(8, 16, 16), samples_per_volume=1))
     for _ in range(2):
-        with qtbot.waitSignal(preview.ended, timeout=60_000):
+        with qtbot.waitSignal(preview.ended, timeout=150_000):
             preview.show(config, layers)
     assert preview._ready is not None
     return [weakref.ref(layers), weakref.ref(preview._ready)]

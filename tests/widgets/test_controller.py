@@ -97,12 +97,14 @@ def config(balls: tuple[Path, Path], tmp_path: Path) -> RunConfig:
     return RunConfig(
         data=DataConfig(images=balls[0], labels=balls[1], results=tmp_path / "results"),
         augmentation=AugmentationConfig(patch_size=(16, 32, 32), samples_per_volume=1, augment=False),
-        training=TrainingConfig(epochs=10_000, validation_interval=1, model_size="small", deterministic=True),
+        training=TrainingConfig(
+            epochs=10_000, max_minutes=10, validation_interval=1, model_size="small", deterministic=True
+        ),  # the minutes end a child whose tests were killed
     )
 
 
 def wait(qtbot, condition: Callable[[], object]) -> None:
-    qtbot.waitUntil(lambda: bool(condition()), timeout=60_000)
+    qtbot.waitUntil(lambda: bool(condition()), timeout=150_000)
 
 
 @pytest.mark.parametrize("own_process", [True, False], ids=["process", "napari"])

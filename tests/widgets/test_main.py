@@ -54,7 +54,7 @@ def controller(qtbot) -> Iterator[RunController]:
     made.dismiss()
     if made.is_busy:
         made.request_stop(now=True)
-        qtbot.waitUntil(lambda: not made.is_busy, timeout=60_000)
+        qtbot.waitUntil(lambda: not made.is_busy, timeout=150_000)
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def click(qtbot, button) -> None:
 
 
 def wait(qtbot, condition) -> None:
-    qtbot.waitUntil(lambda: bool(condition()), timeout=60_000)
+    qtbot.waitUntil(lambda: bool(condition()), timeout=150_000)
 
 
 def texts() -> list[str]:

@@ -31,10 +31,10 @@ def test_the_finder_asks_and_lets_go(qtbot, counts_costs) -> None:
     finder.look(*network)
     process = finder._process
     assert process is not None
-    assert process.waitForStarted(60_000)
+    assert process.waitForStarted(150_000)
     number = process.processId()
-    qtbot.waitUntil(lambda: finder.devices is not None, timeout=60_000)
-    qtbot.waitUntil(lambda: "num_parameters" in finder.facts(*network), timeout=60_000)
+    qtbot.waitUntil(lambda: finder.devices is not None, timeout=150_000)
+    qtbot.waitUntil(lambda: "num_parameters" in finder.facts(*network), timeout=150_000)
     assert finder.devices is not None
     assert finder.devices.threads >= 1
     assert finder.devices.free > 0

@@ -36,7 +36,7 @@ def viewer() -> ViewerModel:
 
 
 def press(preview: PatchPreview, qtbot, config: RunConfig, layers=None) -> None:
-    with qtbot.waitSignal(preview.ended, timeout=60_000):
+    with qtbot.waitSignal(preview.ended, timeout=150_000):
         preview.show(config, layers)
 
 

@@ -49,7 +49,7 @@ def widget(qtbot, make_napari_viewer, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 def wait(qtbot, condition) -> None:
-    qtbot.waitUntil(lambda: bool(condition()), timeout=60_000)
+    qtbot.waitUntil(lambda: bool(condition()), timeout=150_000)
 
 
 def click(qtbot, button) -> None:
@@ -72,7 +72,9 @@ def test_a_killed_run_is_resumed_by_its_button_and_its_model_segments_a_layer(
         RunConfig(
             data=DataConfig(images=balls[0], labels=balls[1], results=tmp_path),
             augmentation=AugmentationConfig(patch_size=(16, 32, 32), samples_per_volume=1, augment=False),
-            training=TrainingConfig(epochs=10_000, validation_interval=1, model_size="small", deterministic=True),
+            training=TrainingConfig(
+                epochs=10_000, max_minutes=10, validation_interval=1, model_size="small", deterministic=True
+            ),  # the minutes end a child whose tests were killed
         )
     )
     click(qtbot, panel.button)

@@ -143,7 +143,7 @@ def test_a_run_that_ended_can_be_watched_resumed_and_repeated(
     with qtbot.waitSignal(panel.settingsRequested, timeout=1000):
         qtbot.mouseClick(panel.end_row.settings_button, Qt.MouseButton.LeftButton)
     asked: list[int | None] = []
-    monkeypatch.setattr(panel._controller, "resume", lambda folder, epochs: asked.append(epochs))
+    monkeypatch.setattr(panel._controller, "resume", lambda folder, epochs, own_process: asked.append(epochs))
     for epochs in (4, 9):
         panel.end_row.epochs.setValue(epochs)
         qtbot.mouseClick(panel.end_row.resume_button, Qt.MouseButton.LeftButton)

@@ -16,6 +16,7 @@ from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.values.events import Event, Finished
 from napari_celltrain.widgets.forms.rows import TabPage
 from napari_celltrain.widgets.layers import add_layer
+from napari_celltrain.widgets.preferences import preferences
 from napari_celltrain.widgets.responsive import drawn_once
 from napari_celltrain.widgets.run.controller import RunController, errors_shown
 from napari_celltrain.widgets.run.progress import RunLog, RunProgress
@@ -180,7 +181,7 @@ class EndRow(QWidget):
         self._planned: int | None = None
         self.open_button = button("Open results folder", "", self._open_folder)
         self.settings_button = QPushButton("Use these settings again")
-        help_text = "Train on from the last saved state, as if the run had never ended"
+        help_text = "Train on from the last saved state, or from the beginning where none was saved yet"
         self.resume_button = button("Resume", help_text, self._resume)
         self.epochs = QSpinBox()
         self.epochs.setAccessibleName("Last epoch of the resumed run")
@@ -202,7 +203,7 @@ class EndRow(QWidget):
         self.epochs.setRange(min(done + 1, 100_000), 100_000)
         self.epochs.setValue(planned if done < planned else 2 * planned)
         self.settings_button.setEnabled(config is not None)
-        self.resume_button.setEnabled(bool(history.points("dice")))  # the state is saved right after each validation
+        self.resume_button.setEnabled(history.started is not None)
 
     def _open_folder(self) -> None:
         if self._controller.folder is not None:
@@ -212,7 +213,7 @@ class EndRow(QWidget):
         if self._controller.folder is not None:
             epochs = self.epochs.value() if self.epochs.value() != self._planned else None
             with errors_shown():
-                self._controller.resume(self._controller.folder, epochs)
+                self._controller.resume(self._controller.folder, epochs, preferences().own_process)
 
 
 class SegmentRow(QWidget):
