@@ -139,3 +139,13 @@ def test_the_generator_can_be_closed_half_way() -> None:
     assert next(steps)[0] == 0
     steps.close()
     assert list(steps) == []
+
+
+@pytest.mark.parametrize("number", [2**63, 2**64 - 1])
+def test_numbers_beyond_the_signed_ones_are_measured(number: int) -> None:
+    labels = np.zeros((4, 8, 8), np.uint64)
+    labels[1:3, 1:3, 1:3] = number
+    labels[1:3, 5:7, 5:7] = 7
+    columns = finish(measuring(labels))
+    assert sorted(columns["label"].tolist()) == [7, number]
+    assert columns["volume_voxels"].tolist() == [8, 8]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,18 @@ def test_an_equal_run_gets_the_format_that_was_found_first(own_file: Path, monke
     assert choose(monkeypatch, LAST, loss="dice").chosen == LAST, "another loss is another run"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"KEY": 3}', '{"KEY": {"precision": "float32"}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "[" * 100_000,
+        '{"KEY": 3}',
+        '{"KEY": {"precision": "evil", "layout": "contiguous"}}',
+        '{"KEY": {"precision": "float32"}}',
+    ],
+)
 def test_a_damaged_file_counts_as_empty(own_file: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
     choose(monkeypatch, PLAIN)
     [key] = json.loads(own_file.read_text())
@@ -192,3 +204,10 @@ def test_only_the_newest_are_kept(own_file: Path, monkeypatch: pytest.MonkeyPatc
         choose(monkeypatch, PLAIN, loss=loss)
     assert len(json.loads(own_file.read_text())) == 2
     assert not choose(monkeypatch, PLAIN, loss="dice").is_remembered
+
+
+def test_what_is_no_file_counts_as_empty(own_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose(monkeypatch, PLAIN)
+    own_file.unlink()
+    os.mkfifo(own_file)
+    assert choose(monkeypatch, LAST).chosen == LAST

@@ -220,6 +220,7 @@ class TestRun:
         case = {
             "name": "a_block",
             "side": "validation",
+            "image": "a.tif",
             "labels": str(labels / "a.tif"),
             "region_zyx": [[0, 5], [0, 28], [0, 28]],
             "labels_fingerprint": fingerprint(open_labels(labels / "a.tif")),
@@ -244,8 +245,10 @@ class TestRun:
         with pytest.raises(RunFolderError, match="no predictions of a_block"):
             evaluate_run(run.path)
 
-    @pytest.mark.parametrize("content", ["", "[]", "{}", '{"pairs": [{"side": "validation"}]}'])
+    @pytest.mark.parametrize(
+        "content", ["", "[]", "{}", '{"pairs": [{"side": "validation"}]}', "[" * 10**5, '{"pairs": Infinity}', "\0"]
+    )
     def test_a_damaged_record_is_refused(self, run: RunFolder, content: str) -> None:
         run.data_file.write_text(content)
-        with pytest.raises(RunFolderError, match=r"data\.json is missing or damaged"):
+        with pytest.raises(RunFolderError, match=r"data\.json: .*labels of this run are unknown"):
             evaluate_run(run.path)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from napari_celltrain.engine.precision import NumericFormat
 from napari_celltrain.engine.trainer import Progress
@@ -133,3 +137,49 @@ def test_other_processes_than_the_first_write_nothing(tmp_path: Path) -> None:
     assert nothing.save_preview(1, np.zeros((1, 1, 1), np.uint8)) == "previews/epoch_0001.tif"
     assert nothing.stop_request() is None
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["epoch", "step", "step_in_epoch", "best_epoch", "num_patches", "seconds"])
+@pytest.mark.parametrize("value", ["3", None, [1], True, -5, 10**30])
+def test_a_state_that_no_run_saves_is_refused(folder: RunFolder, name: str, value: object) -> None:
+    if name == "seconds" and isinstance(value, int) and value is not True:
+        return  # any number will do
+    path = save(folder, Progress(epoch=2, step=3, num_patches=8, batch_size=2))
+    content = torch.load(path, weights_only=True)
+    content["progress"][name] = value
+    torch.save(content, path)
+    with pytest.raises(RunFolderError, match="was not written by this program"):
+        read_last(folder)
+
+
+@pytest.mark.parametrize("changes", [{"precision": "evil"}, {"layout": []}, {"progress": {"step_in_epoch": 4}}])
+def test_other_facts_that_no_run_saves_are_refused(folder: RunFolder, changes: dict[str, Any]) -> None:
+    path = save(folder, Progress(epoch=2, step=3, num_patches=8, batch_size=2))
+    content = torch.load(path, weights_only=True)
+    content["progress"] |= changes.pop("progress", {})
+    torch.save(content | changes, path)
+    with pytest.raises(RunFolderError, match="was not written by this program"):
+        read_last(folder)
+
+
+@pytest.mark.parametrize("name", ["bytearray", "bytes"])
+def test_a_state_that_would_fill_the_memory_is_refused(folder: RunFolder, name: str) -> None:
+    path = folder.path / LAST
+    with zipfile.ZipFile(path, "w") as archive:  # bytearray(10 ** 12)
+        size = (10**12).to_bytes(6, "little")
+        archive.writestr("last/data.pkl", b"\x80\x02cbuiltins\n" + name.encode() + b"\n\x8a\x06" + size + b"\x85R.")
+        archive.writestr("last/version", "3\n")
+    with pytest.raises(RunFolderError, match="was not written by this program"):
+        read_last(folder)
+
+
+@given(st.binary(max_size=300), st.integers(0, 2**16), st.integers(1, 200))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_are_a_state_or_one_error(folder: RunFolder, junk: bytes, place: int, length: int) -> None:
+    path = save(folder)
+    content = bytearray(path.read_bytes())
+    place %= len(content)
+    content[place : place + length] = junk
+    path.write_bytes(content)
+    with contextlib.suppress(RunFolderError):
+        read_last(folder)

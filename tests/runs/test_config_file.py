@@ -1,8 +1,19 @@
+import contextlib
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from napari_celltrain.runs.config_file import dump_config, load_config, override, parse_config
+from napari_celltrain.runs.config_file import (
+    absolute_paths,
+    dump_config,
+    load_config,
+    override,
+    parse_config,
+    setting_problems,
+)
 from napari_celltrain.values.config import AugmentationConfig, DataConfig, Elastic, Flip, RunConfig, TrainingConfig
 from napari_celltrain.values.errors import ConfigError
 from napari_celltrain.values.fields import all_fields
@@ -177,3 +188,44 @@ class TestOverride:
                 RunConfig(),
                 ["training=3", "training.epochs=4", "augmentation=1", "augmentation.augmentations.flip.probability=1"],
             )
+
+
+def test_a_thousand_mistakes_are_counted_and_the_first_ones_explained() -> None:
+    text = "\n".join(f"setting_{number}: 1" for number in range(1000))
+    with pytest.raises(ConfigError, match="1000 settings are not right") as caught:
+        parse_config(text, "c.yaml")
+    assert len(caught.value.problems) == 21
+
+
+def test_a_name_without_end_is_not_repeated() -> None:
+    with pytest.raises(ConfigError, match="no such setting") as caught:
+        parse_config(f"? {'images' * 10_000}\n: 1", "c.yaml")
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "pipe", "file", "file/below", "/dev/null"])
+def test_results_that_can_be_no_folder_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    config = RunConfig(data=DataConfig(images=tmp_path, labels=tmp_path, results=tmp_path / name))
+    [problem] = setting_problems(config)
+    assert problem.where == "data.results"
+
+
+def test_the_home_of_nobody_is_a_name() -> None:
+    config = RunConfig(data=DataConfig(images=Path("~nobody-of-this-name/x"), labels=Path("l")))
+    assert absolute_paths(config).data.images == Path("~nobody-of-this-name/x").absolute()
+
+
+@given(
+    st.binary(max_size=200)
+    | st.text("abdeilmnrstuz_:.-#'\"[]{}!&*~0123456789 \n", max_size=120).map(str.encode)
+    | st.tuples(st.sampled_from(sorted(all_fields())), st.text(max_size=20)).map(
+        lambda pair: f"{pair[0].replace('.', ': {')}: {pair[1]}{'}' * pair[0].count('.')}".encode("utf-8", "replace")
+    )
+)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_file_is_a_configuration_or_one_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "c.yaml").write_bytes(content)
+    with contextlib.suppress(ConfigError):
+        load_config(tmp_path / "c.yaml")

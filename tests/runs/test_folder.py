@@ -2,6 +2,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from disks import Synced, mounted_disks
 from napari_celltrain.runs import folder as folder_module
@@ -19,6 +22,7 @@ from napari_celltrain.runs.folder import Owner, RunFolder, new_events
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import ConfigError, RunFolderError
 from napari_celltrain.values.events import EpochDone, Logged, to_json
+from napari_celltrain.values.text import describe
 
 
 @pytest.fixture
@@ -407,3 +411,36 @@ class TestLock:
     def pretend(folder: RunFolder, **changes: object) -> None:
         content = Owner.this_process().model_dump() | changes
         (folder.control / "running.json").write_text(json.dumps(content))
+
+
+@given(st.binary(max_size=300), st.integers(0, 2**16), st.integers(0, 60))
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_are_events_or_passed_over(folder, junk, place, length):
+    events = [
+        Logged(message="é"),
+        EpochDone(epoch=1, step=2, train_loss=1, learning_rate=1, seconds=1, remaining_seconds=1),
+    ]
+    content = b"".join(to_json(event).encode() + b"\n" for event in events)
+    place %= len(content)
+    folder.events_file.write_bytes(content[:place] + junk + content[place + length :])
+    for event in folder.read_events():
+        assert describe(event)
+
+
+@given(
+    st.binary(max_size=100)
+    | st.fixed_dictionaries(
+        {
+            name: st.none() | st.integers() | st.floats() | st.text(max_size=5) | st.lists(st.integers(), max_size=2)
+            for name in ("pid", "started")
+        },
+        optional={
+            "host": st.just(socket.gethostname()) | st.text(max_size=5),
+            "machine": st.text(max_size=5) | st.integers(),
+        },
+    ).map(lambda content: json.dumps(content).encode())
+)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_lock_is_read(folder, content):
+    (folder.control / "running.json").write_bytes(content)
+    folder.is_running()

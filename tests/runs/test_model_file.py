@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors import SafetensorError
 
 from napari_celltrain.io.tensors import read_tensors, write_tensors
 from napari_celltrain.nets.models import NetworkSpec, build_network
 from napari_celltrain.runs.folder import RunFolder
-from napari_celltrain.runs.model import ModelCard, TrainingSummary, load_model, read_card, write_model
+from napari_celltrain.runs.model import ModelCard, TrainingSummary, card_to_yaml, load_model, read_card, write_model
 from napari_celltrain.values.errors import ModelFileError, RunFolderError
 
 SUMMARY = TrainingSummary(
@@ -144,3 +148,62 @@ def test_a_folder_that_is_no_model_says_so(tmp_path):
         read_card(tmp_path / "weights.pt")
     with pytest.raises(ModelFileError, match="no run folder or model"):
         read_card(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2", "complex64"])
+def test_numbers_of_a_type_that_no_model_has_are_refused(model, name):
+    from safetensors.torch import save_file
+
+    folder, network = model
+    state = {key: tensor.to(getattr(torch, name)) for key, tensor in network.state_dict().items()}
+    save_file(state, folder.model / "model.safetensors")
+    with pytest.raises(ModelFileError, match=name):
+        load_model(folder.path, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": {"in_channels": 10**9}}, "several channels"),
+        ({"network": {"out_channels": 10**9}}, "outputs"),
+        ({"class_values": list(range(10_000))}, "class_values"),
+        ({"window": [1290, 1290, 1290]}, "GB are free"),
+    ],
+)
+def test_absurd_sizes_are_refused_before_memory_is_taken(model, changes, message):
+    folder, _ = model
+    path = folder.model / "model.yaml"
+    card = yaml.safe_load(path.read_text())
+    card["network"] |= changes.pop("network", {})
+    path.write_text(yaml.safe_dump(card | changes))
+    with pytest.raises(ModelFileError, match=message):
+        load_model(folder.path, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "pipe", "loop"])
+def test_what_is_no_model_is_one_sentence(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ModelFileError, match="model"):
+        read_card(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["model.yaml", "model.safetensors"])
+def test_a_pipe_in_the_place_of_a_file_is_refused(model, name):
+    folder, _ = model
+    (folder.model / name).unlink()
+    os.mkfifo(folder.model / name)
+    with pytest.raises(ModelFileError, match="a pipe or a device"):
+        load_model(folder.path, torch.device("cpu"))
+
+
+@given(st.text(max_size=40), st.integers(0, 2000), st.integers(0, 40))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
+def test_any_card_is_a_card_or_one_error(model, junk, place, length):
+    folder, _ = model
+    text = card_to_yaml(ModelCard(network=NetworkSpec(key="unet"), window=(16, 16, 16), training=SUMMARY))
+    place %= len(text)
+    content = text[:place] + junk + text[place + length :]
+    (folder.model / "model.yaml").write_text(content, encoding="utf-8", errors="surrogatepass")
+    with contextlib.suppress(ModelFileError):
+        read_card(folder.path)

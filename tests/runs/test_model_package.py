@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import stat
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from napari_celltrain.nets.models import NetworkSpec, build_network
+from napari_celltrain.runs import model as model_module
 from napari_celltrain.runs import model_package
-from napari_celltrain.runs.model import load_model, model_folder, read_card, read_weights
+from napari_celltrain.runs.model import load_model, model_folder, read_card
 from napari_celltrain.runs.model_package import CARD, PACKED_CARD, WEIGHTS
 from napari_celltrain.values.errors import ModelFileError
 from tiny_models import write_tiny_model
+
+NETWORK = build_network(NetworkSpec(key="unet", size="small", out_channels=3))
+
+
+def read_weights(path: Path):
+    return model_module.read_weights(path, NETWORK)
 
 
 @pytest.fixture(scope="session")
@@ -207,4 +219,51 @@ def test_a_forged_header_cannot_announce_what_is_not_there(tmp_path, files):
     content = io.BytesIO(files[WEIGHTS])
     path = write_zip(tmp_path / "model.zip", [(PACKED_CARD, files[PACKED_CARD]), (WEIGHTS, content.getvalue()[:-64])])
     with pytest.raises(ModelFileError, match="damaged"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
+def test_a_damaged_stream_is_one_sentence(tmp_path, files, method):
+    path = write_zip(tmp_path / "model.zip", [(PACKED_CARD, files[PACKED_CARD]), (WEIGHTS, b"")], method)
+    content = bytearray(path.read_bytes())
+    content[60:160] = bytes(byte ^ 0x5A for byte in content[60:160])
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"model\.zip"):
+        read_card(path)
+
+
+def test_weights_far_larger_than_those_of_the_network_are_not_unpacked(tmp_path, files, monkeypatch):
+    path = write_zip(tmp_path / "model.zip", [(PACKED_CARD, files[PACKED_CARD]), (WEIGHTS, bytes(40 * 2**20))])
+    with pytest.raises(ModelFileError, match="more than a model may be"):
+        read_weights(path)
+
+
+def test_an_endless_list_of_files_is_not_read(tmp_path, files, monkeypatch):
+    path = write_zip(tmp_path / "model.zip", [*files.items(), *((f"{number}", b"") for number in range(2000))])
+    monkeypatch.setattr(model_package, "MAX_LIST_BYTES", 50_000)
+    refused(path, "not a zip file")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_what_is_no_file_is_no_zip(tmp_path, kind):
+    path = tmp_path / "model.zip"
+    (os.mkfifo if kind == "pipe" else os.mkdir)(path)
+    with pytest.raises(ModelFileError, match=r"model\.zip"):
+        read_card(path)
+
+
+@given(st.data())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_are_a_model_or_one_error(tmp_path, files, data):
+    method = data.draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2]))
+    small = {PACKED_CARD: files[PACKED_CARD], WEIGHTS: files[WEIGHTS][:3000]}
+    path = write_zip(tmp_path / "model.zip", small.items(), method)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(content)))
+        content[place : place + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
+    path.write_bytes(content)
+    with contextlib.suppress(ModelFileError):
+        read_card(path)
+    with contextlib.suppress(ModelFileError):
         read_weights(path)

@@ -18,6 +18,7 @@ from napari_celltrain.runs.config_file import absolute_paths, load_config, overr
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import CellTrainError, ConfigError, Problem
 from napari_celltrain.values.fields import all_fields
+from napari_celltrain.values.outside import kind_of
 
 argument = partial(typer.Argument, show_default=False)
 option = partial(typer.Option, show_default=False)
@@ -160,7 +161,7 @@ def read_settings(source: Path | None, overrides: Overrides) -> RunConfig:
             raise ConfigError("No configuration came by standard input.")
         base = parse_config(content, "standard input")
     else:
-        base = load_config(source / "config.yaml" if source.is_dir() else source)
+        base = load_config(source / "config.yaml" if kind_of(source) == "folder" else source)
     return absolute_paths(override(base, overrides, setting_problems))
 
 

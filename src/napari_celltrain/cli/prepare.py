@@ -21,6 +21,7 @@ from napari_celltrain.runs.config_file import absolute_paths, dump_config, overr
 from napari_celltrain.values import files
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.errors import ConfigError, Problem
+from napari_celltrain.values.outside import kind_of
 from napari_celltrain.values.text import count, sizes
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def config(
 ) -> None:
     """Print a configuration with every setting explained, to be edited and trained by `celltrain train FILE`."""
     if slurm:
-        if not config.exists():
+        if kind_of(config) is None:
             report("Warning", f"There is no {config} yet, which the job trains. Write it before you submit the job.")
         content = slurm_script(config, nodes, gpus, time, partition)
     else:
@@ -170,7 +171,7 @@ def config(
     if output is None:
         write_line(content.removesuffix("\n"))
         return
-    if output.exists() and not force:
+    if kind_of(output) is not None and not force:
         raise ConfigError(f"{output} exists already. Choose another name, or replace it with --force.")
     with files.writing(output):
         files.write_text(output, content)

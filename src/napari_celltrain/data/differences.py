@@ -198,11 +198,11 @@ def _wrong_of(
         yield WrongObject(
             kind=Difference(marks[row]),
             side=side,
-            label=int(overlaps.true.labels[row]),
+            label=int(overlaps.true.labels.view(np.uint64)[row]),
             centre_zyx=tuple(overlaps.true.centres[row].tolist()),
             start_zyx=zyx(overlaps.true.starts[row]),
             stop_zyx=zyx(overlaps.true.stops[row]),
             num_voxels=int(overlaps.true.sizes[row]),
             best_iou=float(iou[pairs].max(initial=0.0)),
-            partners=tuple(map(int, overlaps.predicted.labels[overlaps.predicted_index[pairs]])),
+            partners=tuple(map(int, overlaps.predicted.labels.view(np.uint64)[overlaps.predicted_index[pairs]])),
         )

@@ -38,12 +38,13 @@ def measuring(
     for channel in channels_ZYX:
         refuse_other_shape(channel, labels_ZYX)
     table = find_objects(labels_ZYX)
+    numbers = table.labels.view(np.uint64)  # as they are in the file, also from 2⁶³ on
     shapes = np.zeros((len(table), len(_SHAPE)))
     intensities = np.zeros((len(table), len(channels_ZYX), len(_INTENSITIES)))
     for index in range(len(table)):
         yield index, len(table)
         box = tuple(map(slice, table.starts[index].tolist(), table.stops[index].tolist()))
-        mask = np.asarray(labels_ZYX[box]) == table.labels[index]
+        mask = np.asarray(labels_ZYX[box]) == numbers[index]
         shapes[index] = _measure_shape(mask, voxel_size or (1.0, 1.0, 1.0))
         for number, channel in enumerate(channels_ZYX):
             values = np.asarray(channel[box])[mask]
@@ -51,7 +52,7 @@ def measuring(
             mean, std, total = (measure(values, dtype=np.float64) for measure in (np.mean, np.std, np.sum))
             intensities[index, number] = mean, values.min(), values.max(), std, total
     yield len(table), len(table)
-    columns: Columns = {"label": table.labels}
+    columns: Columns = {"label": numbers if (table.labels < 0).any() else table.labels}
     # in µm as napari places voxels, the middle of the first one at 0
     if voxel_size is not None:
         columns |= {f"centroid_{letter}_um": table.centres[:, axis] * voxel_size[axis] for axis, letter in _AXES}

@@ -142,11 +142,15 @@ class Learner:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go back to what :meth:`state` gave, read onto the processor. Settings, such as the weight decay, stay.
 
-        Raises ``KeyError``, ``RuntimeError`` or ``ValueError`` where it does not fit.
+        Raises one of Python's errors of lookup, type or value, or ``RuntimeError``, where it does not fit.
         """
         self.network.load_state_dict(state["network"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
+        weights = list(self.network.parameters())
+        for index, moments in state["moments"].items():
+            if any(moments[name].shape != weights[index].shape for name in ("exp_avg", "exp_avg_sq")):
+                raise ValueError("the moments of the optimizer have other shapes than the weights.")
         settings = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state["moments"], "param_groups": settings})
         if state["scaler"]:

@@ -25,6 +25,7 @@ from napari_celltrain.values.decoding import ObjectDecoding
 Maps = NDArray[np.uint8]
 
 TRUNCATE = 3.0  # reach of the smoothing, in sigmas
+MAX_SIGMA = 1000.0  # voxels; more is as level, and takes for ever
 
 
 def quantize(probabilities: NDArray[np.floating]) -> NDArray[np.uint8]:
@@ -155,7 +156,7 @@ def _seed_map(maps: Maps, mask: NDArray[np.bool_], decoding: ObjectDecoding, spa
         if decoding.boundary_weight > 0:
             seed_map -= maps[2] * np.float32(decoding.boundary_weight / 255)
     if decoding.smoothing_um > 0:
-        sigma = [decoding.smoothing_um / size for size in spacing]
+        sigma = [min(decoding.smoothing_um / size, MAX_SIGMA) for size in spacing]
         seed_map = ndimage.gaussian_filter(seed_map, sigma, truncate=TRUNCATE, mode="nearest")
     return seed_map
 
@@ -168,7 +169,8 @@ def _seeds(
     Of equal ones within the distance the first counts. A peak is the highest voxel of the box that the ball of the
     distance contains: so there are few of them, and few pairs, in maps of noise as well.
     """
-    box = [2 * max(1, int(decoding.seed_distance_um / (3**0.5 * size))) + 1 for size in spacing]
+    reach = (max(1, int(decoding.seed_distance_um / (3**0.5 * size))) for size in spacing)
+    box = [2 * min(voxels, length) + 1 for voxels, length in zip(reach, mask.shape, strict=True)]
     is_highest = seed_map == ndimage.maximum_filter(seed_map, size=box)
     peaks = _first_of_plateaus(is_highest & mask & (seed_map >= decoding.seed_level))
     candidates = np.argwhere(peaks)

@@ -18,16 +18,18 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import platformdirs
 import torch
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from napari_celltrain.engine.device import describe, synchronize
 from napari_celltrain.engine.patches import Batch
-from napari_celltrain.values import files
+from napari_celltrain.values import files, outside
 from napari_celltrain.values.config import TrainingConfig
+from napari_celltrain.values.errors import CellTrainError
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Layout = Literal["contiguous", "channels_last"]
@@ -143,11 +145,11 @@ def choose_format(
     }
     key = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
     entries: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # a damaged file is empty
-        entries |= json.loads(cache_file().read_text(encoding="utf-8"))
-        found = entries.pop(key)
-        trials = tuple(Trial(_format_of(trial), trial["seconds"], str(trial["note"])) for trial in found["trials"])
-        return Probe(_format_of(found), trials, is_remembered=True)
+    with contextlib.suppress(CellTrainError, ValueError, KeyError, TypeError):  # a damaged file is empty
+        entries |= outside.read_json(cache_file())
+        found = _Entry.model_validate(entries.pop(key))
+        trials = tuple(Trial(trial.format, trial.seconds, trial.note) for trial in found.trials)
+        return Probe(found.format, trials, is_remembered=True)
     probe = probe_formats(network, loss_function, batch, config, device)
     rows = [asdict(trial.format) | {"seconds": trial.seconds, "note": trial.note} for trial in probe.trials]
     entries[key] = asdict(probe.chosen) | {"trials": rows}
@@ -164,8 +166,18 @@ def cache_file() -> Path:
     return Path(folder) / "numeric_formats.json"
 
 
-def _format_of(entry: dict[str, Any]) -> NumericFormat:
-    return NumericFormat(entry["precision"], entry["layout"])
+class _Entry(BaseModel):
+    """What is remembered: a choice with its trials, or one of these."""
+
+    precision: Precision
+    layout: Layout
+    seconds: Annotated[float, Field(gt=0.0, lt=1e9)] | None = None
+    note: str = ""
+    trials: tuple[_Entry, ...] = ()
+
+    @property
+    def format(self) -> NumericFormat:
+        return NumericFormat(self.precision, self.layout)
 
 
 def probe_formats(

@@ -6,7 +6,6 @@ how far they are, so that a reader may close them; ``values.events.finish`` give
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,9 +24,11 @@ from napari_celltrain.io.axes import Region
 from napari_celltrain.io.volume import LazyArray, Volume, fingerprint, slabs
 from napari_celltrain.io.volumes import open_labels
 from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.runs.record import read_data
 from napari_celltrain.values.config import LabelKind, Spacing
 from napari_celltrain.values.errors import DataError, Problem, RunFolderError, raise_problems
 from napari_celltrain.values.events import finish
+from napari_celltrain.values.outside import kind_of
 from napari_celltrain.values.text import sizes
 
 Step = tuple[int, int, str]
@@ -99,32 +100,28 @@ def evaluate_run(run: Path) -> Generator[Step, None, Evaluation]:
     config = folder.read_config().data
     pairs, problems = [], []
     try:
-        record = json.loads(folder.data_file.read_text(encoding="utf-8"))
-        cases = [case for case in record["pairs"] if case["side"] == "validation"]
-        missing = [case["name"] for case in cases if not (folder.validation / f"{case['name']}.tif").is_file()]
-        if missing or not cases:
-            lacking = f"of {', '.join(missing[:4])}" if missing else "of volumes"
-            raise RunFolderError(
-                f"{folder.path} has no predictions {lacking} in its folder validation: they are written when a run "
-                "ends. Let it end, or continue it with `celltrain resume`."
-            )
-        for case in cases:
-            labels = open_labels(Path(case["labels"]), axes=config.axes, voxel_size=config.voxel_size)
-            prediction = open_labels(folder.validation / f"{case['name']}.tif")
-            region = case["region_zyx"]
-            if region is not None:
-                region = tuple(slice(int(start), int(stop)) for start, stop in region)
-            pairs.append(_Pair.of(str(case["name"]), labels, prediction, region))
-            if case["labels_fingerprint"] not in (None, fingerprint(labels)):
-                message = "The labels have changed since the run was made."
-                remedy = "The scores are of the labels as they are now."
-                problems.append(Problem("labels-changed", labels.where, message, remedy, "warning"))
-        scheme = LabelScheme(record["label_kind"], config.ignore_value, tuple(record["class_values"]))
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        record = read_data(folder.data_file)
+    except RunFolderError as error:
         raise RunFolderError(
-            f"{folder.data_file} is missing or damaged, so the labels of this run are unknown. Give its predictions "
-            f"and the labels: celltrain evaluate {folder.validation} LABELS."
+            f"{error} So the labels of this run are unknown. Give its predictions and the labels: celltrain evaluate "
+            f"{folder.validation} LABELS."
         ) from error
+    files = {case: folder.validation / f"{case.name}.tif" for case in record.validation}
+    missing = [case.name for case, path in files.items() if kind_of(path) != "file"]
+    if missing or not files:
+        lacking = f"of {', '.join(missing[:4])}" if missing else "of volumes"
+        raise RunFolderError(
+            f"{folder.path} has no predictions {lacking} in its folder validation: they are written when a run "
+            "ends. Let it end, or continue it with `celltrain resume`."
+        )
+    for case, path in files.items():
+        labels = open_labels(case.labels, axes=config.axes, voxel_size=config.voxel_size)
+        pairs.append(_Pair.of(case.name, labels, open_labels(path), case.region))
+        if case.labels_fingerprint not in (None, fingerprint(labels)):
+            message = "The labels have changed since the run was made."
+            remedy = "The scores are of the labels as they are now."
+            problems.append(Problem("labels-changed", labels.where, message, remedy, "warning"))
+    scheme = LabelScheme(record.label_kind, config.ignore_value, record.class_values)
     return (yield from _evaluate_pairs(pairs, scheme, problems))
 
 

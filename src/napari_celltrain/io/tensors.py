@@ -9,13 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_celltrain.values import outside
 from napari_celltrain.values.errors import ModelFileError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 META_KEY = "celltrain"
+MAX_HEADER_BYTES = 1 << 21
+"""Enough for ten thousand tensors; a longer header only takes time."""
 
+_TYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 # what a header that is not ours may lead to
 _DAMAGED = (ValueError, KeyError, AttributeError, TypeError, RecursionError)
 
@@ -48,17 +52,23 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors (on the processor) and the JSON value of a file. Raises :class:`ModelFileError` naming the file."""
     from safetensors import SafetensorError, safe_open
 
+    with outside.open_file(path, ModelFileError) as opened:  # safetensors would wait at a pipe
+        start = opened.read(8)
     try:
+        _header_length(start)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a file is no mapping
         return _with_aliases(tensors, metadata)
-    except PermissionError:
-        raise ModelFileError(f"There is no permission to read {path.name} in {path.parent}.") from None
-    except FileNotFoundError:
-        raise ModelFileError(f"{path.name} is missing in {path.parent}.") from None
     except (SafetensorError, OSError, *_DAMAGED) as error:
         raise ModelFileError(f"{path.name} in {path.parent} is damaged or not a safetensors file ({error}).") from error
+
+
+def _header_length(start: bytes) -> int:
+    length = int.from_bytes(start, "little")
+    if length > MAX_HEADER_BYTES:
+        raise ValueError("its header is too long")
+    return length
 
 
 def parse_tensors(content: bytes, where: str) -> dict[str, Tensor]:
@@ -68,13 +78,16 @@ def parse_tensors(content: bytes, where: str) -> dict[str, Tensor]:
 
     try:
         # the format: the length of the header in 8 bytes, then the header as JSON
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        header = json.loads(content[8 : 8 + _header_length(content[:8])])
         return _with_aliases(load(content), header.get("__metadata__", {}))[0]
     except (SafetensorError, *_DAMAGED) as error:
         raise ModelFileError(f"{where} is damaged or not a safetensors file ({error}).") from error
 
 
 def _with_aliases(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    strange = next((tensor.dtype for tensor in tensors.values() if str(tensor.dtype)[6:] not in _TYPES), None)
+    if strange is not None:
+        raise ValueError(f"it holds numbers of type {strange}, which no model of this program does")
     header = json.loads(metadata.get(META_KEY, "{}"))
     tensors |= {name: tensors[kept] for name, kept in header.get("aliases", {}).items()}
     return tensors, header.get("meta", {})

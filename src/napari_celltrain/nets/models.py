@@ -20,6 +20,7 @@ from napari_celltrain.nets.geometry import NUM_LEVELS, plan_strides, total_strid
 from napari_celltrain.registry import Registry
 from napari_celltrain.values.config import ZYX, Frozen, Spacing
 from napari_celltrain.values.errors import ConfigError, ModelFileError
+from napari_celltrain.values.outside import shown
 from napari_celltrain.values.text import sizes
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor]) -> None:
         ],
     }
     lines = [
-        f"\n  - {title}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+        f"\n  - {title}: {', '.join(map(shown, names[:5]))}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
         for title, names in findings.items()
         if names
     ]

@@ -29,6 +29,7 @@ from typing import Any, Literal
 import numpy as np
 import psutil
 from numpy.typing import NDArray
+from pydantic import model_validator
 
 from napari_celltrain.engine.windows import BlockGrid, WindowGrid
 from napari_celltrain.io.axes import Region, zyx
@@ -36,12 +37,12 @@ from napari_celltrain.io.volume import LazyArray, Volume, voxels_in
 from napari_celltrain.io.writer import CHUNK, lasting_store
 from napari_celltrain.nets.normalize import IntensityStatistics
 from napari_celltrain.runs.folder import owner_of, run_lock
-from napari_celltrain.runs.model import ModelCard, model_folder
-from napari_celltrain.runs.model_package import CARD, WEIGHTS
-from napari_celltrain.values import files
+from napari_celltrain.runs.model import ModelCard, is_package, model_folder
+from napari_celltrain.runs.model_package import WEIGHTS
+from napari_celltrain.values import files, outside
 from napari_celltrain.values.config import ZYX, Frozen, Spacing
 from napari_celltrain.values.decoding import ObjectDecoding
-from napari_celltrain.values.errors import DataError, RunFolderError
+from napari_celltrain.values.errors import DataError, ModelFileError, RunFolderError
 
 COLUMN_BYTES = 800 * 2**20
 """Memory for the sums of one column of blocks: the wider a column, the fewer windows are computed twice."""
@@ -78,6 +79,15 @@ class BlockPlan(Frozen):
     """Voxel size in µm that objects are decoded with."""
     probabilities: bool
     """Whether probabilities are kept, besides the maps that the labels are made from."""
+
+    @model_validator(mode="after")
+    def _check(self) -> BlockPlan:
+        for size, chunk, *blocks in zip(
+            self.shape, self.chunk, self.map_block, self.object_block or self.chunk, strict=True
+        ):
+            if not 1 <= chunk <= size or any(block < 1 or block % chunk for block in blocks):
+                raise ValueError("its blocks are not whole numbers of chunks")
+        return self
 
     @property
     def arrays(self) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
@@ -172,9 +182,9 @@ def fingerprint(model: Path, card: ModelCard, volume: Volume, **options: object)
     digest = hashlib.blake2b(digest_size=16)
     digest.update(card.model_dump_json(exclude={"training", "batch_size"}).encode())
     digest.update(repr((volume.key, volume.shape, volume.voxel_size, sorted(options.items()))).encode())
-    is_package = model.is_file() and model.name not in (CARD, WEIGHTS)
+    weights_file = model if is_package(model) else model_folder(model) / WEIGHTS
     try:
-        with (model if is_package else model_folder(model) / WEIGHTS).open("rb") as weights:
+        with outside.open_file(weights_file, ModelFileError) as weights:
             digest.update(hashlib.file_digest(weights, "blake2b").digest())
         if volume.path is not None:
             # size and time of change of the file, or of all files in the folder (the chunks of a Zarr array)
@@ -217,10 +227,14 @@ class BlockStore:
         with self._damage_explained():
             import zarr
 
-            self.plan = BlockPlan.model_validate_json((path / _PLAN).read_text(encoding="utf-8"))
-            self._arrays = {
-                name: zarr.open_array(lasting_store(path / name), mode="r+", zarr_format=3) for name in self.plan.arrays
-            }
+            self.plan = outside.read_record(path / _PLAN, BlockPlan)
+            self._arrays = {}
+            for name, (channels, dtype) in self.plan.arrays.items():
+                array = zarr.open_array(lasting_store(path / name), mode="r+", zarr_format=3)
+                wanted = (*channels, *self.plan.shape), (*(1 for _ in channels), *self.plan.chunk), np.dtype(dtype)
+                if (array.shape, array.chunks, array.dtype) != wanted:
+                    raise ValueError(f"{name} is not as planned")
+                self._arrays[name] = array
 
     def read(self, name: str, region: tuple[Any, ...]) -> NDArray[Any]:
         """A region of an array whose last three axes are Z, Y, X."""

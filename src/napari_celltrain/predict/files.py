@@ -22,6 +22,7 @@ from napari_celltrain.values.decoding import OBJECT_MAPS
 from napari_celltrain.values.errors import DataError, ModelFileError, Problem
 from napari_celltrain.values.events import Warned
 from napari_celltrain.values.files import remove_leftovers, temporary
+from napari_celltrain.values.outside import kind_of
 from napari_celltrain.values.text import sizes
 
 FileFormat = Literal["auto", "tiff", "zarr"]
@@ -157,7 +158,7 @@ def plan_targets(
     ``suffixes`` are those of the files of each volume besides its labels.
     """
     refusal = ""
-    if output.exists() and not output.is_dir():
+    if kind_of(output) not in (None, "folder"):
         refusal = "is a file."
     elif output.resolve() in {volume.path.resolve().parent for volume in volumes if volume.path is not None}:
         refusal = "holds the images themselves."

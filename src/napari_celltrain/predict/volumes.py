@@ -226,6 +226,8 @@ class _Prediction:
                 remove_store(other)
         if path.exists():
             store = BlockStore(path)
+            if (store.plan.fingerprint, store.plan.shape) != (mark, zyx(self.opened.image.shape)):
+                raise DataError(f"{path} holds the work of another command. Delete this folder, and start again.")
             total = len(store.plan.maps)
             done = total - len(store.done["maps"].missing(range(total)))
             yield Logged(

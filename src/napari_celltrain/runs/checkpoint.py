@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import io
 import os
+import pickletools
+import re
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from napari_celltrain.io.tensors import read_tensors, write_tensors
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.runs.model import ModelCard, write_model
+from napari_celltrain.values import outside
 from napari_celltrain.values.config import Spacing
-from napari_celltrain.values.errors import ModelFileError, Problem, RunFolderError
+from napari_celltrain.values.errors import CellTrainError, Problem, RunFolderError
 from napari_celltrain.values.events import Saved, StopRequest
 
 if TYPE_CHECKING:
@@ -30,6 +35,8 @@ LAST = "checkpoints/last.pt"
 LAST_OF_0_1 = "checkpoints/last.safetensors"
 """As version 0.1 called it."""
 BEST = "checkpoints/best.safetensors"
+MAX_PICKLE_BYTES = 1 << 24
+"""Of what a saved state holds besides the numbers of its tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +95,6 @@ def read_last(folder: RunFolder) -> Checkpoint | None:
     import torch
 
     from napari_celltrain.engine.precision import NumericFormat
-    from napari_celltrain.engine.trainer import Progress
 
     name = next((name for name in (LAST, LAST_OF_0_1) if os.path.isfile(folder.path / name)), None)  # noqa: PTH113
     if name is None:
@@ -99,18 +105,55 @@ def read_last(folder: RunFolder) -> Checkpoint | None:
         return None
     path = folder.path / name
     try:
+        if name == LAST:
+            _refuse_other_content(path)
         found = torch.load(path, "cpu", weights_only=True) if name == LAST else _read_0_1(path)
-        names = {field.name for field in fields(Progress)}
-        progress = Progress(**{name: value for name, value in found["progress"].items() if name in names})
-        return Checkpoint(found["learner"], progress, NumericFormat(found["precision"], found["layout"]))
+        numeric_format = TypeAdapter(NumericFormat).validate_python(
+            {key: found[key] for key in ("precision", "layout")}
+        )
+        return Checkpoint(found["learner"], _progress(found["progress"]), numeric_format)
     except Exception as error:  # what torch raises depends on where a file is damaged
         reason = f"{path.name} in {path.parent} is damaged or was not written by this program"
-        if isinstance(error, OSError | ModelFileError):
+        if isinstance(error, OSError | CellTrainError):
             reason = str(error).removesuffix(".")
         raise RunFolderError(
             f"The saved state of the run {folder.name} cannot be read ({reason}). Its best model may still be usable; "
             "start a new run with these starting weights."
         ) from error
+
+
+_GLOBALS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"}
+
+
+def _refuse_other_content(path: Path) -> None:
+    """Raise ``ValueError`` for a file that ``torch.save`` did not write of tensors and plain values. What else
+    ``torch.load`` admits runs no code, but may fill the memory."""
+    with outside.open_file(path, RunFolderError) as file, zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        [pickled] = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or pickled.file_size > MAX_PICKLE_BYTES:
+            raise ValueError("it is packed")
+        for code, argument, _ in pickletools.genops(archive.read(pickled)):
+            is_storage = re.fullmatch(r"torch \w+Storage", str(argument)) is not None
+            if "GLOBAL" in code.name and not (is_storage or argument in _GLOBALS):
+                raise ValueError(f"it holds {argument}")
+
+
+def _progress(content: Mapping[str, Any]) -> Progress:
+    """Raises ``ValueError`` for values that no run saves."""
+    from napari_celltrain.engine.trainer import Progress
+
+    types: dict[str, Any] = {field.name: type(field.default) for field in fields(Progress)}
+    values: dict[str, Any] = {name: content[name] for name in types.keys() & content.keys()}
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | types[name]):
+            raise ValueError(f"its {name} is not a number")
+        if types[name] is int and not 0 <= value < 2**53:
+            raise ValueError(f"its {name} is not a count")
+    progress = Progress(**values)
+    if progress.epoch < 1 or (progress.step_in_epoch and progress.step_in_epoch >= progress.steps_per_epoch):
+        raise ValueError("it is in the middle of no epoch")
+    return progress
 
 
 def _read_0_1(path: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,14 +18,23 @@ from napari_celltrain.values.config import SCHEMA_VERSION, Augmentation, RunConf
 from napari_celltrain.values.errors import ConfigError, Problem, raise_problems
 from napari_celltrain.values.fields import AUGMENTATION_CLASSES, AUGMENTATIONS_PATH, FieldFacts, all_fields, field_names
 
+MAX_PROBLEMS = 20
+"""More would bury what a reader can do."""
+
 
 def problems_of(error: ValidationError) -> list[Problem]:
     """One problem for each field that is wrong."""
     problems: dict[str, Problem] = {}
-    for detail in error.errors():
+    details = error.errors()
+    for detail in details:
         # Positions within a tuple say nothing to a reader; an augmentation is known by its name, which follows.
         path = ".".join(part for part in detail["loc"] if isinstance(part, str))
-        problems.setdefault(path, Problem("config", path or "the configuration", *_explain(path, detail)))
+        if len(problems) == MAX_PROBLEMS:
+            problems[""] = Problem("config", "and more", f"{len(details)} settings are not right.", "")
+            break
+        if path not in problems:
+            where = outside.shown(path, 100) or "the configuration"
+            problems[path] = Problem("config", where, *_explain(path, detail))
     return list(problems.values())
 
 
@@ -252,13 +263,20 @@ def setting_problems(config: RunConfig | dict[str, Any]) -> list[Problem]:
             refuse(f"unknown-{name}", f"training.{name}", str(error))
     if training.get("precision") == "float16" and training.get("device") == "cpu":
         refuse("float16-on-cpu", "training.precision", "float16 is slow and unsafe on a processor.", "Take auto.")
-    kind, results = data.get("label_kind"), Path(str(data.get("results")))
+    kind, results = data.get("label_kind"), _with_home(str(data.get("results")))
     if training.get("target") == "objects" and kind != "objects":
         message = f"Objects can only be learned from labels that number them, and label_kind is {kind}."
         remedy = "Take the target auto, or label_kind objects."
         refuse("objects-without-objects", "training.target", message, remedy, "data.label_kind")
-    if results.is_file():
-        refuse("results-is-file", "data.results", f"{results} is a file.", "Choose a folder for the results.")
+    try:
+        is_possible = stat.S_ISDIR(results.stat().st_mode)
+    except FileNotFoundError:
+        is_possible = True  # it is made
+    except (OSError, ValueError):  # a file in the way, a name too long or with characters that no name can have
+        is_possible = False
+    if not is_possible:
+        message = f"{outside.shown(results)} is not a folder, and none can be made there."
+        refuse("results-is-file", "data.results", message, "Choose a folder for the results.")
     return problems
 
 
@@ -268,10 +286,14 @@ def check_settings(config: RunConfig) -> RunConfig:
     return absolute_paths(config)
 
 
+def _with_home(path: Path | str) -> Path:
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib's raises for the home of nobody
+
+
 def absolute_paths(config: RunConfig) -> RunConfig:
     """``config`` with its paths, ``~`` and relative ones, made absolute."""
     sections: dict[str, BaseModel] = {"data": config.data, "training": config.training}
     for key, section in sections.items():
-        paths = {name: value.expanduser().absolute() for name, value in section if isinstance(value, Path)}
+        paths = {name: _with_home(value).absolute() for name, value in section if isinstance(value, Path)}
         sections[key] = section.model_copy(update=paths)
     return config.model_copy(update=sections)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
@@ -17,9 +16,10 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
-from napari_celltrain.data.labels import LabelScheme
+from napari_celltrain.data.labels import MAX_CLASSES, LabelScheme
 from napari_celltrain.io.tensors import read_tensors, write_tensors
 from napari_celltrain.io.volume import LazyArray
+from napari_celltrain.nets.geometry import bytes_per_voxel
 from napari_celltrain.nets.models import MODELS, NetworkSpec, build_network, load_weights
 from napari_celltrain.nets.normalize import IntensityStatistics
 from napari_celltrain.runs.folder import RunFolder
@@ -28,6 +28,8 @@ from napari_celltrain.values import outside
 from napari_celltrain.values.config import ZYX, Frozen, LabelKind, Spacing
 from napari_celltrain.values.decoding import OBJECT_MAPS, ObjectDecoding, Target
 from napari_celltrain.values.errors import ModelFileError
+from napari_celltrain.values.events import Whole
+from napari_celltrain.values.text import sizes
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +46,7 @@ class TrainingSummary(Frozen):
 
     run: str
     """Name of the run folder."""
-    epoch: int
+    epoch: Whole
     """Epoch of the best validation Dice, whose weights these are."""
     validation_dice: float
     """Voxel Dice pooled over the validation volumes."""
@@ -52,8 +54,8 @@ class TrainingSummary(Frozen):
     """Object F1 at IoU 0.5 pooled over the validation volumes, where labels are objects."""
     is_final: bool = False
     """Whether the scores are those of the files in ``validation/``."""
-    num_training: int
-    num_validation: int
+    num_training: Whole
+    num_validation: Whole
     loss: str
     package_version: str
 
@@ -80,7 +82,7 @@ class ModelCard(Frozen):
     objects: ObjectDecoding | None = None
     """How objects are decoded, where labels are objects."""
     label_kind: LabelKind = "objects"
-    class_values: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = ()
+    class_values: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(max_length=MAX_CLASSES)] = ()
     """Label values in the order of the network's outputs, where labels are classes."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     memory_layout: Literal["contiguous", "channels_last"] = "contiguous"
@@ -93,8 +95,8 @@ class ModelCard(Frozen):
         if not all(1 <= size <= 4096 for size in self.window) or not MIN_WINDOW <= prod(self.window) <= 2**31:
             raise ValueError(f"a window of {self.window} voxels is impossible")
         for spacing in (self.voxel_size, self.network.voxel_size):
-            if spacing is not None and not all(0 < size < 1e6 for size in spacing):
-                raise ValueError("all three sizes of a voxel must be above 0")
+            if spacing is not None and not all(1e-9 <= size <= 1e6 for size in spacing):
+                raise ValueError("all three sizes of a voxel must be from 1e-9 to 1e6 µm")
         num_outputs = len(self.class_values) if self.label_kind == "classes" else 1
         if self.target == "objects":
             if self.label_kind != "objects":
@@ -104,6 +106,8 @@ class ModelCard(Frozen):
             raise ValueError("this network has not learned to tell objects apart")
         if self.network.out_channels != num_outputs or (self.label_kind == "classes" and num_outputs < 2):
             raise ValueError("the classes do not fit the outputs of the network")
+        if self.network.in_channels != 1:
+            raise ValueError("its network takes several channels, and a volume here has one")
         if self.network.key not in MODELS:
             raise ValueError(f"there is no network called {self.network.key!r} in this installation")
         return self
@@ -112,6 +116,11 @@ class ModelCard(Frozen):
     def decoding(self) -> ObjectDecoding:
         """How objects are decoded; older models, which do not say it, give connected components."""
         return self.objects or ObjectDecoding()
+
+    @property
+    def bytes_per_window(self) -> float:
+        """That predicting one takes, at least: a quarter of what training keeps."""
+        return prod(max(size, 16) for size in self.window) * bytes_per_voxel(self.network.key, self.network.size) / 4
 
     @property
     def spacing(self) -> Spacing:
@@ -143,18 +152,19 @@ def write_model(folder: RunFolder, card: ModelCard, weights: dict[str, torch.Ten
 
 def model_folder(path: Path) -> Path:
     """The folder of ``model.yaml``, from a run folder, a model folder, or one of the two files in it."""
-    if not path.exists():
-        raise ModelFileError(f"There is no run folder or model at {path}.")
-    if path.is_file() and path.name not in (WEIGHTS, CARD):
+    kind = outside.kind_of(path)
+    if kind is None:
+        raise ModelFileError(f"There is no run folder or model at {outside.shown(path)}.")
+    if kind != "folder" and path.name not in (WEIGHTS, CARD):
         raise ModelFileError(
             f"{path.name} is not a model of CellTrain. Give the run folder, its model folder, its {CARD}, or a "
             "zip that `celltrain export --format bioimageio` wrote."
         )
-    path = path.parent if path.is_file() else path
+    path = path if kind == "folder" else path.parent
     for folder in (path, path / "model"):
-        if os.path.isfile(folder / CARD):  # noqa: PTH113 - pathlib's raises where there is no permission
+        if outside.kind_of(folder / CARD) is not None:
             return folder
-    if os.path.isfile(path / "config.yaml"):  # noqa: PTH113 - as above
+    if outside.kind_of(path / "config.yaml") is not None:
         raise ModelFileError(
             f"The run {path.name} has no model yet: a model is saved at its first validation. "
             "Wait for it, or resume the run."
@@ -164,7 +174,7 @@ def model_folder(path: Path) -> Path:
 
 def is_package(path: Path) -> bool:
     """Whether a model would be read from a zip."""
-    return path.suffix.lower() == ".zip" and path.is_file()
+    return path.suffix.lower() == ".zip" and outside.kind_of(path) == "file"
 
 
 def read_card(path: Path) -> ModelCard:
@@ -172,7 +182,9 @@ def read_card(path: Path) -> ModelCard:
     packed = is_package(path)
     where = f"{CARD} in {path}" if packed else str(model_folder(path) / CARD)
     try:
-        text = read_packed_card(path) if packed else outside.read_text(Path(where), ModelFileError)
+        text = (
+            read_packed_card(path) if packed else outside.read_text(Path(where), ModelFileError, outside.MAX_YAML_BYTES)
+        )
         return ModelCard.model_validate(outside.load_yaml(text))
     except ValidationError as error:
         first = error.errors()[0]
@@ -185,10 +197,12 @@ def read_card(path: Path) -> ModelCard:
         raise ModelFileError(f"{where} cannot be read. {error}") from error
 
 
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The weights of a run folder, a model, or a zipped one. Raises :class:`ModelFileError`."""
+def read_weights(path: Path, network: SegmentationNetwork) -> dict[str, torch.Tensor]:
+    """The weights for ``network`` of a run folder, a model, or a zipped one. Raises :class:`ModelFileError`."""
     if is_package(path):
-        return read_packed_weights(path)
+        # before they are unpacked: those of another network may be larger, but not by any amount
+        expected = sum(tensor.nbytes for tensor in network.state_dict().values())
+        return read_packed_weights(path, 4 * expected + 2**24)
     tensors, _ = read_tensors(model_folder(path) / WEIGHTS)
     return tensors
 
@@ -199,7 +213,7 @@ def load_network(path: Path, card: ModelCard) -> SegmentationNetwork:
 
     with memory_errors_explained():
         network = build_network(card.network)
-    weights = read_weights(path)
+    weights = read_weights(path, network)
     load_weights(network, weights)
     if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
         raise ModelFileError(f"The weights in {path} hold values that are not numbers. Train again.")
@@ -208,10 +222,17 @@ def load_network(path: Path, card: ModelCard) -> SegmentationNetwork:
 
 def load_model(path: Path, device: torch.device) -> Model:
     """Build the network of a run folder or model with its weights. Raises :class:`ModelFileError`."""
+    from napari_celltrain.engine.device import free_memory
     from napari_celltrain.engine.precision import NumericFormat
     from napari_celltrain.engine.predictor import Predictor
 
     card = read_card(path)
+    needed, free = card.bytes_per_window, free_memory(device)
+    if needed > free:
+        raise ModelFileError(
+            f"The model {path} predicts windows of {sizes(card.window)} voxels, which take at least {needed / 1e9:.3g} "
+            f"GB, and {free / 1e9:.3g} GB are free. Use it on a computer with more memory."
+        )
     network = load_network(path, card)
     numeric_format = NumericFormat(card.precision, card.memory_layout)
     if card.training_device != device.type:  # what was chosen for another kind says nothing here: float32 runs on all

@@ -7,9 +7,13 @@ could run code) are never opened. A zip with forged names or sizes is refused, s
 
 from __future__ import annotations
 
+import io
+import lzma
 import stat
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -29,7 +33,8 @@ PACKED_CARD = "celltrain.yaml"
 
 MAX_FILES = 20_000
 """A zipped run folder holds a preview for each validation; no honest one holds more."""
-MAX_WEIGHT_BYTES = 8 * 2**30
+MAX_LIST_BYTES = 2**23
+"""Of the list of files at the end of a zip."""
 MAX_RATIO = 50
 """How much smaller than itself a file may be packed: weights hardly shrink, and a bomb shrinks by a thousand."""
 _SMALL = 2**20
@@ -49,10 +54,11 @@ def read_packed_card(path: Path) -> str:
         raise ModelFileError(f"{card} in {path.name} is not text. Export the model again.") from None
 
 
-def read_packed_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of ``model.safetensors`` in a zip. Raises :class:`ModelFileError` with one sentence."""
+def read_packed_weights(path: Path, limit: int) -> dict[str, Tensor]:
+    """The tensors of ``model.safetensors`` in a zip, at most ``limit`` bytes. Raises :class:`ModelFileError` with one
+    sentence."""
     _, weights = _find_model(path)
-    return parse_tensors(_read(path, weights, MAX_WEIGHT_BYTES), f"{weights} in {path.name}")
+    return parse_tensors(_read(path, weights, limit), f"{weights} in {path.name}")
 
 
 def _find_model(path: Path) -> tuple[str, str]:
@@ -80,17 +86,30 @@ def _find_model(path: Path) -> tuple[str, str]:
     return cards[0], weights
 
 
-def _open(path: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except PermissionError:
-        raise ModelFileError(f"There is no permission to read {path}.") from None
-    except OSError as error:
-        raise ModelFileError(f"{path} cannot be read ({error.strerror or error}).") from error
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # the last where it asks for a newer zip format
-        raise ModelFileError(
-            f"{path.name} is not a zip file, or it is cut off or damaged. Copy or download it again."
-        ) from None
+class _ZipBytes(io.BufferedReader):
+    """For ``zipfile``, which reads the whole list of files in one go, however long it claims to be."""
+
+    is_listed = False
+
+    def read(self, size: int | None = -1) -> bytes:
+        if not self.is_listed and (size or 0) > MAX_LIST_BYTES:
+            raise zipfile.BadZipFile
+        return super().read(size)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[zipfile.ZipFile]:
+    with _ZipBytes(outside.open_file(path, ModelFileError).detach()) as content:
+        try:
+            archive = zipfile.ZipFile(content)
+        except OSError as error:
+            raise ModelFileError(f"{path} cannot be read ({error.strerror or error}).") from error
+        except (zipfile.BadZipFile, ValueError, NotImplementedError):  # the last where it asks for a newer zip format
+            raise ModelFileError(
+                f"{path.name} is not a zip file, or it is cut off or damaged. Copy or download it again."
+            ) from None
+        content.is_listed = True
+        yield archive
 
 
 def _refuse_forged(path: Path, entry: zipfile.ZipInfo, seen: set[str]) -> None:
@@ -140,11 +159,11 @@ def _read(path: Path, name: str, limit: int) -> bytes:
         size = archive.getinfo(name).file_size
         if size > limit or _COPIES * size > psutil.virtual_memory().available:
             reason = "a model may be" if size > limit else "fits the free memory"
-            raise ModelFileError(f"{name} in {path.name} is {size / 1e9:.3g} GB large, more than {reason}.")
+            raise ModelFileError(f"{name} in {path.name} is {size / 1e6:,.3g} MB large, more than {reason}.")
         try:
             with archive.open(name) as file:
                 content = file.read(size + 1)  # a bounded read: without a number, a forged size would unpack to any
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError):
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError):
             raise ModelFileError(f"{name} in {path.name} is cut off or damaged. {again}") from None
     if len(content) != size:
         raise ModelFileError(f"{name} in {path.name} is not as long as announced. {again}")

@@ -17,12 +17,17 @@ from datetime import datetime
 from functools import reduce
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Annotated
 
 import psutil
+from pydantic import BaseModel, Field
 
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.runs.history import EpochRow, History, save_plot
+from napari_celltrain.values.config import ZYX, LabelKind, Spacing
+from napari_celltrain.values.errors import RunFolderError
 from napari_celltrain.values.events import EpochDone, Event, Finished, Saved, Started, Validated, Warned
+from napari_celltrain.values.outside import read_record
 from napari_celltrain.values.text import describe
 
 PACKAGES = ("napari-celltrain", "torch", "monai", "numpy", "scipy", "tifffile", "zarr", "safetensors", "napari")
@@ -46,6 +51,52 @@ def describe_environment(device: str, processes: int) -> str:
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
     return json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+
+
+Span = tuple[Annotated[int, Field(ge=0, lt=2**31)], Annotated[int, Field(gt=0, lt=2**31)]]
+
+
+class CaseRecord(BaseModel, frozen=True):
+    """A volume or a block of one, as ``data.json`` describes it: what is read of that."""
+
+    name: str
+    side: str
+    image: Path
+    labels: Path
+    region_zyx: tuple[Span, Span, Span] | None = None
+    shape_zyx: ZYX | None = None
+    dtype: str | None = None
+    voxel_size_um: Spacing | None = None
+    num_objects: int | None = None
+    labels_fingerprint: str | None = None
+
+    @property
+    def region(self) -> tuple[slice, slice, slice] | None:
+        """Of the volume; None is all of it."""
+        if self.region_zyx is None:
+            return None
+        z, y, x = (slice(*span) for span in self.region_zyx)
+        return z, y, x
+
+
+class DataRecord(BaseModel):
+    """What is read of ``data.json``."""
+
+    label_kind: LabelKind
+    class_values: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = ()
+    pairs: tuple[CaseRecord, ...]
+
+    @property
+    def validation(self) -> tuple[CaseRecord, ...]:
+        return tuple(case for case in self.pairs if case.side == "validation")
+
+
+MAX_RECORD_BYTES = 1 << 26
+
+
+def read_data(path: Path) -> DataRecord:
+    """The record in ``data.json``. Raises ``RunFolderError``."""
+    return read_record(path, DataRecord, RunFolderError, MAX_RECORD_BYTES)
 
 
 METRICS_HEADER = "epoch,step,train_loss,val_dice,val_f1,learning_rate,seconds"

@@ -35,12 +35,13 @@ from napari_celltrain.runs.config_file import check_settings, dump_config
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.runs.model import Model, card_to_yaml, load_model, segment, to_objects
 from napari_celltrain.runs.prepare import Preparation, prepare, relayed
-from napari_celltrain.runs.record import Recorder, describe_environment
+from napari_celltrain.runs.record import MAX_RECORD_BYTES, Recorder, describe_environment
 from napari_celltrain.runs.setup import make_card, set_up
 from napari_celltrain.values.config import RunConfig
 from napari_celltrain.values.decoding import ObjectDecoding
 from napari_celltrain.values.errors import CellTrainError, ConfigError, RunFolderError
 from napari_celltrain.values.events import Event, Failed, Finished, Logged, Prepared, Saved, Started, Warned
+from napari_celltrain.values.outside import read_text
 from napari_celltrain.values.text import count
 
 
@@ -132,8 +133,8 @@ def _new_folder(preparation: Preparation, trainer: Trainer) -> RunFolder | None:
 
 def _describe_again(folder: RunFolder, preparation: Preparation) -> Iterator[Event]:
     """Renew what says how a resumed run is made; its settings and its data may have changed."""
-    with contextlib.suppress(OSError):
-        if folder.data_file.read_text(encoding="utf-8") != preparation.record:
+    with contextlib.suppress(CellTrainError):  # one that cannot be read is renewed
+        if read_text(folder.data_file, limit=MAX_RECORD_BYTES) != preparation.record:
             message = "The images, labels or their division have changed since this run began; it goes on "
             message += "with the new ones. Scores before and after cannot be compared."
             yield Warned(message=message)

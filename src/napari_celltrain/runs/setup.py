@@ -40,7 +40,7 @@ def set_up(
     torch.manual_seed(training.seed)
     network = build_network(preparation.network)
     if checkpoint is None and training.starting_weights is not None:
-        load_weights(network, read_weights(training.starting_weights))
+        load_weights(network, read_weights(training.starting_weights, network))
         yield Logged(message=f"Training starts from the weights of {training.starting_weights}.")
     torch.manual_seed(training.seed + ranks.rank)  # dropout differs from process to process
     loss_function = build_loss(training.loss, preparation.scheme.num_outputs, preparation.target)
@@ -63,8 +63,10 @@ def set_up(
         if progress.planned_steps <= progress.step:  # a plan that has run out would leave nothing to learn
             progress.planned_steps = training.epochs * progress.steps_per_epoch
         try:
+            if progress.step and not checkpoint.state["moments"]:
+                raise ValueError("the moments of the optimizer are missing.")
             learner.restore(checkpoint.state)
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise RunFolderError(
                 f"The saved state of this run does not fit its config.yaml: {' '.join(str(error).split())[:300]} "
                 "Was config.yaml changed? Put it back, or start a new run with this one's starting weights."

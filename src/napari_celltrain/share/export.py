@@ -27,6 +27,7 @@ from napari_celltrain.share.source_model import TOLERANCE, SourceModel, write_on
 from napari_celltrain.values import files
 from napari_celltrain.values.errors import ConfigError, ModelFileError
 from napari_celltrain.values.events import Event, Logged, Prepared, Saved, Warned
+from napari_celltrain.values.outside import kind_of
 from napari_celltrain.values.text import sizes
 
 Format = Literal["bioimageio", "torchscript", "onnx"]
@@ -52,13 +53,14 @@ def export(
     lab unasked. Raises ``CellTrainError`` subclasses; then there is no file, or still the old one.
     """
     ending, shown = _FORMATS[format]
-    if output.is_dir():
+    kind = kind_of(output)
+    if kind == "folder":
         raise ConfigError(f"--output: {output} is a folder. Give the name of a file, ending in {ending}.")
     if output.suffix.lower() != ending:
         raise ConfigError(f"--output: {output.name} must end in {ending}, by which programs know a {format} file.")
-    if not output.absolute().parent.is_dir():
+    if kind_of(output.absolute().parent) != "folder":
         raise ConfigError(f"--output: there is no folder {output.absolute().parent}. Create or choose another one.")
-    if output.exists() and not replace:
+    if kind is not None and not replace:
         raise ConfigError(f"--output: {output} exists already. Give another name, or replace it with --force.")
     model = source_model.load_source_model(source)
     if metadata.name is None:
@@ -108,7 +110,7 @@ def write_package(
         _write_cover(folder / "cover.png", image_ZYX, expected[0, 0])
         (folder / "README.md").write_text(readme(model, metadata), encoding="utf-8")
         (folder / PACKED_CARD).write_text(card_to_yaml(model.card), encoding="utf-8")
-        write_tensors(folder / WEIGHTS, read_weights(model.source), {})
+        write_tensors(folder / WEIGHTS, read_weights(model.source, model.network), {})
         weights = folder / "weights.pt"
         try:
             write_torchscript(weights, model, examples)

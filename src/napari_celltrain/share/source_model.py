@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
 from scipy import ndimage
 
 from napari_celltrain.io.axes import zyx
@@ -27,10 +26,10 @@ from napari_celltrain.nets.normalize import measure, normalize
 from napari_celltrain.runs.config_file import load_config
 from napari_celltrain.runs.model import ModelCard, card_to_yaml, is_package, load_network, model_folder, read_card
 from napari_celltrain.runs.model_package import CARD
+from napari_celltrain.runs.record import CaseRecord, read_data
 from napari_celltrain.values.config import ZYX, RunConfig
 from napari_celltrain.values.decoding import OBJECT_MAPS
 from napari_celltrain.values.errors import CellTrainError, ConfigError, DataError, ModelFileError
-from napari_celltrain.values.outside import read_record
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,19 +40,6 @@ TOLERANCE = 1e-4  # of an exported model's probabilities
 OPSET = 18
 
 
-class Case(BaseModel):
-    side: str | None = None
-    num_objects: int | None = None
-    shape_zyx: ZYX | None = None
-    dtype: str | None = None
-
-
-class Cases(BaseModel):
-    """What is read of ``data.json``."""
-
-    pairs: tuple[Case, ...]
-
-
 @dataclass(frozen=True, slots=True)
 class SourceModel:
     """A model as it was trained: float32, on the processor, in evaluation mode."""
@@ -61,7 +47,7 @@ class SourceModel:
     source: Path
     card: ModelCard
     network: SegmentationNetwork
-    cases: tuple[Case, ...]  # one per pair of the run; empty where there is no run folder
+    cases: tuple[CaseRecord, ...]  # one per pair of the run; empty where there is no run folder
     config: RunConfig | None
 
     takes_any_window: bool
@@ -106,16 +92,14 @@ def load_source_model(source: Path) -> SourceModel:
     from napari_celltrain.nets.architectures import UnpaddedNetwork, padded_size
 
     card = read_card(source)
-    if card.network.in_channels != 1:
-        raise ModelFileError(f"{source}: a network with {card.network.in_channels} input channels cannot be exported.")
     network = load_network(source, card).eval()
-    cases: tuple[Case, ...] = ()
+    cases: tuple[CaseRecord, ...] = ()
     config = None
     if not is_package(source):  # the model is intact even where the run around it is damaged or none at all
         run = model_folder(source).parent
         with contextlib.suppress(CellTrainError):
-            cases = read_record(run / "data.json", Cases, limit=1 << 26).pairs
-        with contextlib.suppress(CellTrainError, OSError):
+            cases = read_data(run / "data.json").pairs
+        with contextlib.suppress(CellTrainError):
             config = load_config(run / "config.yaml")
     bound = (nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)
     if any(isinstance(module, bound) for module in network.modules()):

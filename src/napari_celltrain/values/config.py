@@ -44,7 +44,7 @@ NotNegative = Annotated[float, Field(ge=0.0)]
 ZYX = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 _Side = Annotated[int, Field(ge=8, le=1024)]
-_Size = Annotated[float, Field(gt=0.0, le=1e6)]
+_Size = Annotated[float, Field(ge=1e-9, le=1e6)]
 
 
 class Frozen(BaseModel):

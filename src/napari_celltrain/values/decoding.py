@@ -61,6 +61,7 @@ METHODS: Final[dict[Method, tuple[str, str]]] = {
 
 def first_decoding(target: Target, extent_um: float, context_um: float) -> ObjectDecoding:
     """The decoding until it is tuned, by the sizes of a typical (``extent_um``) and a large object (``context_um``)."""
+    extent_um, context_um = min(max(extent_um, 0.01), 8000.0), min(max(context_um, 0.01), 10_000.0)  # as far as may be
     return ObjectDecoding(
         method="learned" if target == "objects" else "components",
         smoothing_um=extent_um / 8,

@@ -10,8 +10,9 @@ import json
 import os
 import re
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -40,7 +41,7 @@ def kind_of(path: Path) -> Literal["file", "folder", "other"] | None:
     return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
 
 
-def open_file(path: Path, kind: Error = DataError) -> BinaryIO:
+def open_file(path: Path, kind: Error = DataError) -> BufferedReader:
     """A regular file, open for reading. Raises ``kind`` where there is none or it may not be read."""
     try:
         # without O_NONBLOCK a pipe that nobody writes to blocks before it can be recognized

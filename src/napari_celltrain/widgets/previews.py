@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from napari_celltrain.data.pairs import Pair, open_pair
 from napari_celltrain.io.volume import LazyArray
 from napari_celltrain.io.volumes import find_volumes, open_labels, open_volume
 from napari_celltrain.runs.folder import RunFolder
+from napari_celltrain.runs.record import read_data
 from napari_celltrain.samples import VOXEL_SIZE, make_nuclei, write_demo
 from napari_celltrain.values.config import DataConfig, Spacing
 from napari_celltrain.values.errors import CellTrainError, DataError
@@ -62,17 +61,12 @@ class Preview:
 def open_preview_volume(folder: RunFolder) -> PreviewVolume:
     """Raises :class:`CellTrainError` where the run's data are gone or changed."""
     config = folder.read_config().data
-    try:
-        record = json.loads(folder.data_file.read_text(encoding="utf-8"))
-        case = next((pair for pair in record["pairs"] if pair["side"] == "validation"), None)
-        if case is None:
-            raise DataError(f"{folder.data_file}: names no validation volume.")
-        scheme = LabelScheme(record["label_kind"], config.ignore_value, tuple(record["class_values"]))
-        pair = Pair(str(case["name"]), Path(case["image"]), Path(case["labels"]), "recorded")
-        region = None if case["region_zyx"] is None else tuple(slice(*span) for span in case["region_zyx"])
-        size = case["voxel_size_um"]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{folder.data_file}: cannot be read, so the validation volume is not shown.") from error
+    record = read_data(folder.data_file)
+    if not record.validation:
+        raise DataError(f"{folder.data_file}: names no validation volume.")
+    case = record.validation[0]
+    scheme = LabelScheme(record.label_kind, config.ignore_value, record.class_values)
+    pair, region = Pair(case.name, case.image, case.labels, "recorded"), case.region
     image, labels = open_pair(pair, config)
     lazy = image.lazy()
     pixels: Any = image.read() if lazy is None else lazy if region else _LayerView(lazy)
@@ -88,7 +82,7 @@ def open_preview_volume(folder: RunFolder) -> PreviewVolume:
         target=target,
         objects=_numbered(object_labels(values, scheme)) if scheme.kind == "objects" else None,
         scheme=scheme,
-        voxel_size=None if size is None else (float(size[0]), float(size[1]), float(size[2])),
+        voxel_size=case.voxel_size_um,
     )
 
 
