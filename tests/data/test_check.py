@@ -10,7 +10,7 @@ from napari_celltrain.data.labels import LabelScheme
 from napari_celltrain.io.volumes import VolumeCache, open_volume
 from napari_celltrain.io.writer import write_volume
 from napari_celltrain.values.config import DataConfig
-from napari_celltrain.values.errors import DataError
+from napari_celltrain.values.errors import DataError, grouped
 from napari_celltrain.values.events import finish
 
 SHAPE = (32, 64, 64)
@@ -121,6 +121,33 @@ def test_images_as_labels(folder):
     folder(image + 1, (image / image.max() * 255).astype(np.uint8), "eight-bit")
     folder(image + 2, (labels > 0).astype(np.float32) * 0.7, "probabilities")
     assert codes(check(folder)) == [("labels-are-intensities", "error")] * 3
+
+
+@pytest.mark.parametrize("label_kind", ["objects", "foreground"])
+def test_labels_with_nan_are_named_as_such(folder, label_kind):
+    image, labels = cells()
+    labels = labels.astype("float32")
+    labels[0, 0, :3] = np.nan, np.inf, -np.inf
+    folder(image, labels)
+    found = [str(problem) for problem in check(folder, label_kind=label_kind).errors]
+    assert found == [
+        "labels/a.tif: The labels hold 3 voxels with no number (NaN or infinite). Replace NaN by 0, or by the ignore "
+        "value where nobody annotated, and save the labels as whole numbers."
+    ]
+
+
+def test_folders_of_planes_are_said_to_be_volumes(folder):
+    for index, name in enumerate("abc"):
+        for kind, array in zip(("images", "labels"), cells(index), strict=True):
+            planes = folder.path / kind / name
+            planes.mkdir(parents=True)
+            for number, plane in enumerate(array):
+                tifffile.imwrite(planes / f"z{number:03}.tif", plane)
+    report = check(folder)
+    assert [(pair.name, pair.shape) for pair in report.pairs] == [(name, SHAPE) for name in "abc"]
+    assert all(pair.num_objects for pair in report.pairs)
+    assert codes(report) == [("stacked-planes", "warning")] * 3
+    assert [problem.where for problem in grouped(report.problems)] == ["a and 2 more"]
 
 
 def test_colour_labels(folder):

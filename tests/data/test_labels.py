@@ -65,8 +65,8 @@ def test_values_that_are_no_classes(labels, message):
 
 def test_whole_floats_are_labels_and_fractions_are_not():
     np.testing.assert_array_equal(to_target(two_objects("float32"), OBJECTS), two_objects() > 0)
-    for bad in (0.5, np.nan, np.inf):
-        with pytest.raises(DataError, match="intensities"):
+    for bad, message in ((0.5, "intensities"), (np.nan, "NaN or infinite"), (np.inf, "NaN or infinite")):
+        with pytest.raises(DataError, match=message):
             to_target(two_objects("float32") + np.float32(bad), OBJECTS)
 
 

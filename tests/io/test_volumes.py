@@ -353,6 +353,24 @@ def test_find_volumes_survives_a_folder_that_links_to_itself(tmp_path):
     assert find_volumes(tmp_path) == [tmp_path / "a.tif"]
 
 
+@pytest.mark.parametrize("ending", ["btf", "tf2", "tf8", "ome.btf", "TF8"])
+def test_endings_of_bigtiff(tmp_path, ending):
+    path = tmp_path / f"a.{ending}"
+    tifffile.imwrite(path, stack(), bigtiff=True, metadata={"axes": "ZYX"})
+    assert find_volumes(tmp_path) == [path]
+    volume = open_volume(path)
+    assert (volume.name, volume.shape) == ("a", SHAPE)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_a_pipe_in_place_of_a_file_is_refused(tmp_path):
+    for name in ("a.tif", "b.tif"):
+        os.mkfifo(tmp_path / name)
+    assert len(find_volumes(tmp_path)) == 2
+    with pytest.raises(DataError, match=r"a\.tif: This is a pipe or a device"):
+        open_volume(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize(
     ("name", "stem"), [("a.tif", "a"), ("a.ome.TIF", "a"), ("a.b.tiff", "a.b"), ("x.ome.zarr", "x"), ("0", "0")]
 )

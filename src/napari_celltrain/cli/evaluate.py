@@ -11,7 +11,7 @@ from napari_celltrain.cli.options import Overrides, argument, option, output_to,
 from napari_celltrain.cli.terminal import console, report, say, show_progress, text, write_line
 from napari_celltrain.runs.config_file import override
 from napari_celltrain.values.config import RunConfig
-from napari_celltrain.values.errors import ConfigError
+from napari_celltrain.values.errors import ConfigError, grouped
 from napari_celltrain.values.text import count
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def evaluate(
         steps = evaluation.evaluate(predictions, labels, label_kind=kind, ignore_value=ignored)
     found = show_progress(steps, "Comparing … {0} of {1}, {2}")
     paths = tables.write_evaluation(found, output) if output is not None else ()
-    for problem in found.problems:
+    for problem in grouped(found.problems):
         report("Warning", str(worded(problem)))
     if json:
         write_line(tables.scores_json(found).rstrip())
@@ -125,7 +125,7 @@ def measure(
 
     steps = measure_files(labels, output, image=image, axes=data.axes, voxel_size=data.voxel_size)
     num_volumes, num_objects, problems = show_progress(steps, "Measuring {2} … {0} of {1} objects")
-    for problem in problems:
+    for problem in grouped(problems):
         report("Warning", str(worded(problem)))
     say(f"Measured {count(num_objects, 'object')} of {count(num_volumes, 'volume')}.")
     say(f"Saved {output}")

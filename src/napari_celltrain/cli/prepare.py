@@ -20,7 +20,7 @@ from napari_celltrain.registry import Registry
 from napari_celltrain.runs.config_file import absolute_paths, dump_config, override
 from napari_celltrain.values import files
 from napari_celltrain.values.config import RunConfig
-from napari_celltrain.values.errors import ConfigError, Problem
+from napari_celltrain.values.errors import ConfigError, Problem, grouped
 from napari_celltrain.values.outside import kind_of
 from napari_celltrain.values.text import count, sizes
 
@@ -57,7 +57,7 @@ def check(
         content = {"pairs": list(map(asdict, found.pairs)), "problems": list(map(asdict, problems))}
         write_line(json_module.dumps(content, default=str))
     else:
-        _print(found, problems)
+        _print(found, grouped(problems))
     if problems:
         raise typer.Exit(ExitCode.PROBLEMS_FOUND)
 
@@ -110,9 +110,9 @@ def _cells(pair: PairReport) -> dict[str, str]:
     return {
         "Pair": pair.name,
         "Shape (z, y, x)": sizes(pair.shape or ()),
-        "Type": str(pair.dtype),
-        "Labels": str(pair.label_dtype),
-        "Voxel (µm)": sizes(pair.voxel_size) if pair.voxel_size else "unknown",
+        "Type": pair.dtype or "",
+        "Labels": pair.label_dtype or "",
+        "Voxel (µm)": sizes(pair.voxel_size) if pair.voxel_size else "unknown" if pair.shape else "",
         "Objects": "" if pair.num_objects is None else str(pair.num_objects),
         "Foreground": "" if share is None else f"{share:.1%}",
         "Intensities": "" if intensities is None else " – ".join(f"{value:.5g}" for value in intensities),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_celltrain.data import check_rules as rules
-from napari_celltrain.data.labels import LabelScheme, scheme_for
+from napari_celltrain.data.labels import LabelScheme, not_finite, scheme_for
 from napari_celltrain.data.objects import summarize
 from napari_celltrain.data.pairs import Pair, open_pair_image, open_pair_labels, pair_files
 from napari_celltrain.data.split import DIVISION_CODES, Side, Split, split_cases
@@ -207,7 +207,8 @@ class _Check:
         for report in pairs if self.config.label_kind == "classes" else ():
             with suppress(DataError):  # reported with the pair
                 array = self.cache.get(self._open_labels(report.pair))
-                if rules.intensity_reason(rules.sample_planes(array), self.config.ignore_value) is None:
+                reason = rules.intensity_reason(rules.sample_planes(array), self.config.ignore_value)
+                if reason is None and not rules.count_not_finite(array):
                     arrays.append(array)
         if self.config.label_kind == "classes" and not arrays:
             return ()
@@ -228,12 +229,13 @@ class _Check:
             opened.append(self.volumes[0] if self.volumes else open_pair_image(pair, self.config))
             image = self.cache.get(opened[0])
             opened.append(self._open_labels(pair))
+            report.problems = tuple(dict.fromkeys(remark for volume in opened for remark in volume.remarks))
             report.shape, report.voxel_size = opened[0].shape, opened[0].voxel_size
             report.dtype, report.label_dtype = (volume.dtype.name for volume in opened)
             if opened[0].shape == opened[1].shape:
                 self._measure(report, where, where_labels, image, self.cache.get(opened[1]))
             else:
-                report.problems = (_mismatch(where_labels, *opened),)
+                report.problems += (_mismatch(where_labels, *opened),)
         except DataError as error:
             if image is not None:
                 where = where_labels
@@ -257,14 +259,17 @@ class _Check:
         reason = rules.intensity_reason(planes, scheme.ignore_value)
         report.image_fingerprint, report.labels_fingerprint = fingerprint(image), fingerprint(labels)
         if reason is not None:
-            report.problems = (*problems, rules.labels_are_intensities(where_labels, reason))
+            report.problems += (*problems, rules.labels_are_intensities(where_labels, reason))
+            return
+        if num_odd := rules.count_not_finite(labels):
+            report.problems += (*problems, not_finite(num_odd, where_labels))
             return
         summary = summarize(labels, scheme)
         problems += rules.label_problems(where_labels, labels, self.config, summary)
         if image_is_sound:
             problems += rules.alignment_problems(where_labels, image, labels, scheme)
         self.many_values |= self.config.label_kind == "foreground" and len(np.unique(planes)) > _MANY_VALUES
-        report.problems = tuple(problems)
+        report.problems += tuple(problems)
         report.num_objects, report.object_extent_median = summary.num_objects, summary.median_extent
         report.foreground_fraction, report.ignored_fraction = summary.foreground_fraction, summary.ignored_fraction
 

@@ -105,8 +105,8 @@ def sample_planes(labels: LazyArray) -> NDArray[Any]:
 def intensity_reason(planes: NDArray[Any], ignore_value: int | None) -> str | None:
     """Why these labels are rather an image, or None."""
     if planes.dtype.kind == "f":
-        finite = planes[np.isfinite(planes)]
-        if finite.size < planes.size or bool(np.any(finite != np.rint(finite))):
+        planes = np.where(np.isfinite(planes), planes, 0)  # which is a problem of its own
+        if bool(np.any(planes != np.rint(planes))):
             return "they hold fractions, where each voxel needs a whole number"
     labelled = planes > 0
     if ignore_value is not None:
@@ -120,6 +120,13 @@ def intensity_reason(planes: NDArray[Any], ignore_value: int | None) -> str | No
     if share < _MAX_EQUAL_IN_IMAGES:
         return f"only {share:.0%} of neighbouring voxels have the same value, where objects are of one value each"
     return None
+
+
+def count_not_finite(labels: LazyArray) -> int:
+    """Voxels that are NaN or infinite."""
+    if labels.dtype.kind != "f":
+        return 0
+    return sum(int(np.count_nonzero(~np.isfinite(slab))) for _, slab in slabs(labels))
 
 
 def labels_are_intensities(where: str, reason: str) -> Problem:

@@ -20,6 +20,7 @@ from napari_celltrain.io.axes import Region, with_margins, zyx
 from napari_celltrain.io.volume import LazyArray, slabs
 from napari_celltrain.values.config import ZYX, DataConfig, LabelKind, Spacing
 from napari_celltrain.values.errors import DataError, Problem
+from napari_celltrain.values.text import count
 
 IGNORE = 255
 """Target value of voxels that count neither in the loss nor in the Dice."""
@@ -95,6 +96,8 @@ def whole_numbers(labels: NDArray[Any]) -> NDArray[Any]:
         return labels
     if labels.dtype.kind == "b":
         return labels.view(np.uint8)
+    if num_odd := int(np.count_nonzero(~np.isfinite(labels))):
+        raise DataError(not_finite(num_odd))
     with np.errstate(invalid="ignore"):
         whole = labels.astype(np.int64)
     if not np.array_equal(whole, labels):
@@ -102,6 +105,13 @@ def whole_numbers(labels: NDArray[Any]) -> NDArray[Any]:
         remedy = "Choose the folder of the labels, not that of the images or of probabilities."
         raise DataError(Problem("labels-are-intensities", "", message, remedy))
     return whole
+
+
+def not_finite(num_voxels: int, where: str = "") -> Problem:
+    """That labels hold NaN or infinity."""
+    message = f"The labels hold {count(num_voxels, 'voxel')} with no number (NaN or infinite)."
+    remedy = "Replace NaN by 0, or by the ignore value where nobody annotated, and save the labels as whole numbers."
+    return Problem("nan-or-inf", where, message, remedy)
 
 
 def to_target(labels_ZYX: NDArray[Any], scheme: LabelScheme) -> NDArray[np.uint8]:

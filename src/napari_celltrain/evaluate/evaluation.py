@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from napari_celltrain.io.volumes import open_labels
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.runs.record import read_data
 from napari_celltrain.values.config import LabelKind, Spacing
-from napari_celltrain.values.errors import DataError, Problem, RunFolderError, raise_problems
+from napari_celltrain.values.errors import DataError, Problem, RunFolderError, each_of, raise_problems
 from napari_celltrain.values.events import finish
 from napari_celltrain.values.outside import kind_of
 from napari_celltrain.values.text import sizes
@@ -87,8 +87,11 @@ def evaluate(
         paths = [(pair.name, pair.image, pair.labels) for pair in swapped.pairs]
         found = swapped if paths else found
     raise_problems(found.problems, DataError, "Predictions and labels do not pair up:")
-    pairs = [_Pair.of(name, open_labels(true), open_labels(guess)) for name, true, guess in paths]
-    return (yield from _evaluate_pairs(pairs, LabelScheme(label_kind, ignore_value), found.problems))
+    volumes = each_of(partial(open_labels, path) for _, *both in paths for path in both)
+    batched = zip(volumes[::2], volumes[1::2], strict=True)
+    pairs = [_Pair.of(path[0], *both) for path, both in zip(paths, batched, strict=True)]
+    problems = [*found.problems, *(remark for volume in volumes for remark in volume.remarks)]
+    return (yield from _evaluate_pairs(pairs, LabelScheme(label_kind, ignore_value), problems))
 
 
 def evaluate_run(run: Path) -> Generator[Step, None, Evaluation]:
@@ -270,7 +273,10 @@ def _fractions_of(side: str) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        if error.problems[0].code != "labels-are-intensities":  # a file may also be damaged
+        problem = error.problems[0]
+        if problem.code == "nan-or-inf":
+            raise DataError(replace(problem, where=side)) from None
+        if problem.code != "labels-are-intensities":  # a file may also be damaged
             raise
         message = "holds fractions, where each voxel needs a whole number."
         remedy = "Give labels, not intensities or probabilities."

@@ -21,7 +21,7 @@ from napari_celltrain.io.axes import SeveralChannelsError
 from napari_celltrain.io.volume import Volume
 from napari_celltrain.io.volumes import find_volumes, open_labels, open_volume
 from napari_celltrain.values.config import Spacing
-from napari_celltrain.values.errors import DataError, Problem, raise_problems
+from napari_celltrain.values.errors import DataError, Problem, each_of, raise_problems
 from napari_celltrain.values.files import write_table, write_text, write_with, writing
 from napari_celltrain.values.text import sizes
 
@@ -176,9 +176,10 @@ def measure_files(
         files += [(pair.labels, pair.image) for pair in found.pairs]
         problems += found.problems
     tables: list[tuple[str, Columns]] = []
-    for labels_file, image_file in files:
-        volume = open_labels(labels_file, axes=axes, voxel_size=voxel_size)
-        channels = [] if image_file is None else _open_channels(image_file, axes, voxel_size)
+    opened = each_of(partial(open_labels, path, axes=axes, voxel_size=voxel_size) for path, _ in files)
+    images = each_of(partial(_open_channels, path, axes, voxel_size) for _, path in files)
+    for volume, channels in zip(opened, images, strict=True):
+        problems += [remark for each in (volume, *channels[:1]) for remark in each.remarks]
         size = volume.voxel_size or next((channel.voxel_size for channel in channels), None)
         if size is None:
             message = "The file does not tell the size of a voxel, so its lengths are in voxels."
@@ -197,8 +198,10 @@ def measure_files(
     return len(tables), len(rows), problems
 
 
-def _open_channels(path: Path, axes: str | None, voxel_size: Spacing | None) -> list[Volume]:
+def _open_channels(path: Path | None, axes: str | None, voxel_size: Spacing | None) -> list[Volume]:
     """Every channel as a volume of its own."""
+    if path is None:
+        return []
     try:
         return [open_volume(path, axes=axes, voxel_size=voxel_size)]
     except SeveralChannelsError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from napari_celltrain.values.text import sizes
 Region = tuple[slice, slice, slice]
 """A part of a volume, along z, y and x."""
 WHOLE: Region = (slice(None), slice(None), slice(None))
+
+Plane = tuple[int, int, int, int]
+"""Which plane of a set of files one is: its position, time point, channel and slice, each counted from 0."""
 
 COLOR_IMAGE = "color-image"
 """Code of the problem that a file holds colours (RGB), not measured intensities or labels."""
@@ -109,13 +113,41 @@ class Layout:
         return np.asarray(read(key)).transpose(self.order)
 
 
+def plane_grid(where: str, planes: Sequence[Plane], slices: int) -> tuple[str, tuple[int, ...]]:
+    """The axes, besides those of a plane, along which the planes of a file lie in order, and their lengths.
+
+    Raises :class:`DataError` where they are no whole volume, which has ``slices``.
+    """
+    values = [sorted({plane[axis] for plane in planes}) for axis in range(4)]
+    lengths = [len(found) for found in values]
+    if lengths[0] > 1:
+        raise unreadable(where, f"The file holds {lengths[0]} separate volumes.", "Save each as a file of its own.")
+    if lengths[3] < slices:
+        message = f"The file holds only {lengths[3]} of the {slices} planes of a volume; other files hold the rest."
+        remedy = "Save the volume in one file, or give a folder with all its planes, one in each file."
+        raise unreadable(where, message, remedy)
+    for order in itertools.permutations(range(4)):
+        expected = itertools.product(*(values[axis] for axis in order))
+        if [tuple(plane[axis] for axis in order) for plane in planes] == list(expected):
+            along = [axis for axis in order if lengths[axis] > 1]
+            return "".join("PTCZ"[axis] for axis in along), tuple(lengths[axis] for axis in along)
+    message = "The planes of the file are no complete series of channels, slices and time points."
+    raise unreadable(where, message, "Save each volume in a file of its own.")
+
+
 def plan_layout(
-    where: str, file_axes: str, shape: tuple[int, ...], *, axes: str | None = None, channel: int | None = None
+    where: str,
+    file_axes: str,
+    shape: tuple[int, ...],
+    *,
+    axes: str | None = None,
+    channel: int | None = None,
+    flat: bool = False,
 ) -> Layout:
     """Find the volume in an array of ``shape`` whose axes the file names ``file_axes`` (empty: it does not).
 
-    ``axes`` overrides the file's own names, which may be wrong, as when slices were saved as time points. Raises
-    :class:`DataError` for anything that is not one 3D volume.
+    ``axes`` overrides the file's own names, which may be wrong, as when slices were saved as time points. With
+    ``flat`` one slice is enough. Raises :class:`DataError` for anything that is not one 3D volume.
     """
     file_axes = file_axes.upper()
     if len(file_axes) != len(shape):
@@ -124,7 +156,7 @@ def plan_layout(
         remedy = "Save it as 8- or 16-bit greyscale, or each channel on its own (Fiji: Image ▸ Color ▸ Split Channels)."
         raise DataError(Problem(COLOR_IMAGE, where, "This is a colour (RGB) image.", remedy))
     names = _given_axes(where, axes.upper(), shape) if axes else _own_axes(where, file_axes, shape)
-    _refuse_other_axes(where, names, shape, file_axes)
+    _refuse_other_axes(where, names, shape, file_axes, flat)
     chosen = _choose_channel(where, names, shape, channel)
     kept = [name for name in names if name in "ZYX"]
     return Layout(
@@ -161,9 +193,9 @@ def _own_axes(where: str, file_axes: str, shape: tuple[int, ...]) -> list[str]:
     return names
 
 
-def _refuse_other_axes(where: str, names: list[str], shape: tuple[int, ...], file_axes: str) -> None:
+def _refuse_other_axes(where: str, names: list[str], shape: tuple[int, ...], file_axes: str, flat: bool) -> None:
     size = dict(zip(names, shape, strict=True))
-    if "Y" in size and "X" in size and size.get("Z", 1) == 1:
+    if not flat and "Y" in size and "X" in size and size.get("Z", 1) == 1:
         message = f"This is a 2D image of {sizes((size['Y'], size['X']))} pixels"
         for letter, what in (("C", "channels"), ("T", "time points")):
             if size.get(letter, 1) > 1:

@@ -1,16 +1,19 @@
-"""TIFF volumes: plain stacks, ImageJ's, OME's and tifffile's own.
+"""TIFF volumes: plain stacks, ImageJ's, OME's, Micro-Manager's and tifffile's own.
 
 The header is checked before anything is allocated: a file that was cut off, or that announces more voxels than its
-bytes can hold, is refused.
+bytes can hold, is refused. A file gives the planes that it holds, also where its metadata are those of a set of files.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -19,9 +22,11 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from napari_celltrain.io.axes import Region, micrometres_per, plan_layout, spacing_of, unreadable
+from napari_celltrain.io.axes import Plane, Region, micrometres_per, plan_layout, plane_grid, spacing_of, unreadable
 from napari_celltrain.io.volume import COPY_AGAIN, LazyArray, Volume, in_gb, opening
 from napari_celltrain.values.config import Spacing
+from napari_celltrain.values.errors import CellTrainError, DataError, Problem
+from napari_celltrain.values.outside import kind_of, read_text
 
 # How many bytes one compressed byte can at most become. Deflate's limit follows from its format; LZW's from
 # 12-bit codes for strings of at most 4096 bytes; the others are generous.
@@ -29,6 +34,9 @@ _MAX_RATIO = {1: 1, 5: 2731, 8: 1032, 32773: 64, 32946: 1032}
 _MAX_RATIO_OF_OTHERS = 100_000
 # Room for padding of tiles and rows beyond the image.
 _SLACK_BYTES = 1 << 20
+_MAX_METADATA_BYTES = 1 << 24
+SUFFIXES = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
+"""Endings of TIFF files; the last three are those of BigTIFF."""
 
 _reading: list[None] = []
 """One entry for each read that is going on, in whichever thread: appending and popping need no lock."""
@@ -51,23 +59,49 @@ class TiffVolume(Volume):
     """The volume of one TIFF file."""
 
     def __init__(
-        self, path: Path, name: str, *, axes: str | None, channel: int | None, voxel_size: Spacing | None
+        self,
+        path: Path,
+        name: str,
+        *,
+        axes: str | None,
+        channel: int | None,
+        voxel_size: Spacing | None,
+        as_plane: bool = False,
     ) -> None:
+        """``as_plane``: the file must hold one plane, which is a volume of one slice."""
         self._file = path
         with opening(path, "a TIFF file", "Export it again."):
-            _check_pages(path)
-            with _quietly(), tifffile.TiffFile(path) as tif:
+            for _ in _pages(path):
+                pass
+            with _quietly(), tifffile.TiffFile(path, _multifile=False) as tif:
+                self._facts = _read_facts(tif, path)
+            with _quietly(), self._open() as tif:
                 series = tif.series[_main_series(tif, path.name)]
-                self._shape = tuple(map(int, series.shape))
+                self._shape, file_axes = tuple(map(int, series.shape)), series.axes
                 self._stored_dtype = np.dtype(series.dtype).newbyteorder(tif.byteorder)
                 # where the array lies in the file, uncompressed and in one piece; 1-bit images are packed
                 self._offset = None if self._stored_dtype.kind == "b" else series.dataoffset
-                _check_size(tif, series, self._offset, path.name)
-                file_axes, own_size = series.axes, _voxel_size(tif)
-        layout = plan_layout(path.name, file_axes, self._shape, axes=axes, channel=channel)
-        super().__init__(name, layout, self._stored_dtype, voxel_size or own_size, path)
+                _check_size(tif, series, self._offset, path.name, self._facts)
+                if as_plane:
+                    self._shape, file_axes = (1, *self._shape), f"Z{file_axes}"
+                elif self._facts.planes:
+                    grid, lengths = plane_grid(path.name, self._facts.planes, self._facts.slices)
+                    page = series.keyframe
+                    self._shape, file_axes = (*lengths, *map(int, page.shape)), grid + page.axes
+        layout = plan_layout(path.name, file_axes, self._shape, axes=axes, channel=channel, flat=as_plane)
+        super().__init__(name, layout, self._stored_dtype, voxel_size or self._facts.voxel_size, path)
         self.key = str(path.resolve()), layout
+        self.plane = self._facts.planes[0] if as_plane and self._facts.planes else None
+        """Of a set of files, where it is one."""
+        self.slices = self._facts.slices
         self._bytes_to_decode = math.prod(self._shape) * self._stored_dtype.itemsize
+        self.remarks = _remarks(self._facts, path.name, voxel_size is None, as_plane)
+
+    def _open(self) -> tifffile.TiffFile:
+        """Where the metadata are those of a set of files, tifffile must not follow them."""
+        names = ("is_ome", "is_imagej", "is_mmstack", "is_ndtiff") if self._facts.planes else ()
+        flags: dict[str, Any] = dict.fromkeys(names, False)
+        return tifffile.TiffFile(self._file, _multifile=False, **flags)
 
     def lazy(self) -> LazyArray | None:
         return None if self._offset is None else super().lazy()
@@ -83,13 +117,21 @@ class TiffVolume(Volume):
     def _decode(self, region: Region | None) -> NDArray[Any]:
         if region is not None:
             return super()._decode(region)
-        with _quietly(), tifffile.TiffFile(self._file) as tif:
+        with _quietly(), self._open() as tif:
             array = tif.series[_main_series(tif, self.where)].asarray()
-        # read() refuses another shape, naming both
-        return array if array.shape != self._shape else self._layout.take(array.__getitem__)
+        if array.size != math.prod(self._shape):
+            return array  # read() refuses it, naming both shapes
+        return self._layout.take(array.reshape(self._shape).__getitem__)
 
 
-def _check_pages(path: Path) -> None:
+def is_single_page(path: Path) -> bool:
+    """Whether a file has one page, as that of a single plane has; False where it cannot be read."""
+    with contextlib.suppress(DataError, OSError):
+        return kind_of(path) == "file" and len(list(itertools.islice(_pages(path), 2))) == 1
+    return False
+
+
+def _pages(path: Path) -> Iterator[int]:
     """Follow the chain of page headers to its end, and refuse one that leads out of the file, as after an aborted copy.
 
     tifffile stops at the break with a log line and returns fewer planes, which is why we look ourselves.
@@ -116,16 +158,20 @@ def _check_pages(path: Path) -> None:
             page = number(start, offset)
             while page and page not in seen:
                 seen.add(page)
-                page = number(page + struct.calcsize(order + count) + entry * number(page, count), offset)
+                after = number(page + struct.calcsize(order + count) + entry * number(page, count), offset)
+                yield page
+                page = after
             if seen and not page:
                 return
     raise unreadable(path.name, "The file is cut off: its list of planes leads past its end.", COPY_AGAIN)
 
 
-def _check_size(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, offset: int | None, where: str) -> None:
+def _check_size(
+    tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, offset: int | None, where: str, facts: _Facts
+) -> None:
     """Refuse what the file's bytes cannot hold, before anything of that size is allocated."""
     size, voxels = tif.filehandle.size, math.prod(series.shape)
-    announced = _announced_voxels(tif)
+    announced = facts.announced if not facts.planes else len(facts.planes) * series.keyframe.size
     if announced > voxels:
         message = f"The file announces {announced:,} voxels but holds the planes of {voxels:,}"
         raise unreadable(where, f"{message}; it is cut off, or parts of it are missing.", COPY_AGAIN)
@@ -139,8 +185,6 @@ def _check_size(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, offset:
     for page in series.pages:
         if page is None:
             raise unreadable(where, "Planes are missing, perhaps in a second file that was not copied along.")
-        if page.parent.filehandle.path != tif.filehandle.path:
-            return  # OME-TIFF over several files: each is checked by its decoder
         ends = [start + length for start, length in zip(page.dataoffsets, page.databytecounts, strict=True)]
         if ends and max(ends) > size:
             raise unreadable(where, "The file is cut off: planes lie past its end.", COPY_AGAIN)
@@ -166,47 +210,199 @@ def _main_series(tif: tifffile.TiffFile, where: str) -> int:
     return volumes[0] if volumes else 0
 
 
-def _announced_voxels(tif: tifffile.TiffFile) -> int:
-    """How many voxels the metadata promise; 0 where they do not say it apart from the planes themselves."""
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What the metadata of a file say, of it or of a set of files that it is one of."""
+
+    voxel_size: Spacing | None = None
+    """(z, y, x) in micrometres, where the metadata say all three."""
+    announced: int = 0
+    """How many voxels they promise; 0 where they do not say it apart from the planes themselves."""
+    planes: tuple[Plane, ...] = ()
+    """The file's own, in order, where it is one of a set."""
+    slices: int = 0
+    channels: int = 0
+    """Of each volume of the set, where they are known."""
+    missing: str = ""
+    """The file in which the metadata are, where it cannot be read."""
+
+
+def _remarks(facts: _Facts, where: str, needs_size: bool, as_plane: bool) -> tuple[Problem, ...]:
+    found: list[tuple[str, str, str, tuple[str, ...]]] = []
+    if facts.missing and needs_size:
+        message = f"Its voxel size is in {facts.missing}, which cannot be read."
+        remedy = "Copy that file into the same folder, or give the voxel size."
+        found.append(("no-companion", message, remedy, ("data.voxel_size",)))
+    held = len({plane[2] for plane in facts.planes})
+    if 0 < held < facts.channels and not as_plane:
+        message = f"The file holds {held} of the {facts.channels} channels of an image, and is taken as it is."
+        remedy = "Leave out the files of other channels where they are not wanted."
+        found.append(("part-of-channels", message, remedy, ()))
+    return tuple(Problem(code, where, text, remedy, "warning", settings) for code, text, remedy, settings in found)
+
+
+def _read_facts(tif: tifffile.TiffFile, path: Path) -> _Facts:
+    if tif.is_micromanager and (facts := _micromanager_facts(tif, path)):
+        return facts
     if tif.is_ome:
-        pixels = _ome_pixels(tif)
-        return math.prod(int(pixels.get(f"Size{letter}", "1")) for letter in "TCZYX") if pixels else 0
+        return _ome_facts(tif, path)
+    announced = max((int(math.prod(entry["shape"])) for entry in tif.shaped_metadata or ()), default=0)
     if tif.is_imagej:
-        return int((tif.imagej_metadata or {}).get("images", 1)) * int(tif.pages.first.size)
-    return max((int(math.prod(entry["shape"])) for entry in tif.shaped_metadata or ()), default=0)
+        announced = int((tif.imagej_metadata or {}).get("images", 1)) * int(tif.pages.first.size)
+    size = _own_voxel_size(tif)
+    return _Facts(size, announced) if size else replace(_ome_facts(tif, path), announced=announced)
 
 
-def _voxel_size(tif: tifffile.TiffFile) -> Spacing | None:
-    """(z, y, x) in micrometres, where the file says all three."""
-    if tif.is_ome:
-        pixels = _ome_pixels(tif)
-        # OME: where the unit is left out, it is the micrometre.
-        factors = [micrometres_per(pixels.get(f"PhysicalSize{letter}Unit", "µm")) for letter in "ZYX"]
-        lengths: list[Any] = [pixels.get(f"PhysicalSize{letter}", math.nan) for letter in "ZYX"]
-    elif tif.is_imagej or tif.shaped_metadata:
-        metadata = dict(tif.imagej_metadata or {}) if tif.is_imagej else dict(*(tif.shaped_metadata or ())[:1])
-        # ImageJ leaves out a spacing of exactly 1; other writers that claim to be ImageJ leave out what they
-        # do not know. tifffile signs as 1.11a.
-        if tif.is_imagej and str(metadata.get("ImageJ", "")) != "1.11a":
-            metadata.setdefault("spacing", 1.0)
-        factors = [micrometres_per(str(metadata.get(key, metadata.get("unit")))) for key in ("zunit", "yunit", "unit")]
-        spacing = metadata.get("spacing", math.nan)
-        lengths = [abs(spacing) if isinstance(spacing, float | int) else spacing]
-        for tag in ("YResolution", "XResolution"):
-            numerator, denominator = tif.pages.first.tags[tag].value if tag in tif.pages.first.tags else (0, 0)
-            lengths.append(denominator / numerator if numerator else math.nan)
-    else:  # a plain TIFF has tags for x and y only, and they mostly hold dots per inch of a screen
+def _own_voxel_size(tif: tifffile.TiffFile) -> Spacing | None:
+    """As ImageJ and tifffile write it. A plain TIFF has tags for x and y only, which mostly hold dots per inch."""
+    if not (tif.is_imagej or tif.shaped_metadata):
         return None
+    metadata = dict(tif.imagej_metadata or {}) if tif.is_imagej else dict(*(tif.shaped_metadata or ())[:1])
+    # ImageJ leaves out a spacing of exactly 1; other writers that claim to be ImageJ leave out what they
+    # do not know. tifffile signs as 1.11a.
+    if tif.is_imagej and str(metadata.get("ImageJ", "")) != "1.11a":
+        metadata.setdefault("spacing", 1.0)
+    factors = [micrometres_per(str(metadata.get(key, metadata.get("unit")))) for key in ("zunit", "yunit", "unit")]
+    spacing = metadata.get("spacing", math.nan)
+    lengths = [abs(spacing) if isinstance(spacing, float | int) else spacing]
+    for tag in ("YResolution", "XResolution"):
+        numerator, denominator = tif.pages.first.tags[tag].value if tag in tif.pages.first.tags else (0, 0)
+        lengths.append(denominator / numerator if numerator else math.nan)
+    return _spacing(lengths, factors)
+
+
+def _spacing(lengths: Sequence[Any], factors: Sequence[float | None] = (1.0, 1.0, 1.0)) -> Spacing | None:
     try:
         return spacing_of(lengths, factors)
     except (TypeError, ValueError):  # not numbers
         return None
 
 
-def _ome_pixels(tif: tifffile.TiffFile) -> dict[str, str]:
-    """The attributes of the first ``Pixels`` element; empty where the XML is damaged."""
+# --- Micro-Manager
+
+
+def _micromanager_facts(tif: tifffile.TiffFile, path: Path) -> _Facts | None:
+    """None where all is in the file and OME says it as well."""
+    metadata = tif.micromanager_metadata or {}
+    summary, index = metadata.get("Summary") or {}, metadata.get("IndexMap")
+    tag = tif.pages.first.tags[51123].value
+    tag = tag if isinstance(tag, dict) else {}
+    pixel = tag.get("PixelSizeUm", summary.get("PixelSize_um", math.nan))
+    size = _spacing([abs(float(summary.get("z-step_um") or math.nan)), pixel, pixel])
+    if index is None or "Frames" not in summary:
+        if len(tif.pages) > 1 or tif.is_ome or "SliceIndex" not in tag:
+            return None
+        plane = [int(tag.get(f"{key}Index") or 0) for key in ("Position", "Frame", "Channel", "Slice")]
+        return _Facts(size, planes=((plane[0], plane[1], plane[2], plane[3]),), slices=0)
+    ordered = index[index[:, 4].argsort()][:, (3, 2, 0, 1)].tolist()
+    lengths = [int(summary.get(key) or 1) for key in ("Positions", "Frames", "Channels", "Slices")]
+    ome = _ome_facts(tif, path) if tif.is_ome else _Facts()
+    size = ome.voxel_size or size
+    if len(ordered) >= math.prod(lengths):
+        return _Facts(size, ome.announced)
+    # an acquisition that was ended early has fewer slices than were planned, and no further file
+    prefix = path.name.partition("_MMStack")[0]
+    is_alone = len(list(itertools.islice(path.parent.glob(f"{prefix}_MMStack*"), 2))) < 2
+    slices = max(plane[3] for plane in ordered) + 1 if is_alone else lengths[3]
+    return _Facts(size, planes=tuple(map(tuple, ordered)), slices=slices, channels=lengths[2])
+
+
+# --- OME
+
+
+def _ome_facts(tif: tifffile.TiffFile, path: Path) -> _Facts:
+    """As the XML in the file says, or that in the file which it names, or in a companion file which names it."""
+    own = _parse(tif.ome_metadata or "")
+    link = None if own is None else own.find("{*}BinaryOnly")
+    if own is not None and link is None:
+        return _facts_of(own, own.get("UUID"), tif, path)
+    if link is not None:
+        files = [path.parent / Path(link.get("MetadataFile", "")).name]
+    else:  # a file without any metadata
+        files = sorted(path.parent.glob("*.companion.ome"))
+    for file in files:
+        root = None
+        with contextlib.suppress(CellTrainError, OSError):
+            root = _companion(file, file.stat().st_mtime_ns)
+        if root is not None and (link is not None or _is_named(root, path.name)):
+            return _facts_of(root, None if own is None else own.get("UUID"), tif, path)
+    return _Facts() if link is None else _Facts(missing=files[0].name)
+
+
+def _parse(text: str) -> ET.Element | None:
     try:
-        root = ET.fromstring(tif.ome_metadata or "")
-    except ET.ParseError:
-        return {}
-    return next((dict(element.attrib) for element in root.iter() if element.tag.rpartition("}")[2] == "Pixels"), {})
+        return ET.fromstring(text)
+    except (ET.ParseError, ValueError):
+        return None
+
+
+@lru_cache(maxsize=2)  # each file of a set asks for the same one
+def _companion(file: Path, _changed: int) -> ET.Element | None:
+    """The OME-XML of a companion file, or of an OME-TIFF that holds the metadata of others."""
+    if file.suffix.lower() not in SUFFIXES:
+        return _parse(read_text(file, limit=_MAX_METADATA_BYTES))
+    if kind_of(file) != "file":
+        return None
+    with contextlib.suppress(Exception), _quietly(), tifffile.TiffFile(file, _multifile=False) as tif:
+        return _parse(tif.ome_metadata or "")
+    return None
+
+
+def _is_named(root: ET.Element, name: str) -> bool:
+    return any(uuid.get("FileName", "").casefold() == name.casefold() for uuid in root.iterfind(".//{*}UUID"))
+
+
+def _facts_of(root: ET.Element, uuid: str | None, tif: tifffile.TiffFile, path: Path) -> _Facts:
+    """Of the image that the file's own planes are of, or the first one."""
+    one_file = len({found.text for found in root.iterfind(".//{*}UUID")}) < 2
+    by_name = _is_named(root, path.name)
+    planes: dict[int, Plane] = {}
+    is_set, chosen, num_pages = False, None, len(tif.pages)
+    for image, pixels in enumerate(root.iterfind(".//{*}Pixels")):
+        for data in pixels.iterfind(".//{*}TiffData"):
+            link = data.find("{*}UUID")
+            name = "" if link is None else link.get("FileName", "").casefold()
+            same_name, same_uuid = name == path.name.casefold(), link is not None and link.text == uuid
+            # tifffile follows whatever has another identifier
+            is_set |= link is not None and not same_uuid and not (uuid is None and same_name)
+            if link is None or one_file or (same_name if by_name else same_uuid):
+                chosen = pixels if chosen is None else chosen
+                planes |= _planes_of(data, pixels, image, num_pages)
+    chosen = root.find(".//{*}Pixels") if chosen is None else chosen
+    if chosen is None:
+        return _Facts()
+    factors = [micrometres_per(chosen.get(f"PhysicalSize{letter}Unit", "µm")) for letter in "ZYX"]
+    size = _spacing([chosen.get(f"PhysicalSize{letter}", math.nan) for letter in "ZYX"], factors)
+    if not is_set:
+        return _Facts(size, math.prod(int(chosen.get(f"Size{letter}", "1")) for letter in "TCZYX"))
+    slices, channels = int(chosen.get("SizeZ", "1")), _num_channels(chosen)
+    if not planes:  # its name and its identifier are other ones
+        message = "The file is one of a set, whose metadata do not say which of the planes it holds."
+        raise unreadable(path.name, message, "Give it its first name again, or save the volume in one file.")
+    return _Facts(size, 0, tuple(planes[page] for page in sorted(planes)), slices, channels)
+
+
+def _num_channels(pixels: ET.Element) -> int:
+    """Channels that have planes of their own, unlike the colours of one plane."""
+    first = pixels.find("{*}Channel")
+    samples = 1 if first is None else int(first.get("SamplesPerPixel", "1"))
+    return max(1, int(pixels.get("SizeC", "1")) // max(1, samples))
+
+
+def _planes_of(data: ET.Element, pixels: ET.Element, image: int, num_pages: int) -> dict[int, Plane]:
+    """The pages that a ``TiffData`` element describes, and which planes they are."""
+    order = pixels.get("DimensionOrder", "XYZCT")[2:]
+    length = {"Z": int(pixels.get("SizeZ", "1")), "C": _num_channels(pixels), "T": int(pixels.get("SizeT", "1"))}
+    page = int(data.get("IFD", "0"))
+    count = int(data.get("PlaneCount", data.get("NumPlanes", "1" if "IFD" in data.attrib else "0"))) or num_pages
+    index, step = 0, 1
+    for letter in order:
+        index += step * int(data.get(f"First{letter}", "0"))
+        step *= max(1, length[letter])
+    planes: dict[int, Plane] = {}
+    for offset in range(min(count, num_pages - page)):
+        rest, at = index + offset, {}
+        for letter in order:
+            rest, at[letter] = divmod(rest, max(1, length[letter]))
+        planes[page + offset] = (image, at["T"], at["C"], at["Z"])
+    return planes

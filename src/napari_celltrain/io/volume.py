@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from napari_celltrain.io.axes import WHOLE, Layout, Region, plan_layout, unreadable
 from napari_celltrain.values.config import Spacing
-from napari_celltrain.values.errors import CellTrainError, DataError
+from napari_celltrain.values.errors import CellTrainError, DataError, Problem
 
 SLAB_VOXELS = 2**23
 """Voxels that a pass over a volume holds at a time: large enough to be quick, small beside any volume."""
@@ -66,6 +66,8 @@ class Volume(ABC):
         self.voxel_size = voxel_size
         self.nbytes = math.prod(self.shape) * self.dtype.itemsize
         """Memory that the decoded volume takes."""
+        self.remarks: tuple[Problem, ...] = ()
+        """Warnings of what was assumed of the file, and of what is missing beside it."""
         self._layout = layout
         self._bytes_to_decode = self.nbytes
 

@@ -1,4 +1,4 @@
-"""Finding and opening volumes: TIFF, OME-TIFF, ImageJ TIFF and OME-Zarr; and keeping decoded ones in memory."""
+"""Finding and opening volumes: TIFF of all kinds, folders of single planes and OME-Zarr; and keeping decoded ones."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from napari_celltrain.io.axes import SeveralChannelsError, unreadable
-from napari_celltrain.io.tiff import TiffVolume
+from napari_celltrain.io.axes import Layout, SeveralChannelsError, unreadable
+from napari_celltrain.io.tiff import SUFFIXES, TiffVolume, is_single_page
 from napari_celltrain.io.volume import LazyArray, Volume, in_gb, may_be_denied
 from napari_celltrain.io.zarr import ZarrVolume, is_zarr
 from napari_celltrain.values.config import DataConfig, Spacing
+from napari_celltrain.values.errors import DataError, Problem
+from napari_celltrain.values.outside import kind_of
+from napari_celltrain.values.text import count
 
 _EXPORT = "Export the images as TIFF (in Fiji: File ▸ Save As ▸ Tiff)"
 
@@ -25,6 +31,7 @@ _EXPORT = "Export the images as TIFF (in Fiji: File ▸ Save As ▸ Tiff)"
 def find_volumes(path: Path) -> list[Path]:
     """All TIFF files and OME-Zarr folders in ``path`` and its subfolders, 2 before 10; or ``path``, if it is one.
 
+    A folder whose TIFF files hold a single plane each is one volume.
     Hidden files are left out. Raises :class:`DataError` where there is nothing to use, naming what there is.
     """
     path = Path(path)
@@ -59,9 +66,14 @@ def open_volume(
     """
     path = Path(path)
     with may_be_denied(path.parent):
-        kind = ZarrVolume if path.is_dir() else TiffVolume
+        is_folder = path.is_dir()
         if not path.exists():
             raise unreadable(path.name, f"The file does not exist in {path.parent}.")
+    if kind_of(path) == "other":
+        raise unreadable(path.name, "This is a pipe or a device, not a file.", "Choose another one.")
+    kind: type[ZarrVolume | TiffVolume | PlanesVolume] = TiffVolume
+    if is_folder:
+        kind = PlanesVolume if not is_zarr(path) and _tiffs_in(path) else ZarrVolume
     return kind(path, stem_of(path), axes=axes, channel=channel, voxel_size=voxel_size)
 
 
@@ -77,7 +89,9 @@ def open_labels(path: Path, *, axes: str | None = None, voxel_size: Spacing | No
 
 def stem_of(path: Path) -> str:
     """The file's name without ``.tif``, ``.zarr`` and the like, and without ``.ome``."""
-    return re.sub(r"(?<=.)(\.ome)?(\.tiff?|\.zarr)?\Z", "", path.name, count=1, flags=re.IGNORECASE | re.DOTALL)
+    return re.sub(
+        r"(?<=.)(\.ome)?(\.tiff?|\.btf|\.tf[28]|\.zarr)?\Z", "", path.name, count=1, flags=re.IGNORECASE | re.DOTALL
+    )
 
 
 def natural_key(text: str) -> list[tuple[int, int, str]]:
@@ -87,7 +101,7 @@ def natural_key(text: str) -> list[tuple[int, int, str]]:
 
 
 def _is_tiff(path: Path) -> bool:
-    return path.suffix.lower() in (".tif", ".tiff")
+    return path.suffix.lower() in SUFFIXES
 
 
 def _collect(folder: Path, found: list[Path], others: Counter[str], visited: set[str]) -> None:
@@ -97,6 +111,10 @@ def _collect(folder: Path, found: list[Path], others: Counter[str], visited: set
     visited.add(real)
     with may_be_denied(folder):
         entries = [(entry, entry.is_dir()) for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
+    tiffs = _tiffs_in(folder)
+    if _are_planes(tiffs):
+        found.append(folder)
+        entries = [(entry, is_folder) for entry, is_folder in entries if entry not in tiffs]
     for entry, is_folder in entries:
         if is_zarr(entry) if is_folder else _is_tiff(entry):
             found.append(entry)
@@ -104,6 +122,88 @@ def _collect(folder: Path, found: list[Path], others: Counter[str], visited: set
             _collect(entry, found, others, visited)
         else:
             others[entry.suffix.lower() or "(no ending)"] += 1
+
+
+def _tiffs_in(folder: Path) -> list[Path]:
+    found = (entry for entry in folder.iterdir() if not entry.name.startswith(".") and _is_tiff(entry))
+    return sorted((entry for entry in found if not entry.is_dir()), key=lambda entry: natural_key(entry.name))
+
+
+def _are_planes(tiffs: Sequence[Path]) -> bool:
+    """Whether these are the files of one folder of single planes."""
+    if len(tiffs) < 2 or not all(map(is_single_page, tiffs)):
+        return False
+    with suppress(DataError):
+        return bool(_open_plane(tiffs[0]).shape)
+    return False
+
+
+def _open_plane(path: Path, voxel_size: Spacing | None = None) -> TiffVolume:
+    return TiffVolume(path, path.stem, axes=None, channel=None, voxel_size=voxel_size, as_plane=True)
+
+
+class PlanesVolume(Volume):
+    """A folder of TIFF files that hold one plane each, as one volume: in the order that their metadata give, or the
+    only number in their names that differs."""
+
+    def __init__(
+        self, path: Path, name: str, *, axes: str | None, channel: int | None, voxel_size: Spacing | None
+    ) -> None:
+        files = _tiffs_in(path)
+        planes = [_open_plane(file, voxel_size) for file in files]
+        first, where = planes[0], path.name
+        if len({(plane.shape, plane.dtype) for plane in planes}) > 1:
+            raise _no_stack(where, len(files), "differ in size or type")
+        numbers = [plane.plane for plane in planes if plane.plane is not None]
+        if len(numbers) < len(planes):
+            numbers = [(0, 0, 0, number) for number in _numbers_in(where, [file.name for file in files])]
+        if len({number[:2] for number in numbers}) > 1:
+            raise _no_stack(where, len(files), "are of several positions or time points")
+        channels = sorted({number[2] for number in numbers})
+        if channel is None and len(channels) > 1:
+            raise SeveralChannelsError(where, len(channels))
+        if (chosen := channel or 0) >= len(channels):
+            have = f"there {'is' if len(channels) == 1 else 'are'} {count(len(channels), 'channel')}, counted from 0"
+            raise unreadable(where, f"There is no channel {chosen}: {have}.", "Choose another one.", "data.channel")
+        of_channel = {
+            number[3]: plane for number, plane in zip(numbers, planes, strict=True) if number[2] == channels[chosen]
+        }
+        start = 0 if first.plane else min(of_channel)
+        expected = range(start, max(max(of_channel) + 1, first.slices))
+        if len(set(numbers)) < len(planes):
+            raise _no_stack(where, len(files), "have numbers that occur twice")
+        gap = next((number for number in expected if number not in of_channel), None)
+        if gap is not None:
+            raise _no_stack(where, len(files), f"have gaps: number {gap} is missing")
+        self._planes = [of_channel[number] for number in expected]
+        layout = Layout((None, None, None), (0, 1, 2), (len(self._planes), *first.shape[1:]))
+        super().__init__(name, layout, first.dtype, first.voxel_size, path)
+        self.key = (str(path.resolve()), chosen), layout
+        message = f"Its {count(len(files), 'file')} are taken as the planes of one volume."
+        remedy = "If they are separate images, they cannot be used: CellTrain needs 3D volumes."
+        taken = Problem("stacked-planes", where, message, remedy, "warning")
+        self.remarks = (taken, *(replace(remark, where=where) for remark in first.remarks))
+
+    def _part(self, key: Any) -> NDArray[Any]:
+        z, y, x = key
+        return np.concatenate([plane.read()[:, y, x] for plane in self._planes[z]])
+
+
+def _numbers_in(where: str, names: Sequence[str]) -> list[int]:
+    """The one number in names that differs from file to file. Raises :class:`DataError` where there is no such."""
+    parts = [re.split(r"(\d+)", name) for name in names]
+    varying = [index for index, column in enumerate(zip(*parts, strict=False)) if len(set(column)) > 1]
+    if len({len(part) for part in parts}) > 1 or len(varying) != 1 or varying[0] % 2 == 0:
+        raise _no_stack(where, len(names), "are not told apart by one number in their names")
+    if re.search(r"(?:^|[_\-. ])(t|tp|time|frame)[_\-. ]*\Z", parts[0][varying[0] - 1], re.IGNORECASE):
+        raise _no_stack(where, len(names), "are numbered as time points")
+    return [int(part[varying[0]]) for part in parts]
+
+
+def _no_stack(where: str, num_files: int, reason: str) -> DataError:
+    message = f"The folder holds {num_files} single planes (2D images), which {reason}, so they make no volume."
+    remedy = "Put the planes of each volume into a folder of its own, numbered without gaps, or save each as one file."
+    return unreadable(where, message, remedy)
 
 
 class VolumeCache:

@@ -16,11 +16,11 @@ from napari_celltrain.io.axes import Region, zyx
 from napari_celltrain.io.volume import LazyArray, Volume, three_slices
 from napari_celltrain.io.volumes import open_volume
 from napari_celltrain.io.writer import CHUNK, Checklist, refuse_foreign, replace_folder, write_ome_zarr, write_planes
+from napari_celltrain.io.zarr import is_zarr
 from napari_celltrain.runs.model import ModelCard
 from napari_celltrain.values.config import Spacing
 from napari_celltrain.values.decoding import OBJECT_MAPS
 from napari_celltrain.values.errors import DataError, ModelFileError, Problem
-from napari_celltrain.values.events import Warned
 from napari_celltrain.values.files import remove_leftovers, temporary
 from napari_celltrain.values.outside import kind_of
 from napari_celltrain.values.text import sizes
@@ -129,12 +129,16 @@ def _problem(code: str, volume: Volume, message: str, remedy: str) -> Problem:
     return Problem(code, volume.where, message, remedy, settings=("resample", "data.voxel_size"))
 
 
-def unknown_size(volume: Volume, card: ModelCard) -> Warned:
-    """For an image that may not fit the model, since its voxel size is not known."""
-    return Warned(
-        message=f"{volume.where}: does not tell the size of its voxels. It is taken to be that of the training "
-        f"images, {sizes(card.spacing)} µm (z, y, x). If it is another one, give the voxel size."
+def unknown_size(volume: Volume, card: ModelCard) -> list[Problem]:
+    """A warning for an image that may not fit the model, since its voxel size is not known."""
+    if volume.voxel_size is not None or card.voxel_size is None:
+        return []
+    message = (
+        "does not tell the size of its voxels. It is taken to be that of the training images, "
+        f"{sizes(card.spacing)} µm (z, y, x)."
     )
+    remedy = "If it is another one, give the voxel size."
+    return [Problem("no-voxel-size", volume.where, message, remedy, "warning")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +164,9 @@ def plan_targets(
     refusal = ""
     if kind_of(output) not in (None, "folder"):
         refusal = "is a file."
-    elif output.resolve() in {volume.path.resolve().parent for volume in volumes if volume.path is not None}:
+    elif output.resolve() in {
+        folder for volume in volumes if volume.path for folder in (volume.path.resolve().parent, volume.path.resolve())
+    }:
         refusal = "holds the images themselves."
     if refusal:
         remedy = "Give another folder for the results."
@@ -168,8 +174,8 @@ def plan_targets(
     targets: list[Target] = []
     taken: dict[str, Volume] = {}
     for volume in volumes:
-        is_zarr = file_format == "zarr" or (file_format == "auto" and volume.path is not None and volume.path.is_dir())
-        target = Target(output, volume.name, "zarr" if is_zarr else "tiff")
+        as_zarr = file_format == "zarr" or (file_format == "auto" and volume.path is not None and is_zarr(volume.path))
+        target = Target(output, volume.name, "zarr" if as_zarr else "tiff")
         for path in map(target.path, ("", *suffixes)):
             other = taken.setdefault(path.name.casefold(), volume)  # some disks take a.tif and A.tif for one
             if other is not volume:
@@ -177,7 +183,7 @@ def plan_targets(
                     f"The results of {other.where} and {volume.where} would both be written to {path.name}. "
                     "Segment them into separate folders."
                 )
-            if is_zarr:
+            if as_zarr:
                 refuse_foreign(path)
         targets.append(target)
     try:

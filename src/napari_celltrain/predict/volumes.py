@@ -49,7 +49,7 @@ from napari_celltrain.runs.model import Model, ModelCard, load_model, read_card,
 from napari_celltrain.values import files
 from napari_celltrain.values.config import Spacing
 from napari_celltrain.values.decoding import ObjectDecoding
-from napari_celltrain.values.errors import ConfigError, DataError, Problem
+from napari_celltrain.values.errors import ConfigError, DataError, Problem, each_of, grouped
 from napari_celltrain.values.events import Event, Logged, Prepared, Saved, Warned
 from napari_celltrain.values.text import count
 
@@ -89,7 +89,7 @@ def predict(
     card = adjusted(read_card(model), threshold, decoding)
     paths = [path.absolute() for each in inputs for path in find_volumes(each)]
     requests = [InputRequest(path, axes, channel, voxel_size, resample) for path in paths]
-    volumes = [request.look(card) for request in requests]
+    volumes = each_of(partial(request.look, card) for request in requests)
     targets = plan_targets(volumes, output, file_format, probability_suffixes(card) if probabilities else [])
     from napari_celltrain.engine.device import describe, resolve_device, set_threads
 
@@ -99,13 +99,13 @@ def predict(
     if dask is None:
         load()  # a damaged model is refused before anything is read
     where = describe(chosen) if dask is None else f"the dask cluster at {dask}"
+    for problem in grouped(remark for volume in volumes for remark in (*volume.remarks, *unknown_size(volume, card))):
+        yield Warned(message=str(problem))
     yield Logged(message=f"Segmenting {count(len(volumes), 'volume')} on {where}.")
     with contextlib.nullcontext() if dask is None else connect(dask) as client:
         for index, (request, target) in enumerate(zip(requests, targets, strict=True)):
             yield Prepared(stage=f"segmenting {request.path.name}", done=index, total=len(requests))
             opened = request.open(card)
-            if opened.voxel_size is None and card.voxel_size is not None:
-                yield unknown_size(opened.volume, card)
             yield from _Prediction(
                 model, card, load, request, opened, target, probabilities, device, share, client
             ).events()

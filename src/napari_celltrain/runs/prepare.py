@@ -27,7 +27,7 @@ from napari_celltrain.nets.models import NetworkSpec, build_network
 from napari_celltrain.nets.normalize import IntensityStatistics, measure
 from napari_celltrain.values.config import ZYX, RunConfig, Spacing
 from napari_celltrain.values.decoding import OBJECT_MAPS, ObjectDecoding, Target, choose_target, first_decoding
-from napari_celltrain.values.errors import DataError, Problem
+from napari_celltrain.values.errors import DataError, Problem, grouped
 from napari_celltrain.values.events import Event, Logged, Prepared, Warned
 from napari_celltrain.values.text import sizes
 
@@ -124,7 +124,7 @@ def prepare(config: RunConfig) -> Generator[Event, None, Preparation]:
         lambda step: Prepared(stage=f"reading {step[2] or 'the volumes'}", done=step[0], total=step[1]),
     )
     report.raise_errors()
-    for problem in report.problems:
+    for problem in grouped(report.problems):
         yield Warned(message=str(problem))
     scheme = report.scheme
     assert scheme is not None  # without errors there is one

@@ -6,11 +6,15 @@ where (the file or the field), and what to do. Anything else that escapes is our
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
 
+T = TypeVar("T")
 Severity = Literal["error", "warning"]
+_OF_SETTINGS = ("config", "bad-option")
+"""Codes of problems in which ``where`` is a field, and no file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,37 @@ class Problem:
         return f"{where}{self.message} {self.remedy}".strip()
 
 
+def grouped(problems: Iterable[Problem]) -> list[Problem]:
+    """One problem for each kind of them: where it is the same in many files but for numbers, the first one, with the
+    count of the others."""
+    groups: dict[tuple[str, ...], list[Problem]] = {}
+    for problem in dict.fromkeys(problems):
+        kind = (problem.code, problem.severity, re.sub(r"\d[\d.,]*", "#", problem.message), *problem.settings)
+        own = not problem.where or problem.code in _OF_SETTINGS
+        groups.setdefault((*kind, str(problem)) if own else kind, []).append(problem)
+    found = []
+    for first, *others in groups.values():
+        rest = others[0].where if len(others) == 1 else f"{len(others)} more"
+        found.append(replace(first, where=f"{first.where} and {rest}") if others else first)
+    return found
+
+
+def each_of(calls: Iterable[Callable[[], T]], heading: str = "") -> list[T]:
+    """The results of all ``calls``; where some fail, one error of the kind of the first with the problems of all."""
+    results, errors = [], []
+    for call in calls:
+        try:
+            results.append(call())
+        except CellTrainError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        kind = DataError if isinstance(errors[0], DataError) else type(errors[0])
+        raise kind(*(problem for error in errors for problem in error.problems), heading=heading)
+    return results
+
+
 class CellTrainError(Exception):
     """What the user can fix; ``str()`` of it is meant to be shown as it is.
 
@@ -45,8 +80,9 @@ class CellTrainError(Exception):
             problem if isinstance(problem, Problem) else Problem("error", "", problem) for problem in problems
         )
         self.heading = heading
-        lines = [str(problem) for problem in self.problems]
-        super().__init__("\n".join([heading, *(f"  - {line}" for line in lines)]) if len(lines) > 1 else "".join(lines))
+        lines = [str(problem) for problem in grouped(self.problems)]
+        several = len(self.problems) > 1
+        super().__init__("\n".join([heading, *(f"  - {line}" for line in lines)]) if several else "".join(lines))
 
 
 class ConfigError(CellTrainError):

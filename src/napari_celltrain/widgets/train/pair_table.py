@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QFrame, QPlainTextEdit, QSizePolicy
 from napari_celltrain.data.check import PairReport
 from napari_celltrain.data.split import Split
 from napari_celltrain.values.config import DataConfig
-from napari_celltrain.values.errors import Problem
+from napari_celltrain.values.errors import Problem, grouped
 from napari_celltrain.values.fields import all_fields
 from napari_celltrain.values.text import sizes
 from napari_celltrain.widgets.table import LEFT, RIGHT, Table, TableModel
@@ -44,7 +44,7 @@ class ProblemList(QPlainTextEdit):
         self.hide()
 
     def set_problems(self, problems: Sequence[Problem]) -> None:
-        self._problems = tuple(sorted(dict.fromkeys(problems), key=lambda problem: problem.severity != "error"))
+        self._problems = tuple(sorted(grouped(problems), key=lambda problem: problem.severity != "error"))
         self._write()
         self.setVisible(bool(self._problems))
 
