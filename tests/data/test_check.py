@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +191,27 @@ def test_odd_images(folder):
         ("nan-or-inf", "error"),
         ("saturated-image", "warning"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "said"),
+    [
+        (np.s_[3, 4, 5], 1e6, r"1 voxel lies far above the others, up to 1e\+06"),
+        (np.s_[3, 4, 5:8], -1e6, r"3 voxels lie far below the others, up to -1e\+06"),
+        (np.s_[:, 4, 5], 65535, "32 voxels lie far above the others, up to 6.55"),
+        (np.s_[7], 1e6, "4,096 voxels lie far above"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_voxels_far_outside_of_the_others_are_counted(folder, where, value, said):
+    image, labels = cells()
+    image = image.astype(np.float32)
+    image[where] = value
+    folder(image, labels)
+    (problem,) = check(folder).problems
+    assert (problem.code, problem.severity, problem.where) == ("outlying-voxels", "warning", "images/a.tif")
+    assert re.match(said, problem.message)
+    assert "Remove Outliers" in problem.remedy
 
 
 def test_odd_labels(folder):

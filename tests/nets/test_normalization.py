@@ -3,6 +3,7 @@ import pytest
 import zarr
 from pydantic import ValidationError
 
+from napari_celltrain.io import volume as volumes
 from napari_celltrain.nets.normalize import IntensityStatistics, measure, normalize
 from napari_celltrain.values.errors import DataError
 
@@ -76,11 +77,9 @@ def test_a_large_volume_is_measured_on_a_regular_grid(shape):
 
 
 def test_a_large_volume_is_read_in_slabs(monkeypatch):
-    from napari_celltrain.nets import normalize
-
     image = volume((50, 40, 60))
     whole = measure(image, "zscore", max_voxels=20_000)
-    monkeypatch.setattr(normalize, "_VOXELS_AT_ONCE", 2_000)
+    monkeypatch.setattr(volumes, "SLAB_VOXELS", 4_000)
     read = []
 
     class Watched:
@@ -162,3 +161,95 @@ def test_extreme_values_are_refused_by_name(kind, dtype, values):
     image[0, 0, :2] = values
     with pytest.raises(DataError, match=r"^embryo\.tif holds values"):
         measure(image, kind, name="embryo.tif")
+
+
+KINDS = ["percentile", "zscore"]
+CELLS = np.float32(np.random.default_rng(3).normal(100, 5, (20, 40, 50)))
+CELLS[4:9, 10:20, 10:20] += np.random.default_rng(4).gamma(2.0, 300.0, (5, 10, 10))
+
+
+def with_voxels(value, where):
+    image = CELLS.copy()
+    image[where] = value
+    return image
+
+
+BROKEN = {
+    "a hot voxel": with_voxels(1e6, (3, 4, 5)),
+    "a hotter one": with_voxels(1e12, (3, 4, 5)),
+    "a negative spike": with_voxels(-1e8, (3, 4, 5)),
+    "a column": with_voxels(1e6, np.s_[:, 4, 5]),
+    "many": with_voxels(1e6, np.s_[3, 3:8, 3:15]),
+    "both sides": with_voxels([-1e6, 1e6], np.s_[3, 4, 5:7]),
+    "a plane": with_voxels(1e6 + np.arange(2000).reshape(40, 50), 7),
+    "a plane far below": with_voxels(-1e6, 7),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("image", BROKEN.values(), ids=BROKEN)
+def test_broken_voxels_leave_the_others_as_they_are(kind, image):
+    expected, statistics = measure(CELLS, kind), measure(image, kind)
+    assert statistics.offset == pytest.approx(expected.offset, abs=0.05 * expected.scale)
+    assert 0.9 < statistics.scale / expected.scale < 1.5  # 0.15 % of broken voxels move a percentile a little
+    normalized = normalize(image, statistics)
+    assert np.abs(normalized).max() < {"percentile": 40, "zscore": 130}[kind]
+    same = image == CELLS
+    np.testing.assert_allclose(normalized[same], normalize(CELLS, statistics)[same], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
+def test_ordinary_volumes_are_not_changed_by_a_bit(kind, dtype):
+    image = volume(dtype=np.uint8).astype(dtype)
+    limited, unlimited = (measure(image, kind, limit_outliers=limit) for limit in (True, False))
+    assert limited.model_copy(update={"limit": None}) == unlimited
+    np.testing.assert_array_equal(normalize(image, limited), normalize(image, unlimited))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_limit_everything_counts_as_in_version_0_1(kind):
+    image = BROKEN["a hot voxel"]
+    statistics = measure(image, kind, limit_outliers=False)
+    assert statistics.limit is None
+    largest = (1e6 - statistics.offset) / statistics.scale
+    assert normalize(image, statistics).max() == pytest.approx(largest, rel=1e-6)
+    assert largest > 150
+
+
+def test_brighter_voxels_stay_brighter_beyond_the_limit():
+    statistics = IntensityStatistics(kind="percentile", offset=0, scale=1, limit=12)
+    values = np.array([0, 11.9, 12, 12.1, 20, 1e3, 1e6, 1e30]).reshape(2, 2, 2)
+    normalized = normalize(values, statistics)
+    assert (np.diff(normalized.ravel()) > 0).all()
+    np.testing.assert_array_equal(normalize(-values, statistics), -normalized)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("background", [0, 500])
+@pytest.mark.parametrize("spike", [-1e7, 1e7, None])
+def test_in_a_nearly_constant_volume_what_differs_is_what_there_is_to_see(kind, background, spike):
+    image = np.full((10, 40, 50), background, np.float32)
+    image[5, 5:7, 5:9] = background + np.linspace(100, 300, 8).reshape(2, 4)
+    if spike is not None:
+        image[1, 1, 1] = spike
+    statistics = measure(image, kind)
+    normalized = normalize(image, statistics)
+    cells = normalized[5, 5:7, 5:9] - normalized[0, 0, 0]
+    assert 0.4 < cells.min() < cells.max() < 110
+    assert np.ptp(cells) > 0.4
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_volume_of_two_planes_or_of_numbers_beyond_float_is_measured(kind):
+    image = np.stack([CELLS[4], CELLS[4] + 1e6])
+    assert np.isfinite(normalize(image, measure(image, kind))).all()
+    large = np.full((3, 4, 5), 2**60, np.int64)
+    large[1, 2, 3] += 2**12
+    assert np.isfinite(normalize(large, measure(large, kind))).all()
+    small = np.zeros((3, 40, 50))
+    small[1, 2, :4] = 1e-40, 1e-35, 1e30, -1e30
+    assert np.isfinite(normalize(small, measure(small, kind))).all()

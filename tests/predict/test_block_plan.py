@@ -46,6 +46,14 @@ def test_blocks_are_whole_chunks_and_fit_the_memory(shape, card):
     assert whole <= blocks.OBJECT_VOXELS
 
 
+@pytest.mark.parametrize("limit", [True, False])
+def test_blocks_treat_outliers_as_the_model_does(card, limit):
+    card = card.model_copy(update={"limit_outliers": limit})
+    statistics = card.measure(np.arange(1000, dtype=np.uint16).reshape(10, 10, 10))
+    plan = make_plan(card, Huge(10, 10, 10), VOXEL_SIZE, statistics, "", probabilities=False)
+    assert plan.model_validate_json(plan.model_dump_json()).statistics.limit == (12.0 if limit else None)
+
+
 def test_a_plane_that_fits_the_memory_is_not_cut(card):
     plan = make_plan(card, Huge(1024, 500, 500), VOXEL_SIZE, STATISTICS, "", probabilities=False)
     assert plan.maps.counts[1:] == (1, 1)
@@ -86,7 +94,8 @@ def test_a_task_is_known_by_model_image_and_options(tmp_path, card):
     first = mark(probabilities=False)
     assert mark(probabilities=False) == first
     assert mark(probabilities=True) != first
-    assert mark(card=card.model_copy(update={"threshold": 0.7}), probabilities=False) != first
+    for change in ({"threshold": 0.7}, {"limit_outliers": True}):
+        assert mark(card=card.model_copy(update=change), probabilities=False) != first
     weights = tmp_path / "run" / "model" / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

@@ -26,6 +26,7 @@ from napari_celltrain.runs import process, session
 from napari_celltrain.runs.checkpoint import LAST, LAST_OF_0_1, read_last
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.runs.model import load_model, read_card
+from napari_celltrain.values.config import DataConfig, RunConfig
 from napari_celltrain.values.events import Finished, Started, Validated
 
 OLD = Path(__file__).parent / "v0.1.0"
@@ -97,6 +98,14 @@ def test_its_moments_are_laid_out_as_their_weights(old_run: RunFolder, layout: A
                 torch.as_strided(t, (t.numel(),), (1,)) for t in (moment, torch.empty_like(weight).copy_(moment))
             ]
             assert torch.equal(*in_memory)
+
+
+def test_outliers_are_left_alone_as_they_were(old_run: RunFolder) -> None:
+    assert DataConfig().limit_outliers
+    assert not old_run.read_config().data.limit_outliers
+    assert not read_card(old_run.path).limit_outliers
+    old_run.write_config(RunConfig())
+    assert old_run.read_config().data.limit_outliers
 
 
 def test_its_model_is_used(old_run: RunFolder, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import yaml
 
 from napari_celltrain.io.writer import write_volume
 from napari_celltrain.nets.models import MODELS
+from napari_celltrain.nets.normalize import normalize
 from napari_celltrain.runs.model import read_card
 from napari_celltrain.share import source_model
 from napari_celltrain.share.description import PAPERS, readme
@@ -163,6 +164,20 @@ class TestTorchScript:
         traced = torch.jit.load(str(written))
         np.testing.assert_allclose(traced(torch.from_numpy(image)).detach(), model.logits(image), atol=1e-4)
 
+    @pytest.mark.parametrize("normalization", ["percentile", "zscore"])
+    @pytest.mark.parametrize("key", ["unet", "trailmap"])
+    def test_outliers_are_compressed_as_predict_does_it(self, tmp_path, key, normalization):
+        run = write_network(tmp_path, key, limit_outliers=True, normalization=normalization)
+        list(export(run, "torchscript", tmp_path / "x.pt", Metadata()))
+        model = load_source_model(run)
+        image = camera_image().astype(np.float32)
+        image[3, 4, 5:7] = 1e6, -1e5
+        as_predicted = torch.from_numpy(normalize(image, model.card.measure(image))[None, None])
+        traced = torch.jit.load(str(tmp_path / "x.pt"))
+        with torch.inference_mode():
+            found = traced(torch.from_numpy(model.normalized(image)))
+            np.testing.assert_allclose(found, model.network(as_predicted), atol=1e-4)
+
     def test_brings_its_card(self, run, written):
         extra = {"model.yaml": ""}
         torch.jit.load(str(written), _extra_files=extra)
@@ -244,3 +259,9 @@ class TestExample:
         found = example_image(WINDOW, tmp_path / "a.tif")
         assert found.shape == WINDOW
         assert set(np.unique(found)) <= set(np.unique(image))
+
+    def test_has_no_broken_voxels(self, tmp_path):
+        image = np.random.default_rng(0).integers(0, 999, (20, 40, 40)).astype(np.float32)
+        image[8, 20, 20:22] = 1e6, -1e6
+        write_volume(tmp_path / "a.tif", image)
+        assert np.ptp(example_image(WINDOW, tmp_path / "a.tif")) < 1000

@@ -14,6 +14,7 @@ from pydantic_core import ValidationError
 from balls import make_pair
 from napari_celltrain.io.volumes import open_volume
 from napari_celltrain.io.writer import write_volume
+from napari_celltrain.nets.normalize import normalize
 from napari_celltrain.predict.volumes import predict
 from napari_celltrain.runs.model import load_model, read_card
 from napari_celltrain.share import export as export_module
@@ -46,7 +47,7 @@ IMAGES = {
 def objects(tmp_path_factory):
     """The run folder of learned objects, and its package."""
     folder = tmp_path_factory.mktemp("objects")
-    run = write_tiny_model(folder)
+    run = write_tiny_model(folder, limit_outliers=True)
     list(export(run, "bioimageio", folder / "x.zip", METADATA))
     return run, folder / "x.zip"
 
@@ -56,7 +57,13 @@ def classes(tmp_path_factory):
     """As ``objects``, of classes by a network that takes any size, normalized by mean and deviation."""
     folder = tmp_path_factory.mktemp("classes")
     run = write_network(
-        folder, "trailmap", label_kind="classes", class_values=(0, 7), normalization="zscore", voxel_size=None
+        folder,
+        "trailmap",
+        label_kind="classes",
+        class_values=(0, 7),
+        normalization="zscore",
+        voxel_size=None,
+        limit_outliers=True,
     )
     list(export(run, "bioimageio", folder / "x.zip", Metadata()))
     return run, folder / "x.zip"
@@ -93,6 +100,16 @@ def test_the_library_computes_the_same(which, image, described, request):
     model = load_source_model(run)
     found = run_package(described(path), image)
     np.testing.assert_allclose(found, model.probabilities(model.logits(model.normalized(image))), atol=1e-4)
+
+
+def test_the_library_compresses_outliers_too(objects, described):
+    image = camera_image(4).astype(np.float32)
+    image[3, 4, 5:7] = 1e6, -1e5
+    model = load_source_model(objects[0])
+    as_predicted = torch.from_numpy(normalize(image, model.card.measure(image))[None, None])
+    with torch.inference_mode():
+        expected = model.probabilities(model.network(as_predicted).numpy())
+    np.testing.assert_allclose(run_package(described(objects[1]), image), expected, atol=1e-4)
 
 
 def test_by_the_librarys_shortest_way_too(objects):

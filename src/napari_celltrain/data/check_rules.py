@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from napari_celltrain.data.labels import IGNORE, LabelScheme, to_target
 from napari_celltrain.data.objects import LabelSummary, summarize
-from napari_celltrain.io.volume import LazyArray, slabs
+from napari_celltrain.io.volume import LazyArray, sample_voxels, slabs
 from napari_celltrain.values.config import DataConfig
 from napari_celltrain.values.errors import Problem
 from napari_celltrain.values.text import count
@@ -33,6 +33,11 @@ _FULL = 0.995
 # Networks compute in float32, which ends at 3e38; sums and squares of intensities must stay well within.
 _MAX_INTENSITY = 1e30
 _MIN_RANGE = 1e-30
+
+PERCENTILES = (1.0, 99.8)
+"""The usual range. The upper one is high as cells may fill little of a volume, and robust against hot pixels."""
+_OUTLYING = 12.0
+"""How many times the usual range an outlier is away from its lower end; the brightest nuclei of BBBC050 reach 11."""
 
 EXTREME_REMEDY = (
     "Look for broken voxels and replace them, or scale the image, for example to 0 to 1, and save it again."
@@ -75,11 +80,33 @@ def intensity_problems(where: str, image: LazyArray) -> tuple[list[Problem], tup
         message = f"All voxels of the image have the value {low:g}."
         remedy = "Check the export and the channel, or remove the image and its labels."
         problem = Problem("constant-image", where, message, remedy)
+    elif outliers := _outlier_problem(where, image, low, high):
+        problem = outliers
     elif at_high / total > _SATURATED_SHARE and not few_levels:
         message = f"{at_high / total:.1%} of the image have the largest value, {high:g}: it is overexposed."
         remedy = "Use the raw data if the export clipped it; otherwise expose less next time."
         problem = warning("saturated-image", where, message, remedy)
     return [] if problem is None else [problem], extremes
+
+
+def _outlier_problem(where: str, image: LazyArray, lowest: float, highest: float) -> Problem | None:
+    """A warning of voxels far outside of the others, in an image with values from ``lowest`` to ``highest``."""
+    low, high = usual_range(sample_voxels(image))
+    first, last = _outlier_limits(low, high)
+    if first <= lowest and highest <= last:
+        return None
+    number = sum(int(np.count_nonzero((slab < first) | (slab > last))) for _, slab in slabs(image))
+    farthest, side = (highest, "above") if highest - low > low - lowest else (lowest, "below")
+    lie = "lies" if number == 1 else "lie"
+    message = (
+        f"{count(number, 'voxel')} {lie} far {side} the others, up to {farthest:.4g}; nearly all voxels have values "
+        f"between {low:.4g} and {high:.4g}."
+    )
+    remedy = (
+        "If they are broken (hot or dead), remove them (in Fiji: Process ▸ Noise ▸ Remove Outliers). Left in, they are "
+        "compressed, so that they do not hide the rest, unless limit_outliers is off."
+    )
+    return warning("outlying-voxels", where, message, remedy)
 
 
 def extreme_reason(low: float, high: float) -> str | None:
@@ -89,6 +116,53 @@ def extreme_reason(low: float, high: float) -> str | None:
     if 0 < high - low < _MIN_RANGE:
         return f"values that differ by {high - low:g} at most, too little to compute with"
     return None
+
+
+def usual_range(sample: NDArray[Any], *, robust: bool = True) -> tuple[float, float]:
+    """The intensities between which nearly all voxels of ``sample`` (planes, voxels) lie: percentiles 1 and 99.8.
+
+    Where these are equal, nearly all voxels have one value, and the others are what there is to see: then the typical
+    one of these is the upper end. Planes that lie outliers' distances from all others, as of a flash, do not count.
+    With ``robust`` off, as by version 0.1.0, all planes count, and where the percentiles are equal, the lowest and the
+    highest value are the ends.
+    """
+    if not robust:
+        low, high = _percentiles(sample)
+        return (low, high) if high > low else (float(sample.min()), float(sample.max()))
+    lowest, highest = sample.min(axis=1), sample.max(axis=1)
+    alike = (lowest <= np.median(highest)) & (highest >= np.median(lowest))
+    if alike.any() and not alike.all():
+        first, last = _outlier_limits(*_robust_percentiles(sample[alike]))
+        sample = sample[(lowest <= last) & (highest >= first)]
+    return _robust_percentiles(sample)
+
+
+def _percentiles(sample: NDArray[Any]) -> tuple[float, float]:
+    if sample.dtype.kind == "i":  # NumPy interpolates in the type itself, where differences may overflow
+        sample = sample.astype(np.float32 if sample.dtype.itemsize <= 2 else np.float64)
+    low, high = np.percentile(sample, PERCENTILES)
+    return float(low), float(high)
+
+
+def _robust_percentiles(sample: NDArray[Any]) -> tuple[float, float]:
+    low, high = _percentiles(sample)
+    if high - low < _MIN_RANGE:
+        distances = np.abs(sample.astype(np.float64) - low)
+        others = distances[distances > 0]
+        high = low + (max(float(np.median(others)), _MIN_RANGE) if others.size else 1.0)
+    return low, high
+
+
+def _outlier_limits(low: float, high: float) -> tuple[float, float]:
+    """Outside of these, voxels are outliers of the usual range from ``low`` to ``high``."""
+    reach = _OUTLYING * (high - low)
+    return low - reach, low + reach
+
+
+def inliers(sample: NDArray[Any]) -> NDArray[Any]:
+    """The intensities (N,) of ``sample`` (planes, voxels) without outliers."""
+    first, last = _outlier_limits(*usual_range(sample))
+    return np.asarray(sample[(sample >= first) & (sample <= last)])
 
 
 # --- labels

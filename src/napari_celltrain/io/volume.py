@@ -15,12 +15,15 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from napari_celltrain.io.axes import WHOLE, Layout, Region, plan_layout, unreadable
-from napari_celltrain.values.config import Spacing
+from napari_celltrain.io.axes import WHOLE, Layout, Region, plan_layout, unreadable, zyx
+from napari_celltrain.values.config import ZYX, Spacing
 from napari_celltrain.values.errors import CellTrainError, DataError, Problem
 
 SLAB_VOXELS = 2**23
 """Voxels that a pass over a volume holds at a time: large enough to be quick, small beside any volume."""
+
+MAX_SAMPLED_VOXELS = 2**24
+"""Of larger volumes, a regular grid of about so many voxels gives the percentiles."""
 
 _OF_THE_DISK = {
     getattr(errno, name)
@@ -246,3 +249,34 @@ def fingerprint(volume: Volume | LazyArray) -> str:
     for _, slab in slabs(array):
         digest.update(np.ascontiguousarray(slab).data)
     return digest.hexdigest()
+
+
+def sample_voxels(volume_ZYX: LazyArray, max_voxels: int = MAX_SAMPLED_VOXELS) -> NDArray[Any]:
+    """All voxels, or a regular grid of them: (planes, voxels of each).
+
+    They are read in few slabs, as neighbouring ones share their chunks.
+    """
+    steps = _steps(volume_ZYX.shape, max_voxels)
+    z, y, x = (slice(step // 2, None, step) for step in steps)
+    planes = range(*z.indices(volume_ZYX.shape[0]))
+    voxels_per_plane = math.prod(
+        len(range(*part.indices(length))) for part, length in zip((y, x), volume_ZYX.shape[1:], strict=True)
+    )
+    at_once = max(1, SLAB_VOXELS // 2 // voxels_per_plane)
+    parts = [
+        np.asarray(volume_ZYX[group.start : group.stop : group.step, y, x]).reshape(len(group), -1)
+        for group in (planes[first : first + at_once] for first in range(0, len(planes), at_once))
+    ]
+    sample = np.concatenate(parts)
+    return sample.astype(np.uint8) if sample.dtype == bool else sample
+
+
+def _steps(shape: tuple[int, ...], max_voxels: int) -> ZYX:
+    """Every how many voxels along z, y and x; always the axis with the most voxels left is thinned out first."""
+    steps = [1, 1, 1]
+    left = list(shape)
+    while math.prod(left) > max_voxels:
+        axis = left.index(max(left))
+        steps[axis] += 1
+        left[axis] = len(range(steps[axis] // 2, shape[axis], steps[axis]))
+    return zyx(steps)

@@ -53,6 +53,21 @@ class UnpaddedNetwork(nn.Module):
         return main_output(self.network(image))
 
 
+class LimitedNetwork(nn.Module):
+    """A network with the last step of `nets.normalize.normalize` in front: input beyond ± ``limit`` is compressed."""
+
+    def __init__(self, network: nn.Module, limit: float) -> None:
+        super().__init__()
+        self.network = network
+        self.limit = limit
+
+    def forward(self, image: Tensor) -> Tensor:
+        beyond = image.abs() - self.limit
+        compressed = torch.sign(image) * (self.limit + torch.log1p(beyond.clamp(min=0.0)))
+        output: Tensor = self.network(torch.where(beyond > 0, compressed, image))
+        return output
+
+
 def padded_size(size: Sequence[int], divisor: ZYX) -> list[int]:
     """The smallest size from ``size`` upwards that a network of this divisor can take."""
     padded = [-(-have // step) * step for have, step in zip(size, divisor, strict=True)]

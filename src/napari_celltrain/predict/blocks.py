@@ -180,7 +180,8 @@ def _object_block(shape: ZYX, chunk: ZYX, decoding: ObjectDecoding, spacing: Spa
 def fingerprint(model: Path, card: ModelCard, volume: Volume, **options: object) -> str:
     """Equal for the same model, the same file in the same state, and the same options."""
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(card.model_dump_json(exclude={"training", "batch_size"}).encode())
+    unused = {"training", "batch_size"} | (set() if card.limit_outliers else {"limit_outliers"})  # as version 0.1.0 did
+    digest.update(card.model_dump_json(exclude=unused).encode())
     digest.update(repr((volume.key, volume.shape, volume.voxel_size, sorted(options.items()))).encode())
     weights_file = model if is_package(model) else model_folder(model) / WEIGHTS
     try:

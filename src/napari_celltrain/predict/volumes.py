@@ -22,7 +22,6 @@ from napari_celltrain.io.axes import zyx
 from napari_celltrain.io.volume import LazyArray, voxels_in
 from napari_celltrain.io.volumes import find_volumes
 from napari_celltrain.io.writer import Checklist
-from napari_celltrain.nets.normalize import measure
 from napari_celltrain.predict.blocks import (
     BlockStore,
     create_store,
@@ -182,7 +181,7 @@ class _Prediction:
 
     def _at_once(self) -> Iterator[Event]:
         image = self.opened.image
-        statistics = measure(self.opened.raw, self.card.normalization, name=self.where)
+        statistics = self.card.measure(self.opened.raw, self.where)
         size = (self.card.network.out_channels if self.probabilities else 0, *zyx(image.shape))
         maps = np.zeros(size, np.float32)
 
@@ -235,7 +234,7 @@ class _Prediction:
             )
             return store
         yield Prepared(stage=f"measuring {self.where}")
-        statistics = measure(self.opened.raw, self.card.normalization, name=self.where)
+        statistics = self.card.measure(self.opened.raw, self.where)
         spacing = self.opened.voxel_size or self.card.spacing
         plan = make_plan(self.card, self.opened.image, spacing, statistics, mark, probabilities=self.probabilities)
         return create_store(path, plan)

@@ -274,8 +274,12 @@ class RunFolder:
         return chain.from_iterable(takewhile(bool, new_events(self.events_file)))
 
     def read_config(self) -> RunConfig:
-        """Raises ``ConfigError`` that names the file and the fields that are wrong."""
-        return load_config(self.config_file)
+        """What the run was started with. Raises ``ConfigError`` that names the file and the fields that are wrong."""
+        config = load_config(self.config_file)
+        if "limit_outliers" in config.data.model_fields_set:
+            return config
+        # begun by version 0.1.0, which did not
+        return config.model_copy(update={"data": config.data.model_copy(update={"limit_outliers": False})})
 
     # --- control -----------------------------------------------------------------------------------------------
 

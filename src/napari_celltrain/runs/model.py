@@ -21,7 +21,7 @@ from napari_celltrain.io.tensors import read_tensors, write_tensors
 from napari_celltrain.io.volume import LazyArray
 from napari_celltrain.nets.geometry import bytes_per_voxel
 from napari_celltrain.nets.models import MODELS, NetworkSpec, build_network, load_weights
-from napari_celltrain.nets.normalize import IntensityStatistics
+from napari_celltrain.nets.normalize import IntensityStatistics, measure
 from napari_celltrain.runs.folder import RunFolder
 from napari_celltrain.runs.model_package import CARD, WEIGHTS, read_packed_card, read_packed_weights
 from napari_celltrain.values import outside
@@ -71,6 +71,8 @@ class ModelCard(Frozen):
     voxel_size: Spacing | None = None
     """Median voxel size (z, y, x) of the training images in µm."""
     normalization: Literal["percentile", "zscore"] = "percentile"
+    limit_outliers: bool = False
+    """Whether intensities far beyond the others are compressed; models of version 0.1.0 do not."""
     window: ZYX
     """Window size of prediction in voxels; instance normalization makes results depend on it."""
     batch_size: int = Field(default=2, ge=1, le=1024)
@@ -126,6 +128,10 @@ class ModelCard(Frozen):
     def spacing(self) -> Spacing:
         """The voxel size that distances in µm refer to where an image has none of its own."""
         return self.voxel_size or (1.0, 1.0, 1.0)
+
+    def measure(self, image: LazyArray, name: str = "The image") -> IntensityStatistics:
+        """How the intensities of ``image`` (Z, Y, X), called ``name``, are normalized. Raises ``DataError``."""
+        return measure(image, self.normalization, limit_outliers=self.limit_outliers, name=name)
 
     @property
     def scheme(self) -> LabelScheme:

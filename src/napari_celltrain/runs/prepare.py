@@ -152,17 +152,17 @@ def _open(
     network: NetworkSpec,
 ) -> Generator[Event, None, Preparation]:
     """Open the volumes, choose the patch size for them, and bring everything together."""
-    spacing = network.voxel_size or (1.0, 1.0, 1.0)
+    spacing, data = network.voxel_size or (1.0, 1.0, 1.0), config.data
     reports = {pair.pair: pair for pair in report.pairs}
     training: list[TrainingVolume] = []
     validation: list[ValidationVolume] = []
     records = []
     for case in split.cases:
         pair = reports[case.pair]
-        image_volume, labels_volume = open_pair(case.pair, config.data)
+        image_volume, labels_volume = open_pair(case.pair, data)
         image, labels = cache.get(image_volume), cache.get(labels_volume)
         # of the whole volume, also where the case is a block of it: as it will be when the model is used
-        statistics = measure(image, config.data.normalization, name=image_volume.where)
+        statistics = measure(image, data.normalization, limit_outliers=data.limit_outliers, name=image_volume.where)
         records.append(_record(case, pair, statistics))
         if not isinstance(image, np.ndarray):
             image = Unchanged(image_volume.where, image, *(pair.intensity_range or (-math.inf, math.inf)))

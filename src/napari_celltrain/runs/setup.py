@@ -143,6 +143,7 @@ def make_card(preparation: Preparation, trainer: Trainer, run: str) -> ModelCard
         channel=config.data.channel,
         voxel_size=preparation.network.voxel_size,
         normalization=config.data.normalization,
+        limit_outliers=config.data.limit_outliers,
         window=preparation.window,
         batch_size=preparation.window_batch,
         target=preparation.target,

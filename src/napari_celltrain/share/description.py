@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_celltrain.data.check_rules import PERCENTILES
 from napari_celltrain.nets.models import MODELS
-from napari_celltrain.nets.normalize import PERCENTILES
 from napari_celltrain.runs.model_package import PACKED_CARD, WEIGHTS
 from napari_celltrain.share.metadata import Citation, Metadata, parse_citation
 from napari_celltrain.share.source_model import OPSET, TOLERANCE, SourceModel
@@ -57,6 +57,8 @@ def readme(model: SourceModel, metadata: Metadata) -> str:
         "percentile": "percentiles {:g} and {:g} of each volume become 0 and 1, without clipping".format(*PERCENTILES),
         "zscore": "mean 0 and standard deviation 1, volume by volume",
     }[card.normalization]
+    if model.limit is not None:
+        scaled += f"; the network itself compresses values beyond ± {model.limit:g}"
     scores = [("Voxel Dice", training.validation_dice), ("Object F1 at IoU 0.5", training.validation_f1)]
     authors = [
         ", ".join(filter(None, (person.name, person.affiliation, person.orcid and f"https://orcid.org/{person.orcid}")))
@@ -199,6 +201,7 @@ def _tensors(folder: Path, model: SourceModel, *, is_fixed: bool, halo: bool) ->
         cut_off = {"halo": size // 8} if halo and size >= 8 else {}
         outputs.append({**common, "size": {"tensor_id": "image", "axis_id": "zyx"[axis]}, **cut_off})
     # over all voxels of a volume, each volume and channel by itself; only (value - offset) / scale, nothing is clipped
+    # (the network compresses what is far beyond)
     settings: dict[str, Any] = {"axes": ["channel", "z", "y", "x"], "eps": 1e-6}
     scaling = "zero_mean_unit_variance"
     if model.card.normalization == "percentile":

@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from napari_celltrain.data.check_rules import inliers
 from napari_celltrain.io.axes import zyx
 from napari_celltrain.io.volumes import open_volume
-from napari_celltrain.nets.normalize import measure, normalize
+from napari_celltrain.nets.normalize import LIMITS, IntensityStatistics, normalize
 from napari_celltrain.runs.config_file import load_config
 from napari_celltrain.runs.model import ModelCard, card_to_yaml, is_package, load_network, model_folder, read_card
 from napari_celltrain.runs.model_package import CARD
@@ -54,7 +55,7 @@ class SourceModel:
     """Whether nothing but the divisor binds the size of the input: no layer normalizes over the window."""
     window: ZYX
     """Size of the input: that of training, rounded up to what needs no padding where any size is possible."""
-    traceable: nn.Module  # to convert, for inputs of that size
+    traceable: nn.Module  # to convert, for inputs of that size; outliers are compressed inside
 
     @property
     def activation(self) -> Literal["sigmoid", "softmax"]:
@@ -69,14 +70,22 @@ class SourceModel:
         return OBJECT_MAPS if self.card.target == "objects" else OBJECT_MAPS[:1]
 
     def normalized(self, image_ZYX: NDArray[Any]) -> NDArray[np.float32]:
-        """The network's input (1, 1, Z, Y, X), made of an image as `predict` does it."""
-        return normalize(image_ZYX, measure(image_ZYX, self.card.normalization))[None, None]
+        """The input (1, 1, Z, Y, X) of the exported network, whose first step compresses outliers."""
+        statistics = self.card.measure(image_ZYX).model_copy(update={"limit": None})
+        return normalize(image_ZYX, statistics)[None, None]
+
+    @property
+    def limit(self) -> float | None:
+        """Normalized values further from 0 are compressed."""
+        return LIMITS[self.card.normalization] if self.card.limit_outliers else None
 
     def logits(self, image_BCZYX: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Of the original network, for what :meth:`normalized` gives."""
         import torch
 
+        statistics = IntensityStatistics(kind=self.card.normalization, offset=0.0, scale=1.0, limit=self.limit)
         with torch.inference_mode():
-            return np.asarray(self.network(torch.from_numpy(image_BCZYX)).numpy())
+            return np.asarray(self.network(torch.from_numpy(normalize(image_BCZYX, statistics))).numpy())
 
     def probabilities(self, logits_BCZYX: NDArray[np.float32]) -> NDArray[np.float32]:
         import torch
@@ -89,7 +98,7 @@ def load_source_model(source: Path) -> SourceModel:
     """Read the model of a run folder, model folder or zip, and the run around it. Raises :class:`ModelFileError`."""
     from torch import nn
 
-    from napari_celltrain.nets.architectures import UnpaddedNetwork, padded_size
+    from napari_celltrain.nets.architectures import LimitedNetwork, UnpaddedNetwork, padded_size
 
     card = read_card(source)
     network = load_network(source, card).eval()
@@ -102,10 +111,12 @@ def load_source_model(source: Path) -> SourceModel:
         with contextlib.suppress(CellTrainError):
             config = load_config(run / "config.yaml")
     bound = (nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)
-    if any(isinstance(module, bound) for module in network.modules()):
-        return SourceModel(source, card, network, cases, config, False, card.window, network)
-    window = zyx(padded_size(card.window, network.divisor))
-    return SourceModel(source, card, network, cases, config, True, window, UnpaddedNetwork(network).eval())
+    is_bound = any(isinstance(module, bound) for module in network.modules())
+    window = card.window if is_bound else zyx(padded_size(card.window, network.divisor))
+    traceable: nn.Module = network if is_bound else UnpaddedNetwork(network)
+    if card.limit_outliers:
+        traceable = LimitedNetwork(traceable, LIMITS[card.normalization])
+    return SourceModel(source, card, network, cases, config, not is_bound, window, traceable.eval())
 
 
 def require(*modules: str) -> None:
@@ -137,6 +148,9 @@ def example_image(window: ZYX, sample: Path | None = None, channel: int | None =
     part = np.asarray(volume.lazy_or_whole()[tuple(map(slice, start, start + window))])
     if not np.isfinite(part).all():
         raise DataError(f"{volume.where} holds values that are not numbers. Give another image with --sample.")
+    if part.min() < part.max():  # broken voxels would count in the mean and deviation of other programs, as in ours not
+        usual = inliers(part.reshape(len(part), -1))
+        part = part.clip(usual.min(), usual.max())
     return np.pad(part.astype(np.float32), [(0, n) for n in np.subtract(window, part.shape)], mode="reflect")
 
 

@@ -200,6 +200,9 @@ class DataConfig(Frozen):
     normalization: Annotated[Literal["percentile", "zscore"], Shown(choices={"zscore": "z-score"})] = "percentile"
     """How the intensities of each volume are normalized: percentiles 1 and 99.8 become 0 and 1 (percentile), or mean
     and standard deviation become 0 and 1 (zscore)."""
+    limit_outliers: bool = True
+    """Compress intensities far beyond those of nearly all other voxels, so that a few hot or dead voxels do not
+    hide the rest."""
     memory_budget_gb: Annotated[float | None, Field(gt=0.0), Shown("Memory for volumes", "GB", start=4.0)] = None
     """Memory for decoded volumes, in GB; the patches of further volumes are read from the files. Empty: half of the
     memory that is free at the start."""

@@ -24,7 +24,6 @@ from napari_celltrain.data.resample import labels_back, resampled
 from napari_celltrain.io.axes import zyx
 from napari_celltrain.io.volume import ArrayVolume, LazyArray
 from napari_celltrain.io.volumes import find_volumes, stem_of
-from napari_celltrain.nets.normalize import measure
 from napari_celltrain.predict.files import refuse_other_scale
 from napari_celltrain.runs.model import ModelCard, load_model, segment, to_objects
 from napari_celltrain.runs.process import PredictRequest, segment_in_process
@@ -80,7 +79,7 @@ def segment_volume(
     yield 0, 0, "Reading the image"
     array = image.read()
     seen: LazyArray = array
-    statistics = measure(array, card.normalization, name=image.name)
+    statistics = card.measure(array, image.name)
     if resample and size and card.voxel_size:
         seen, size = resampled(array, size, card.voxel_size), card.voxel_size
     yield 0, 0, PREDICTING

@@ -22,7 +22,7 @@ from napari_celltrain.widgets.preferences import preferences
 from napari_celltrain.widgets.segment.input_panel import LayerBox
 from napari_celltrain.widgets.theme import fill, tooltip
 
-_MORE = ("channel", "voxel_size", "ignore_value", "axes", "normalization", "memory_budget_gb")
+_MORE = ("channel", "voxel_size", "ignore_value", "axes", "normalization", "limit_outliers", "memory_budget_gb")
 _VALIDATION = ("validation_images", "validation_labels")
 _SHARE, _FOLDERS = range(2)  # entries of the choice of validation
 

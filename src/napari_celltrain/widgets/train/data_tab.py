@@ -26,7 +26,7 @@ from napari_celltrain.widgets.train.data_form import DataForm
 from napari_celltrain.widgets.train.pair_table import PairTable, ProblemList, rows_of
 
 DEBOUNCE_MS = 400
-_UNREAD = {"results", "validation_fraction", "normalization", "memory_budget_gb"}
+_UNREAD = {"results", "validation_fraction", "normalization", "limit_outliers", "memory_budget_gb"}
 _INVITATION = (
     "Choose the folder of the images and the folder of their labels, which are named alike. TIFF and OME-Zarr "
     "volumes can be read. Or train on layers that are open in this viewer."
