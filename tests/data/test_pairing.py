@@ -36,6 +36,18 @@ def pairs_of(tmp_path, images, labels):
         ("a.tif", "a.seg.tif"),
         ("a.tif", "a_cp_masks.tif"),
         ("a.tif", "mask_a.tif"),
+        ("a.tif", "a_Simple Segmentation.tif"),
+        ("a.tif", "a_Object Identities.tiff"),
+        ("a.tif", "a-Object_Predictions.tif"),
+        ("a.tif", "a.labels.tif"),
+        ("a.tif", "a-watershed.tif"),
+        ("a_raw.tif", "a_cp_masks.tif"),
+        ("C1-a.tif", "a.tif"),
+        ("C2-a.tif", "a_mask.tif"),
+        ("C1-a.tif", "C2-a.tif"),
+        ("a_ch00.tif", "a_label.tif"),
+        ("case_0000.tif", "case.tif"),
+        ("case_0012_0000.tif", "case_0012.tif"),
         ("a.tif", "label-a.tif"),
         ("a_img.tif", "a_segmentation.tif"),
         ("img_007.tif", "img_007_label.tif"),
@@ -49,6 +61,28 @@ def test_names_that_match(tmp_path, image, labels):
     found, problems = pairs_of(tmp_path, [image, *other], [labels, *other])
     assert found == {image: labels, "other.tif": "other.tif"}
     assert not problems
+
+
+def test_probabilities_are_no_labels(tmp_path):
+    found, problems = pairs_of(
+        tmp_path, ["a.tif", "b.tif"], ["a_Probabilities.tif", "a_Simple Segmentation.tif", "b.tif"]
+    )
+    assert found == {"a.tif": "a_Simple Segmentation.tif", "b.tif": "b.tif"}
+    assert problems == [("no-labels", "warning")]
+
+
+def test_nothing_but_probabilities_is_an_error(tmp_path):
+    found, problems = pairs_of(tmp_path, ["a.tif", "b.tif"], ["a_Probabilities.tif", "b_Probabilities.tif"])
+    assert (found, problems) == ({}, [("no-labels", "error")] * 2)
+
+
+def test_several_channels_are_named_as_such(tmp_path):
+    make(tmp_path / "i", "a_0000.tif", "a_0001.tif", "b.tif")
+    problem, *_ = pair_files(tmp_path / "i", make(tmp_path / "l", "a.tif", "b.tif")).problems
+    assert str(problem) == (
+        "a.tif: These labels could belong to several channels of an image: a_0000.tif, a_0001.tif. Put the files of "
+        "the channel to use into a folder of their own, and choose that."
+    )
 
 
 def test_files_are_never_paired_by_position(tmp_path):

@@ -353,6 +353,24 @@ def test_find_volumes_survives_a_folder_that_links_to_itself(tmp_path):
     assert find_volumes(tmp_path) == [tmp_path / "a.tif"]
 
 
+def test_the_voxel_size_of_nnunet_is_read_with_a_warning(tmp_path):
+    for name in ("case_0000.tif", "case.tif"):
+        tifffile.imwrite(tmp_path / name, stack())
+    sidecar = tmp_path / "case.json"
+    sidecar.write_text('{"spacing": [2.0, 0.5, 0.4]}')
+    for name in ("case_0000.tif", "case.tif"):
+        volume = open_volume(tmp_path / name)
+        assert volume.voxel_size == (2.0, 0.5, 0.4)
+        assert [str(remark) for remark in volume.remarks] == [
+            f"{name}: Its voxel size is taken from case.json, as 2 × 0.5 × 0.4 µm (z, y, x), although that file gives "
+            "no unit. If it is in another unit, give the voxel size."
+        ]
+    for other in ('{"spacing": [1, "x", 2]}', "[1]", "{", '{"spacing": [1, 2]}', '{"spacing": [1, 0, 2]}'):
+        sidecar.write_text(other)
+        volume = open_volume(tmp_path / "case.tif")
+        assert (volume.voxel_size, volume.remarks) == (None, ())
+
+
 @pytest.mark.parametrize("ending", ["btf", "tf2", "tf8", "ome.btf", "TF8"])
 def test_endings_of_bigtiff(tmp_path, ending):
     path = tmp_path / f"a.{ending}"
@@ -436,8 +454,8 @@ def test_the_longest_name_can_be_written(tmp_path):
     ("number", "message"),
     [
         (errno.ENOSPC, r"no space left on the disk\. Free some"),
-        (errno.EACCES, r"permission denied\. Choose"),
-        (errno.EROFS, r"permission denied\. Choose"),
+        (errno.EACCES, r"permission denied\. Ask"),
+        (errno.EROFS, r"the disk is read-only\. Make"),
         (errno.ENOENT, "its folder does not exist"),
         (errno.EISDIR, "a folder has this name"),
         (errno.EIO, r"Check the disk"),

@@ -5,7 +5,8 @@ Two names match by the first of these rules that fits, each asked of all files b
 1. the same name in the same subfolder (``a.tif`` and ``a.tif``; ``a.ome.zarr`` counts as ``a``);
 2. the same name in any subfolder;
 3. the same name once words such as ``_mask``, ``label-`` or ``_img`` are taken off;
-4. where no names match at all: the same numbers (``img_007`` and ``gt_007``).
+4. the same name once the number of a channel is taken off that of the image (``C1-a``, ``a_ch00``, ``a_0000``);
+5. where no names match at all: the same numbers (``img_007`` and ``gt_007``).
 """
 
 from __future__ import annotations
@@ -26,18 +27,35 @@ from napari_celltrain.io.volumes import find_volumes, open_labels, open_volume, 
 from napari_celltrain.values.config import DataConfig
 from napari_celltrain.values.errors import Problem, Severity
 
-
-def _affix(words: str) -> re.Pattern[str]:
-    """One of the words at the end or the beginning of a name, set off by a separator."""
-    choice = "|".join(words.split())
-    return re.compile(rf"([_\-. ]+(cp_)?({choice}))+$|^(({choice})[_\-. ]+)+", re.IGNORECASE)
-
-
-_LABEL_AFFIX = _affix(
-    "groundtruth ground_truth annotations annotation annotated annot instances instance segmentations segmentation "
-    "segmented masks mask labels label lbl seg gt"
+# Words that people and programs add to the names of their files; a space stands for any separator, or none.
+_LABEL_WORDS = (
+    ("people", "annotations, annotation, annotated, annot, ground truth, gt, instances, instance, objects"),
+    ("people", "segmentations, segmentation, segmented, seg, masks, mask, labels, label, labelled, lbl, manual"),
+    ("cellpose", "cp masks, masks cp"),
+    ("ilastik", "simple segmentation, object identities, object predictions, multicut segmentation"),
+    ("StarDist, QuPath, Amira", "label image, labelimage, label mask"),
+    ("MorphoLibJ, PlantSeg", "watershed, catchment basins, multicut, gasp, mutexws"),
+    ("Cell Tracking Challenge, TrackMate", "man seg, man track, lblimg"),
 )
-_IMAGE_AFFIX = _affix("images image img raw intensity volume vol im")
+_IMAGE_WORDS = (("people", "images, image, img, raw data, raw, intensity, volume, vol, im"),)
+_OTHER_WORDS = (
+    ("ilastik, Weka", "probabilities, probability maps, probability, probs, uncertainty, features"),
+    ("cellpose", "flows, cp flows, outlines, cp outlines, cellprob"),
+)
+"""Of results that are no labels."""
+
+
+def _affix(table: tuple[tuple[str, str], ...]) -> re.Pattern[str]:
+    """One of the words at the end or the beginning of a name, set off by a separator."""
+    words = sorted(", ".join(words for _, words in table).split(", "), key=len, reverse=True)
+    choice = "|".join(word.replace(" ", r"[_\-. ]*") for word in words)
+    return re.compile(rf"([_\-. ]+({choice}))+$|^(({choice})[_\-. ]+)+", re.IGNORECASE)
+
+
+_LABEL_AFFIX, _IMAGE_AFFIX, _OTHER_AFFIX = map(_affix, (_LABEL_WORDS, _IMAGE_WORDS, _OTHER_WORDS))
+_FIJI_CHANNEL = re.compile(r"^C\d{1,2}-", re.IGNORECASE)
+_CHANNEL = re.compile(r"^C\d{1,2}-|[_\-. ](c|ch|channel)\d{1,2}$|_00\d\d$", re.IGNORECASE)
+"""Of Fiji, of microscopes and of nnU-Net."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +91,16 @@ def pair_files(images: Path, labels: Path) -> Pairing:
     """
     images, labels = Path(images), Path(labels)
     image_files, label_files = _tell_apart(images, labels, _list(images), _list(labels))
+    stems = {file.stem.casefold() for file in image_files}
+    odd = [file for file in label_files if _OTHER_AFFIX.search(file.stem) and file.stem.casefold() not in stems]
+    if images != labels and not (len(label_files) == 1 and label_files[0].path == labels):
+        label_files = [file for file in label_files if file not in odd]
+    else:
+        odd = []
     # whether the user chose a single file, not a folder that happens to hold one
     one_image, one_labels = [file.path for file in image_files] == [images], [f.path for f in label_files] == [labels]
+    if not label_files and odd:
+        return Pairing((), tuple(_no_labels(odd, "error")))
     if not label_files:
         message = "Images and labels are in one folder, and no name shows which files are labels."
         remedy = (
@@ -97,6 +123,7 @@ def pair_files(images: Path, labels: Path) -> Pairing:
         else:
             partners[these[0]] = those[0], rule
     severity: Severity = "warning" if partners else "error"
+    problems += _no_labels(odd, severity)
     lone_images, lone_labels = _without(image_files, groups, 1), _without(label_files, groups, 2)
     # Where one file of many was picked, the others are of no interest.
     if not one_labels:
@@ -169,6 +196,7 @@ def _bare(*affixes: re.Pattern[str], in_folder: bool = False) -> _Key:
 
 
 _WORDS_RULE = "the same name but for words such as mask or image"
+_CHANNEL_RULE = "the same name but for the number of the channel"
 _NAME_RULES: tuple[tuple[str, _Key, _Key], ...] = (
     ("the same name", attrgetter("folder", "stem"), attrgetter("folder", "stem")),
     ("the same name", _bare(), _bare()),
@@ -176,6 +204,9 @@ _NAME_RULES: tuple[tuple[str, _Key, _Key], ...] = (
     (_WORDS_RULE, _bare(), _bare(_LABEL_AFFIX)),
     (_WORDS_RULE, _bare(_IMAGE_AFFIX, in_folder=True), _bare(_LABEL_AFFIX, _IMAGE_AFFIX, in_folder=True)),
     (_WORDS_RULE, _bare(_IMAGE_AFFIX), _bare(_LABEL_AFFIX, _IMAGE_AFFIX)),
+    (_CHANNEL_RULE, _bare(_CHANNEL, in_folder=True), _bare(_LABEL_AFFIX, in_folder=True)),
+    (_CHANNEL_RULE, _bare(_CHANNEL), _bare(_LABEL_AFFIX)),
+    (_CHANNEL_RULE, _bare(_FIJI_CHANNEL), _bare(_LABEL_AFFIX, _FIJI_CHANNEL)),
 )
 
 
@@ -249,7 +280,16 @@ def _ambiguous(images: list[_File], labels: list[_File]) -> Problem:
         where, many, message = labels[0], images, "These labels could belong to several images: "
     message += ", ".join(str(file.folder / file.path.name) for file in many[:4]) + "."
     remedy = "Rename or move files so that each image and its labels have the same name."
+    if len(labels) == 1 and len({_bare(_CHANNEL)(file) for file in images}) == 1:
+        message = message.replace("several images", "several channels of an image")
+        remedy = "Put the files of the channel to use into a folder of their own, and choose that."
     return Problem("ambiguous-pair", where.path.name, message, remedy)
+
+
+def _no_labels(files: list[_File], severity: Severity) -> list[Problem]:
+    message = "By its name, this file holds probabilities or the like, and no labels."
+    remedy = "Export the segmentation itself (in ilastik: Simple Segmentation or Object Identities)."
+    return [Problem("no-labels", file.path.name, message, remedy, severity) for file in files]
 
 
 def _unmatched(kind: Literal["image", "labels"], files: list[_File], severity: Severity) -> list[Problem]:

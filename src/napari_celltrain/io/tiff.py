@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import logging
 import math
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +27,8 @@ from napari_celltrain.io.axes import Plane, Region, micrometres_per, plan_layout
 from napari_celltrain.io.volume import COPY_AGAIN, LazyArray, Volume, in_gb, opening
 from napari_celltrain.values.config import Spacing
 from napari_celltrain.values.errors import CellTrainError, DataError, Problem
-from napari_celltrain.values.outside import kind_of, read_text
+from napari_celltrain.values.outside import kind_of, read_json, read_text
+from napari_celltrain.values.text import sizes
 
 # How many bytes one compressed byte can at most become. Deflate's limit follows from its format; LZW's from
 # 12-bit codes for strings of at most 4096 bytes; the others are generous.
@@ -74,7 +76,7 @@ class TiffVolume(Volume):
             for _ in _pages(path):
                 pass
             with _quietly(), tifffile.TiffFile(path, _multifile=False) as tif:
-                self._facts = _read_facts(tif, path)
+                self._facts = _with_sidecar(_read_facts(tif, path), path)
             with _quietly(), self._open() as tif:
                 series = tif.series[_main_series(tif, path.name)]
                 self._shape, file_axes = tuple(map(int, series.shape)), series.axes
@@ -223,6 +225,8 @@ class _Facts:
     slices: int = 0
     channels: int = 0
     """Of each volume of the set, where they are known."""
+    sidecar: str = ""
+    """The file that gives the voxel size without a unit."""
     missing: str = ""
     """The file in which the metadata are, where it cannot be read."""
 
@@ -233,6 +237,10 @@ def _remarks(facts: _Facts, where: str, needs_size: bool, as_plane: bool) -> tup
         message = f"Its voxel size is in {facts.missing}, which cannot be read."
         remedy = "Copy that file into the same folder, or give the voxel size."
         found.append(("no-companion", message, remedy, ("data.voxel_size",)))
+    if facts.sidecar and needs_size:
+        size = f"{sizes(facts.voxel_size or ())} µm (z, y, x)"
+        message = f"Its voxel size is taken from {facts.sidecar}, as {size}, although that file gives no unit."
+        found.append(("assumed-unit", message, "If it is in another unit, give the voxel size.", ("data.voxel_size",)))
     held = len({plane[2] for plane in facts.planes})
     if 0 < held < facts.channels and not as_plane:
         message = f"The file holds {held} of the {facts.channels} channels of an image, and is taken as it is."
@@ -251,6 +259,20 @@ def _read_facts(tif: tifffile.TiffFile, path: Path) -> _Facts:
         announced = int((tif.imagej_metadata or {}).get("images", 1)) * int(tif.pages.first.size)
     size = _own_voxel_size(tif)
     return _Facts(size, announced) if size else replace(_ome_facts(tif, path), announced=announced)
+
+
+def _with_sidecar(facts: _Facts, path: Path) -> _Facts:
+    """With the voxel size of the JSON file that nnU-Net keeps beside a TIFF, where that has none."""
+    stem = path.name.partition(".")[0]
+    for name in dict.fromkeys((stem, stem[:-5] if re.search(r"_\d{4}\Z", stem) else stem)):
+        file = path.with_name(f"{name}.json")
+        if facts.voxel_size is None and kind_of(file) == "file":
+            with contextlib.suppress(CellTrainError):
+                content = read_json(file)
+                spacing = content.get("spacing") if isinstance(content, dict) else None
+                if isinstance(spacing, list) and len(spacing) == 3 and (size := _spacing(spacing)):
+                    return replace(facts, voxel_size=size, sidecar=file.name)
+    return facts
 
 
 def _own_voxel_size(tif: tifffile.TiffFile) -> Spacing | None:
