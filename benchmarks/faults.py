@@ -180,9 +180,9 @@ def config_of(folder: Path, name: str) -> RunConfig:
     return RunConfig(
         run_name=name,
         data=DataConfig(images=folder / "images", labels=folder / "labels", results=folder),
-        augmentation=AugmentationConfig(patch_size=(16, 32, 32), samples_per_volume=4),
+        augmentation=AugmentationConfig(patch_size=(16, 32, 32), samples_per_volume=2),
         training=TrainingConfig(
-            epochs=4,
+            epochs=3,
             validation_interval=1,
             model_size="small",
             device="cpu",
