@@ -213,6 +213,11 @@ class TestEvents:
             file.write(b"y" * 1000)
         assert [event.message for event in next(looks)] == ["10"]
         assert next(looks) == []
+        monkeypatch.setattr(folder_module, "MAX_SKIPPED_BYTES", 1000)
+        with folder.events_file.open("ab") as file:
+            file.write(b"y" * 100)
+        with pytest.raises(RunFolderError, match="does not end"):
+            next(looks)
 
     @pytest.mark.parametrize(
         "line",

@@ -329,6 +329,8 @@ class RunFolder:
 
 MAX_LINE_BYTES = 1 << 22
 """Of an event: a validation of ten thousand volumes is shorter."""
+MAX_SKIPPED_BYTES = 1 << 28
+"""Of a line that is no event; a disk may be full of zeros where a file was."""
 
 
 def new_events(path: Path) -> Iterator[list[Event]]:
@@ -339,18 +341,21 @@ def new_events(path: Path) -> Iterator[list[Event]]:
     step. Lines that are no event that we know are passed over: they are from a newer version, or damage of a power
     cut. Raises ``RunFolderError`` where the file exists but cannot be read.
     """
-    offset, is_within_long_line = 0, False
+    offset = skipped = 0
     while True:
         events: list[Event] = []
         piece = _piece(path, offset)
         length = piece.rfind(b"\n") + 1
         if not length and len(piece) == MAX_LINE_BYTES:
-            length, is_within_long_line = len(piece), True
+            length = len(piece)
+            skipped += length
+            if skipped > MAX_SKIPPED_BYTES:
+                raise RunFolderError(f"{path} is damaged: one of its lines does not end. Move it away, and try again.")
         elif length:
-            for line in piece[:length].splitlines()[is_within_long_line:]:
+            for line in piece[:length].splitlines()[bool(skipped) :]:
                 with contextlib.suppress(ValueError):
                     events.append(from_json(line))
-            is_within_long_line = False
+            skipped = 0
         offset += length
         if events or not length:
             yield events
