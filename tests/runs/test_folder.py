@@ -355,6 +355,7 @@ class TestLock:
     def test_a_guard_that_a_kill_left_is_taken_away_whatever_the_clock_says(self, folder, monkeypatch):
         monkeypatch.setattr(lock_module, "_GUARD_SECONDS", 0.1)
         (folder.control / "taking").mkdir()
+        (folder.control / "taking" / ".DS_Store").touch()
         with folder.lock():
             assert folder.is_running()
 

@@ -84,7 +84,8 @@ class TestReadme:
     def test_tells_what_the_run_knows_of_its_data_but_no_names(self, tmp_path):
         run = write_tiny_model(tmp_path)
         pair = {"name": "secret", "image": "/home/jane/secret.tif", "side": "training", "num_objects": 17}
-        (run / "data.json").write_text(json.dumps({"pairs": [pair | {"shape_zyx": [5, 6, 7], "dtype": "uint16"}]}))
+        pair |= {"labels": "secret.tif", "shape_zyx": [5, 6, 7], "dtype": "uint16"}
+        (run / "data.json").write_text(json.dumps({"label_kind": "objects", "pairs": [pair]}))
         text = readme(load_source_model(run), Metadata(name="Nuclei"))
         assert "17 annotated objects" in text
         assert "5 × 6 × 7 voxels" in text

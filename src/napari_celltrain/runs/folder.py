@@ -130,7 +130,8 @@ def _alone(guard: Path) -> Iterator[float]:
                 if seen != (seen := (found.st_ino, found.st_mtime_ns)):
                     seen_at = time.monotonic()
                 elif time.monotonic() - seen_at > _GUARD_SECONDS:
-                    guard.rmdir()
+                    # a file browser may have left something in it
+                    shutil.rmtree(guard) if guard.is_dir() else guard.unlink()
         if time.monotonic() - began > 3 * _GUARD_SECONDS:
             raise RunFolderError(f"{guard.parent.parent} is being opened by another process. Try again.")
         time.sleep(0.01)
