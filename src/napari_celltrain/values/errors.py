@@ -81,7 +81,7 @@ class CellTrainError(Exception):
         )
         self.heading = heading
         lines = [str(problem) for problem in grouped(self.problems)]
-        several = len(self.problems) > 1
+        several = len(lines) > 1 or (heading and len(self.problems) > 1)
         super().__init__("\n".join([heading, *(f"  - {line}" for line in lines)]) if several else "".join(lines))
 
 
