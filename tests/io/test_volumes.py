@@ -309,10 +309,10 @@ def test_ome_zarr_that_is_none(tmp_path):
     with pytest.raises(DataError, match=r"without \.zattrs or zarr\.json"):
         open_volume(tmp_path / "a.zarr")
     (tmp_path / "a.zarr" / ".zattrs").write_text("{ not json")
-    with pytest.raises(DataError, match=r"a\.zarr: This is not an OME-Zarr"):
+    with pytest.raises(DataError, match=r"a\.zarr/\.zattrs: is damaged: it is not JSON"):
         open_volume(tmp_path / "a.zarr")
     (tmp_path / "a.zarr" / ".zattrs").write_text('{"multiscales": [{"datasets": [{"path": "../../x"}]}]}')
-    with pytest.raises(DataError, match="lead out of the folder"):
+    with pytest.raises(DataError, match="leads out of the folder"):
         open_volume(tmp_path / "a.zarr")
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from napari_celltrain.io.axes import WHOLE, Layout, Region, plan_layout, unreadable, zyx
 from napari_celltrain.values.config import ZYX, Spacing
 from napari_celltrain.values.errors import CellTrainError, DataError, Problem
+from napari_celltrain.values.outside import kind_of, shown
 
 SLAB_VOXELS = 2**23
 """Voxels that a pass over a volume holds at a time: large enough to be quick, small beside any volume."""
@@ -37,6 +38,16 @@ _OF_THE_DISK = {
 """Errors of a disk, a share or its permissions, and never of a file whose content is wrong."""
 
 COPY_AGAIN = "Copy or export it again."
+
+
+_ZARR_METADATA = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
+
+
+def is_zarr(path: Path, *, by_name: bool = True) -> bool:
+    """Whether a folder is a Zarr group or array itself, by its metadata or its name, and not a folder of files."""
+    if by_name and path.suffix.lower() == ".zarr" and kind_of(path) == "folder":
+        return True
+    return any(kind_of(path / name) == "file" for name in _ZARR_METADATA)
 
 
 class LazyArray(Protocol):
@@ -226,7 +237,7 @@ def damaged(
     if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
         message, reason = "The file cannot be read", error.strerror or reason
         remedy = "Check the drive it is on, and its permissions."
-    return unreadable(where, f"{message} ({reason}).", remedy)
+    return unreadable(where, f"{message} ({shown(reason)}).", remedy)
 
 
 def gone(where: str, path: Path | str) -> DataError:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +17,10 @@ from numpy.typing import NDArray
 
 from napari_celltrain.io.axes import Layout, SeveralChannelsError, unreadable
 from napari_celltrain.io.tiff import SUFFIXES, TiffVolume, is_single_page
-from napari_celltrain.io.volume import LazyArray, Volume, in_gb, may_be_denied
-from napari_celltrain.io.zarr import ZarrVolume, is_zarr
+from napari_celltrain.io.volume import LazyArray, Volume, in_gb, is_zarr, may_be_denied
 from napari_celltrain.values.config import DataConfig, Spacing
 from napari_celltrain.values.errors import DataError, Problem
-from napari_celltrain.values.outside import kind_of
+from napari_celltrain.values.outside import kind_of, shown
 from napari_celltrain.values.text import count
 
 _EXPORT = "Export the images as TIFF (in Fiji: File ▸ Save As ▸ Tiff)"
@@ -36,17 +34,17 @@ def find_volumes(path: Path) -> list[Path]:
     """
     path = Path(path)
     with may_be_denied(path):
-        exists, is_file = path.exists(), path.is_file()
+        exists, is_file = path.exists(), not path.is_dir()
     if not exists:
         remedy = "Choose another folder, or connect the drive it is on."
-        raise unreadable(str(path), "The folder does not exist.", remedy)
+        raise unreadable(shown(path), "The folder does not exist.", remedy)
     if is_file and not _is_tiff(path):
         raise unreadable(path.name, "This is not a TIFF file or OME-Zarr folder.", f"{_EXPORT}.")
     if is_file or is_zarr(path):
         return [path]
     found: list[Path] = []
     others: Counter[str] = Counter()
-    _collect(path, found, others, set())
+    _collect(path, found, others)
     if not found and others:
         listed = ", ".join(f"{number} × {ending}" for ending, number in others.most_common(5))
         message = f"The folder holds no TIFF or OME-Zarr, only other files ({listed})."
@@ -71,9 +69,13 @@ def open_volume(
             raise unreadable(path.name, f"The file does not exist in {path.parent}.")
     if kind_of(path) == "other":
         raise unreadable(path.name, "This is a pipe or a device, not a file.", "Choose another one.")
-    kind: type[ZarrVolume | TiffVolume | PlanesVolume] = TiffVolume
-    if is_folder:
-        kind = PlanesVolume if not is_zarr(path) and _tiffs_in(path) else ZarrVolume
+    kind: Callable[..., Volume] = TiffVolume
+    if is_folder and not is_zarr(path) and _tiffs_in(path):
+        kind = PlanesVolume
+    elif is_folder:
+        from napari_celltrain.io.zarr import ZarrVolume  # slow to import, and many never open one
+
+        kind = ZarrVolume
     return kind(path, stem_of(path), axes=axes, channel=channel, voxel_size=voxel_size)
 
 
@@ -104,24 +106,28 @@ def _is_tiff(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def _collect(folder: Path, found: list[Path], others: Counter[str], visited: set[str]) -> None:
-    real = os.path.realpath(folder)
-    if real in visited:  # a link back to a folder above
-        return
-    visited.add(real)
-    with may_be_denied(folder):
-        entries = [(entry, entry.is_dir()) for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
-    tiffs = _tiffs_in(folder)
-    if _are_planes(tiffs):
-        found.append(folder)
-        entries = [(entry, is_folder) for entry, is_folder in entries if entry not in tiffs]
-    for entry, is_folder in entries:
-        if is_zarr(entry) if is_folder else _is_tiff(entry):
-            found.append(entry)
-        elif is_folder:
-            _collect(entry, found, others, visited)
-        else:
-            others[entry.suffix.lower() or "(no ending)"] += 1
+def _collect(root: Path, found: list[Path], others: Counter[str]) -> None:
+    visited = set[tuple[int, int]]()
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        with may_be_denied(folder):
+            entries = [(entry, entry.is_dir()) for entry in folder.iterdir() if not entry.name.startswith(".")]
+            identity = folder.stat()
+        if (identity.st_dev, identity.st_ino) in visited:  # a link back to a folder above
+            continue
+        visited.add((identity.st_dev, identity.st_ino))
+        tiffs = _tiffs_in(folder)
+        if _are_planes(tiffs):
+            found.append(folder)
+            entries = [(entry, is_folder) for entry, is_folder in entries if entry not in tiffs]
+        for entry, is_folder in entries:
+            if is_zarr(entry) if is_folder else _is_tiff(entry):
+                found.append(entry)
+            elif is_folder:
+                folders.append(entry)
+            else:
+                others[entry.suffix.lower() or "(no ending)"] += 1
 
 
 def _tiffs_in(folder: Path) -> list[Path]:

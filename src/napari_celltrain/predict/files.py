@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from napari_celltrain.data.resample import Resampled, labels_back, resampled
 from napari_celltrain.io.axes import Region, zyx
-from napari_celltrain.io.volume import LazyArray, Volume, three_slices
+from napari_celltrain.io.volume import LazyArray, Volume, is_zarr, three_slices
 from napari_celltrain.io.volumes import open_volume
 from napari_celltrain.io.writer import CHUNK, Checklist, refuse_foreign, replace_folder, write_ome_zarr, write_planes
-from napari_celltrain.io.zarr import is_zarr
 from napari_celltrain.runs.model import ModelCard
 from napari_celltrain.values.config import Spacing
 from napari_celltrain.values.decoding import OBJECT_MAPS

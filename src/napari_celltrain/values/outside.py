@@ -80,30 +80,36 @@ def read_text(path: Path, kind: Error = DataError, limit: int = MAX_TEXT_BYTES) 
         _refuse(path, kind, "is not text in UTF-8.")
 
 
-def read_json(path: Path, kind: Error = DataError, limit: int = MAX_TEXT_BYTES) -> Any:
-    """The value in a JSON file. Raises ``kind``, also for NaN and Infinity, which are not JSON."""
+def read_json(path: Path, kind: Error = DataError, limit: int = MAX_TEXT_BYTES, *, allow_nan: bool = False) -> Any:
+    """The value in a JSON file. Raises ``kind``, also for NaN and Infinity, which are not JSON, unless allowed."""
     try:
-        return parse_json(read_text(path, kind, limit))
+        return parse_json(read_text(path, kind, limit), allow_nan=allow_nan)
     except ValueError as error:
         _refuse(path, kind, f"is damaged: it is not JSON ({error}).")
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, allow_nan: bool = False) -> Any:
     """The value in ``text``. Raises ``ValueError``, also for NaN and Infinity and where it is nested too deeply."""
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return json.loads(text, parse_constant=None if allow_nan else _no_constant)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
 
 def read_record(path: Path, record: type[Record], kind: Error = DataError, limit: int = MAX_TEXT_BYTES) -> Record:
     """The content of a JSON file as ``record``, every type checked. Raises ``kind``."""
+    return check_record(path, record, read_json(path, kind, limit), kind)
+
+
+def check_record(path: Path, record: type[Record], content: Any, kind: Error = DataError) -> Record:
+    """As :func:`read_record`, of ``content`` that was read from ``path``."""
     try:
-        return record.model_validate(read_json(path, kind, limit))
+        return record.model_validate(content)
     except ValidationError as error:
         detail = error.errors()[0]
         place = ".".join(map(str, detail["loc"])) or "the whole"
-        _refuse(path, kind, f"is damaged: {place}: {detail['msg'].lower()}.")
+        said = detail["msg"].lower().partition(" or instance of ")[0]  # which names our own classes
+        _refuse(path, kind, f"is damaged: {place}: {said}.")
 
 
 def _no_constant(name: str) -> NoReturn:
