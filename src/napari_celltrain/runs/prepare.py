@@ -174,13 +174,7 @@ def _open(
         if case.side == "validation":
             validation.append(ValidationVolume(case.name, image, labels, statistics, pair.voxel_size))
             continue
-        encoded: LazyArray = LazyTarget(labels, scheme)
-        if target == "objects":
-            # around a piece of labels that are not in memory, as much is read as a typical object is large
-            context = zyx(min(MAX_CONTEXT, math.ceil(length)) for length in pair.object_extent_median or (0, 0, 0))
-            encoded = LazyTarget(labels, scheme, pair.voxel_size or spacing, context)
-            if isinstance(labels, np.ndarray):
-                encoded = encode_objects(labels, scheme, pair.voxel_size or spacing)
+        encoded = _encode(labels, scheme, target, pair, pair.voxel_size or spacing)
         foreground = index_foreground(labels, scheme, config.training.seed)
         training.append(TrainingVolume(image, encoded, statistics, foreground))
     extent = _median(reports[case.pair].object_extent_median for case in split.train)
@@ -208,6 +202,17 @@ def _open(
     }
     record = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     return Preparation(config, scheme, target, network, source, validator, record, cache.used_bytes)
+
+
+def _encode(labels: LazyArray, scheme: LabelScheme, target: Target, pair: PairReport, spacing: Spacing) -> LazyArray:
+    """What the network shall learn of ``labels``: encoded at once where they are in memory, else as they are read."""
+    if target != "objects":
+        return LazyTarget(labels, scheme)
+    if isinstance(labels, np.ndarray):
+        return encode_objects(labels, scheme, spacing)
+    # around a piece of labels that are not in memory, as much is read as a typical object is large
+    context = zyx(min(MAX_CONTEXT, math.ceil(length)) for length in pair.object_extent_median or (0, 0, 0))
+    return LazyTarget(labels, scheme, spacing, context)
 
 
 def _median(values: Iterable[Spacing | None]) -> Spacing | None:
