@@ -76,11 +76,11 @@ def resume(
     """
     display = make_display(json)
     with refusals_shown(display):
-        folder = RunFolder.open(run)
+        folder = RunFolder.open(run.expanduser().absolute())
         folder.refuse_running()
     from napari_celltrain.runs import session
 
-    events = session.resume(folder.path.absolute(), epochs=epochs, max_minutes=max_minutes)
+    events = session.resume(folder.path, epochs=epochs, max_minutes=max_minutes)
     last, _ = follow(events, display, folder.path.parent)
     _say_next(last.get(Finished), folder, display)
 
