@@ -139,7 +139,7 @@ def test_lists_errors_first_each_once_and_as_plain_text(qtbot) -> None:
 def test_a_flood_of_problems_is_cut_short(qtbot) -> None:
     found = ProblemList()
     qtbot.addWidget(found)
-    found.set_problems([Problem("x", f"{n}.tif", "Is odd.", "") for n in range(MAX_SHOWN + 5)])
+    found.set_problems([Problem(f"x{n}", f"{n}.tif", "Is odd.", "") for n in range(MAX_SHOWN + 5)])
     lines = found.toPlainText().splitlines()
     assert len(lines) == MAX_SHOWN + 1
     assert "and 5 more" in lines[-1]

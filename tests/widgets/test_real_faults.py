@@ -101,7 +101,7 @@ def test_a_disk_of_results_in_napari(qtbot, widget: TrainWidget, make_disk, ball
 
     disk.make_read_only()
     message = fails(qtbot, widget)
-    assert "cannot be written: permission denied" in message
+    assert "cannot be written: the disk is read-only" in message
     assert str(disk.path) in message
     disk.make_writable()
 

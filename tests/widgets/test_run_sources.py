@@ -176,7 +176,7 @@ class Dead:
     ("has_begun", "saved", "rescue"),
     [
         (False, "", "had not begun"),
-        (True, "", "again with Start"),
+        (True, "", "continue with Resume"),
         (True, LAST, "continue with Resume"),
         (True, LAST_OF_0_1, "continue with Resume"),
     ],
