@@ -36,3 +36,28 @@ def write_pairs(folder: Path, names: list[str], **options: object) -> tuple[Path
         write_volume(images / f"{name}.tif", image, VOXEL_SIZE)
         write_volume(labels / f"{name}.tif", label, VOXEL_SIZE)
     return images, labels
+
+
+def write_ngff(path: Path, image: np.ndarray, labels: dict[str, np.ndarray], version: int = 2) -> Path:
+    """An OME-Zarr image (NGFF 0.4 for version 2 of Zarr, 0.5 for 3) with labels inside, as other programs write it."""
+    import zarr
+
+    def write(group: zarr.Group, array: np.ndarray, **more: object) -> None:
+        group.create_array("0", data=array, chunks=(8, 16, 16))
+        axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
+        steps = [{"type": "scale", "scale": list(VOXEL_SIZE)}]
+        note(
+            group, multiscales=[{"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": steps}]}], **more
+        )
+
+    def note(group: zarr.Group, **attributes: object) -> None:
+        group.attrs.update({"ome": {"version": "0.5", **attributes}} if version == 3 else attributes)
+
+    root = zarr.create_group(path, zarr_format=version)  # type: ignore[arg-type]
+    write(root, image)
+    if labels:
+        inside = root.create_group("labels")
+        note(inside, labels=list(labels))
+        for name, array in labels.items():
+            write(inside.create_group(name), array, **{"image-label": {}})
+    return path

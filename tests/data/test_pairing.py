@@ -2,9 +2,13 @@ import numpy as np
 import pytest
 import tifffile
 
+from balls import make_pair, write_ngff
+from napari_celltrain.data.check import check_data
 from napari_celltrain.data.pairs import open_pair, pair_files
+from napari_celltrain.evaluate.evaluation import evaluate
 from napari_celltrain.values.config import DataConfig
-from napari_celltrain.values.errors import DataError
+from napari_celltrain.values.errors import DataError, grouped
+from napari_celltrain.values.events import finish
 
 
 def make(root, *names):
@@ -255,3 +259,127 @@ def test_no_image_is_its_own_labels(tmp_path):
     assert [(problem.code, problem.where) for problem in pairing.problems if problem.severity == "error"] == [
         ("ambiguous-pair", "a.tif")
     ]
+
+
+# --- labels inside OME-Zarr images
+
+
+def ngff(path, *names, version=2):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image, labels = make_pair(0)
+    return write_ngff(path, image, dict.fromkeys(names, labels), version)
+
+
+def found(pairing):
+    assert not pairing.problems
+    return [(pair.name, pair.image.name, pair.labels.relative_to(pair.image).as_posix()) for pair in pairing.pairs]
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("chosen", ["", "labels", "labels/cells", "folder"])
+def test_labels_inside_an_image(tmp_path, version, chosen):
+    image = ngff(tmp_path / "a.ome.zarr", "cells", version=version)
+    pairing = pair_files(image, tmp_path if chosen == "folder" else image / chosen)
+    assert found(pairing) == [("a", "a.ome.zarr", "labels/cells")]
+    opened = open_pair(pairing.pairs[0], DataConfig())
+    assert [volume.where for volume in opened] == ["a.ome.zarr", "a.ome.zarr/labels/cells"]
+    np.testing.assert_array_equal([volume.read() for volume in opened], make_pair(0))
+    assert opened[1].voxel_size == (1.0, 0.5, 0.5)
+
+
+def test_labels_inside_the_first_image_of_a_bioformats2raw_folder(tmp_path):
+    image = tmp_path / "a.zarr"
+    ngff(image / "0", "cells")
+    (image / ".zattrs").write_text('{"bioformats2raw.layout": 3}')
+    for labels in (image, tmp_path):
+        assert found(pair_files(image, labels)) == [("a", "a.zarr", "0/labels/cells")]
+    assert found(pair_files(tmp_path, image / "0" / "labels" / "cells")) == [("a", "a.zarr", "0/labels/cells")]
+
+
+def test_a_folder_of_images_with_labels_inside(tmp_path, respelled):
+    folder = tmp_path / "d"
+    ngff(folder / "x" / "a.zarr", "cells")
+    ngff(folder / "y" / "a.zarr", "nuclei", version=3)  # under other names
+    make(folder, "b.tif", "b_mask.tif")
+    pairs = {
+        (pair.name, pair.labels.relative_to(folder.resolve()).as_posix()) for pair in pair_files(folder, folder).pairs
+    }
+    assert pairs == {("b", "b_mask.tif"), ("x_a", "x/a.zarr/labels/cells"), ("y_a", "y/a.zarr/labels/nuclei")}
+    pairing = pair_files(folder, respelled(folder))
+    assert not pairing.problems
+    assert {(pair.name, pair.labels.name) for pair in pairing.pairs} == {
+        ("b", "b_mask.tif"),
+        ("x_a", "cells"),
+        ("y_a", "nuclei"),
+    }
+
+
+def test_which_of_several_labels_is_asked(tmp_path):
+    image = ngff(tmp_path / "a.zarr", "cells", "nuclei")
+    for labels in (image, image / "labels", tmp_path):
+        pairing = pair_files(image, labels)
+        assert not pairing.pairs
+        assert [str(problem) for problem in pairing.problems] == [
+            "a.zarr: The image holds several labels: cells, nuclei. Give the folder of those to use as labels, such as "
+            f"{image / 'labels' / 'cells'} (with a folder of images, this name is used in all of them)."
+        ]
+    assert found(pair_files(image, image / "labels" / "nuclei")) == [("a", "a.zarr", "labels/nuclei")]
+
+
+def test_which_of_several_labels_is_asked_once_for_a_folder_and_chosen_by_their_name(tmp_path):
+    for name in ("a", "b"):
+        ngff(tmp_path / f"{name}.zarr", "cells", "nuclei")
+    (problem,) = grouped(pair_files(tmp_path, tmp_path).problems)
+    assert problem.where == "a.zarr and b.zarr"
+    ngff(tmp_path / "c.zarr", "cells")
+    pairing = pair_files(tmp_path, tmp_path / "b.zarr" / "labels" / "nuclei")
+    assert [(p.image.name, p.labels.parent.parent.name, p.labels.name) for p in pairing.pairs] == [
+        ("a.zarr", "a.zarr", "nuclei"),
+        ("b.zarr", "b.zarr", "nuclei"),
+    ]
+    assert [(problem.code, problem.where) for problem in pairing.problems] == [("unmatched-image", "c.zarr")]
+
+
+def test_labels_inside_other_images_and_labels_beside(tmp_path):
+    image = ngff(tmp_path / "i" / "a.zarr", "draft")
+    ngff(tmp_path / "l" / "a.zarr", "cells")
+    ngff(tmp_path / "m" / "a_mask.zarr")
+    assert [p.labels for p in pair_files(image.parent, tmp_path / "l").pairs] == [
+        tmp_path / "l" / "a.zarr" / "labels" / "cells"
+    ]
+    assert [p.labels for p in pair_files(image.parent, tmp_path / "m").pairs] == [tmp_path / "m" / "a_mask.zarr"]
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a_masks.tif"])
+def test_predictions_are_compared_with_the_labels_inside(tmp_path, name):
+    image = ngff(tmp_path / "i" / "a.zarr", "cells")
+    (tmp_path / "p").mkdir()
+    tifffile.imwrite(tmp_path / "p" / name, make_pair(0)[1])
+    (scores,) = finish(evaluate(tmp_path / "p", image.parent)).volumes
+    assert scores.objects.at(0.9).f1 == 1
+
+
+def test_an_image_without_labels_is_not_its_own(tmp_path):
+    image = ngff(tmp_path / "a.zarr")
+    (problem,) = pair_files(image, image).problems
+    assert problem.message == "The same file is given as image and as labels, and holds none."
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "where"),
+    [
+        (".zattrs", "[", "a.zarr/.zattrs"),
+        ("labels/.zattrs", "[", "a.zarr/labels/.zattrs"),
+        ("labels/.zattrs", '{"labels": ["../../b"]}', "a.zarr/labels"),
+        ("labels/.zattrs", r'{"labels": ["a\u0000b"]}', "a.zarr/labels"),
+        ("labels/.zattrs", '{"labels": ["lost"]}', "a.zarr/labels/lost"),
+    ],
+)
+def test_what_is_damaged_inside_is_an_error_of_its_pair(tmp_path, file, text, where):
+    (ngff(tmp_path / "a.zarr", "cells") / file).write_text(text)
+    ngff(tmp_path / "b.zarr", "cells")
+    report = finish(check_data(DataConfig(images=tmp_path, labels=tmp_path), division=False))
+    assert [pair.name for pair in report.pairs] == ["a", "b"]
+    (problem,) = report.errors
+    assert problem.code == "unreadable-file"
+    assert problem.where.endswith(where)

@@ -14,7 +14,7 @@ from napari.components import ViewerModel
 from qtpy.QtCore import QEvent, Qt
 from qtpy.QtTest import QSignalSpy
 
-from balls import VOXEL_SIZE, make_pair, write_pairs
+from balls import VOXEL_SIZE, make_pair, write_ngff, write_pairs
 from napari_celltrain.data import check
 from napari_celltrain.data.check import check_data
 from napari_celltrain.io.writer import write_volume
@@ -172,6 +172,15 @@ def test_validation_folders_are_read_too(tab: DataTab, qtbot, folders, tmp_path:
     fill(qtbot, tab, config_of(folders, validation_images=more[0], validation_labels=more[1]))
     sides = {row.report.name: row.side for row in tab.table.pairs.rows}
     assert sides == dict.fromkeys(NAMES, "train") | {"x": "validation", "y": "validation"}
+
+
+def test_labels_inside_images_are_found_in_the_folder_of_the_images(tab: DataTab, qtbot, tmp_path: Path) -> None:
+    for seed, name in enumerate(("a", "b")):
+        image, labels = make_pair(seed)
+        write_ngff(tmp_path / f"{name}.zarr", image, {"cells": labels})
+    fill(qtbot, tab, config_of((tmp_path, tmp_path)))
+    assert [row.report.name for row in tab.table.pairs.rows] == ["a", "b"]
+    assert tab.blocking_problems() == []
 
 
 def test_a_single_volume_is_on_both_sides(tab: DataTab, qtbot, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from napari_celltrain.data.objects import summarize
 from napari_celltrain.data.pairs import Pair, open_pair_image, open_pair_labels, pair_files
 from napari_celltrain.data.split import DIVISION_CODES, Side, Split, split_cases
 from napari_celltrain.io.axes import COLOR_IMAGE, zyx
-from napari_celltrain.io.volume import LazyArray, Volume, fingerprint
+from napari_celltrain.io.volume import LazyArray, Volume, called, fingerprint
 from napari_celltrain.io.volumes import VolumeCache, find_volumes
 from napari_celltrain.values.config import ZYX, DataConfig, Spacing
 from napari_celltrain.values.errors import DataError, Problem, raise_problems
@@ -221,7 +221,7 @@ class _Check:
     def _examine(self, report: PairReport) -> None:
         """Add what the files of a pair hold, and what is wrong with them."""
         pair, opened = report.pair, list[Volume]()
-        where, where_labels = pair.image.name, pair.labels.name
+        where, where_labels = pair.image.name, called(pair.labels)
         if where == where_labels:
             where, where_labels = (f"{path.parent.name}/{path.name}" for path in (pair.image, pair.labels))
         image = None

@@ -7,6 +7,9 @@ Two names match by the first of these rules that fits, each asked of all files b
 3. the same name once words such as ``_mask``, ``label-`` or ``_img`` are taken off;
 4. the same name once the number of a channel is taken off that of the image (``C1-a``, ``a_ch00``, ``a_0000``);
 5. where no names match at all: the same numbers (``img_007`` and ``gt_007``).
+
+Labels inside an OME-Zarr image (``a.zarr/labels/cells``) belong to that image, before all these rules; elsewhere they
+count under its name. They are used where the image is given as labels, or the folder that it is in.
 """
 
 from __future__ import annotations
@@ -22,10 +25,11 @@ from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from napari_celltrain.io.volume import Volume
+from napari_celltrain.io.volume import Volume, called, is_zarr
 from napari_celltrain.io.volumes import find_volumes, open_labels, open_volume, stem_of
 from napari_celltrain.values.config import DataConfig
-from napari_celltrain.values.errors import Problem, Severity
+from napari_celltrain.values.errors import DataError, Problem, Severity
+from napari_celltrain.values.outside import kind_of, shown
 
 # Words that people and programs add to the names of their files; a space stands for any separator, or none.
 _LABEL_WORDS = (
@@ -81,16 +85,21 @@ class _File:
     folder: PurePosixPath
     """Below the chosen one."""
     stem: str
+    image: Path | None = None
+    """Of labels inside an image: that image."""
 
 
-def pair_files(images: Path, labels: Path) -> Pairing:
+def pair_files(images: Path, labels: Path, *, only_labels: bool = False) -> Pairing:
     """Pair the volumes of two folders (which may be one and the same), or two files chosen by hand.
 
+    With a folder of images, labels inside one of them stand for those of the same name in all of them. With
+    ``only_labels``, the images are labels as well, such as predictions.
     Raises :class:`DataError` where a folder is missing or holds no volumes; files that do not pair up are among the
     problems.
     """
     images, labels = Path(images), Path(labels)
-    image_files, label_files = _tell_apart(images, labels, _list(images), _list(labels))
+    image_files = [each for file in _list(images) for each in (_labels_of(file) if only_labels else [file])]
+    image_files, label_files = _tell_apart(images, labels, image_files, _list_labels(labels, images, image_files))
     stems = {file.stem.casefold() for file in image_files}
     odd = [file for file in label_files if _OTHER_AFFIX.search(file.stem) and file.stem.casefold() not in stems]
     if images != labels and not (len(label_files) == 1 and label_files[0].path == labels):
@@ -98,9 +107,12 @@ def pair_files(images: Path, labels: Path) -> Pairing:
     else:
         odd = []
     # whether the user chose a single file, not a folder that happens to hold one
-    one_image, one_labels = [file.path for file in image_files] == [images], [f.path for f in label_files] == [labels]
+    one_image = [file.path for file in image_files] == [images]
+    one_labels = len(label_files) == 1 and labels in (label_files[0].path, label_files[0].image)
     if not label_files and odd:
         return Pairing((), tuple(_no_labels(odd, "error")))
+    if not label_files and one_image:
+        return Pairing((), (_same_file(image_files[0]),))
     if not label_files:
         message = "Images and labels are in one folder, and no name shows which files are labels."
         remedy = (
@@ -117,9 +129,7 @@ def pair_files(images: Path, labels: Path) -> Pairing:
         if len(these) > 1 or len(those) > 1:
             problems.append(_ambiguous(these, those))
         elif _is_same(these[0].path, those[0].path):
-            message = "The same file is given as image and as labels."
-            remedy = "Choose the file of the labels, or the folder that they are in."
-            problems.append(Problem("ambiguous-pair", these[0].path.name, message, remedy))
+            problems.append(_same_file(these[0]))
         else:
             partners[these[0]] = those[0], rule
     severity: Severity = "warning" if partners else "error"
@@ -154,13 +164,42 @@ def _list(root: Path) -> list[_File]:
     return [_File(path, PurePosixPath(folder), stem_of(path)) for path, folder in folders]
 
 
+def _list_labels(labels: Path, images: Path, image_files: list[_File]) -> list[_File]:
+    """As :func:`_list`, with the labels inside images in the place of these images."""
+    files, name = _list(labels), None
+    if labels.parent.name == "labels" and not is_zarr(images):
+        around = Path(os.path.realpath(labels.parents[1]))
+        zarrs = [file for file in image_files if is_zarr(file.path)]
+        if any(around.is_relative_to(os.path.realpath(file.path)) for file in zarrs):
+            files, name = zarrs, labels.name
+    found = [each for file in files for each in _labels_of(file)]
+    return [file for file in found if name is None or (file.image and file.path.name == name)]
+
+
+def _labels_of(file: _File) -> list[_File]:
+    """The labels inside an OME-Zarr image or group of labels; anything else itself."""
+    if not is_zarr(file.path):
+        return [file]
+    from napari_celltrain.io.zarr import labels_inside  # slow to import, and many never open one
+
+    try:
+        inside = labels_inside(file.path)
+    except DataError:  # said again by those who open it
+        inside = [file.path / "labels"] if kind_of(file.path / "labels") == "folder" else []
+    image = file.path.parent if file.path.name == "labels" else file.path
+    return [_File(path, file.folder, stem_of(image), image) for path in inside] or [file]
+
+
 def _tell_apart(
     images: Path, labels: Path, image_files: list[_File], label_files: list[_File]
 ) -> tuple[list[_File], list[_File]]:
     """Where one folder lies in the other, or both are one: no file is image and labels at once."""
+    inside = [file for file in label_files if file.image is not None]
+    label_files = [file for file in label_files if file.image is None]
     # Folders and files may be given by two spellings or over a link.
     real = {file: os.path.realpath(file.path) for file in (*image_files, *label_files)}
     in_images, in_labels = ({real[file] for file in files} for files in (image_files, label_files))
+    in_images -= {os.path.realpath(file.image) for file in inside if file.image}
     if _is_same(images, labels) or in_images == in_labels:
         label_files = [file for file in label_files if _LABEL_AFFIX.search(file.stem)]
         in_labels = {real[file] for file in label_files}
@@ -168,7 +207,7 @@ def _tell_apart(
         image_files = [file for file in image_files if real[file] not in in_labels]
     elif in_images < in_labels:
         label_files = [file for file in label_files if real[file] not in in_images]
-    return image_files, label_files
+    return image_files, inside + label_files
 
 
 def _is_same(one: Path, other: Path) -> bool:
@@ -198,6 +237,7 @@ def _bare(*affixes: re.Pattern[str], in_folder: bool = False) -> _Key:
 _WORDS_RULE = "the same name but for words such as mask or image"
 _CHANNEL_RULE = "the same name but for the number of the channel"
 _NAME_RULES: tuple[tuple[str, _Key, _Key], ...] = (
+    ("the labels inside the image", attrgetter("path"), attrgetter("image")),
     ("the same name", attrgetter("folder", "stem"), attrgetter("folder", "stem")),
     ("the same name", _bare(), _bare()),
     (_WORDS_RULE, _bare(in_folder=True), _bare(_LABEL_AFFIX, in_folder=True)),
@@ -274,6 +314,12 @@ def _name_pairs(matched: list[tuple[_File, _File, str]]) -> Iterator[Pair]:
 
 
 def _ambiguous(images: list[_File], labels: list[_File]) -> Problem:
+    if len(labels) > 1 and labels[0].image and len({file.image for file in labels}) == 1:
+        names = ", ".join(shown(file.path.name) for file in labels[:8])
+        message = f"The image holds several labels: {names}{', …' if len(labels) > 8 else ''}."
+        remedy = f"Give the folder of those to use as labels, such as {shown(labels[0].path)}"
+        remedy += " (with a folder of images, this name is used in all of them)."
+        return Problem("ambiguous-pair", images[0].path.name, message, remedy)
     if len(labels) > 1:
         where, many, message = images[0], labels, "Several files could be its labels: "
     else:
@@ -284,6 +330,12 @@ def _ambiguous(images: list[_File], labels: list[_File]) -> Problem:
         message = message.replace("several images", "several channels of an image")
         remedy = "Put the files of the channel to use into a folder of their own, and choose that."
     return Problem("ambiguous-pair", where.path.name, message, remedy)
+
+
+def _same_file(file: _File) -> Problem:
+    message = "The same file is given as image and as labels" + (", and holds none." if is_zarr(file.path) else ".")
+    remedy = "Choose the file of the labels, or the folder that they are in."
+    return Problem("ambiguous-pair", file.path.name, message, remedy)
 
 
 def _no_labels(files: list[_File], severity: Severity) -> list[Problem]:
@@ -298,4 +350,5 @@ def _unmatched(kind: Literal["image", "labels"], files: list[_File], severity: S
     if kind == "labels":
         message = "There is no image whose name fits these labels."
         remedy = "Give image and labels the same name; until then the labels are left out."
-    return [Problem(f"unmatched-{kind}", file.path.name, message, remedy.format(file.stem), severity) for file in files]
+    code = f"unmatched-{kind}"
+    return [Problem(code, called(file.path), message, remedy.format(file.stem), severity) for file in files]

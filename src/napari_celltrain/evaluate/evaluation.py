@@ -79,11 +79,11 @@ def evaluate(
 
     Raises :class:`DataError` naming the file, where one cannot be read or has another shape than its partner.
     """
-    found = pair_files(predictions, labels)
+    found = pair_files(predictions, labels, only_labels=True)
     paths = [(pair.name, pair.labels, pair.image) for pair in found.pairs]
     if not paths:
         # Words such as _masks are taken off the names of labels alone, and predictions are called so as well.
-        swapped = pair_files(labels, predictions)
+        swapped = pair_files(labels, predictions, only_labels=True)
         paths = [(pair.name, pair.image, pair.labels) for pair in swapped.pairs]
         found = swapped if paths else found
     raise_problems(found.problems, DataError, "Predictions and labels do not pair up:")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Sequence
@@ -50,6 +51,12 @@ def is_zarr(path: Path, *, by_name: bool = True) -> bool:
     return any(kind_of(path / name) == "file" for name in _ZARR_METADATA)
 
 
+def called(path: Path) -> str:
+    """What messages call a file: its name, and where it lies inside an OME-Zarr, this as well."""
+    above = list(itertools.takewhile(is_zarr, path.parents))
+    return path.relative_to(above[-1].parent).as_posix() if above else path.name
+
+
 class LazyArray(Protocol):
     """Anything with axes Z, Y, X that gives NumPy arrays when indexed by three slices; arrays themselves, too."""
 
@@ -73,7 +80,7 @@ class Volume(ABC):
     ) -> None:
         self.name = name
         self.path = path
-        self.where = path.name if path else name
+        self.where = called(path) if path else name
         """What messages call it."""
         self.shape = layout.shape
         self.dtype = plain_dtype(self.where, dtype)

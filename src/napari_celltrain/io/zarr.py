@@ -49,6 +49,8 @@ _MAX_VOXELS = 10**13
 """More would take a year to segment."""
 _MAX_SMALL_CHUNKS = 10**5
 _MAX_CHUNKS_IN_SHARD = 2**20
+_MAX_LABELS = 1000
+"""Of one image; who has more is asked for a choice anyway."""
 _EXPORT = "Export it as OME-Zarr 0.4 or 0.5, or as TIFF."
 
 
@@ -176,13 +178,15 @@ def labels_inside(path: Path) -> list[Path]:
         if "image-label" in attributes:
             return []
         if group.multiscales:
+            _inside(path.resolve(), path / "labels")
             path = path / "labels"
             if kind_of(path) != "folder":
                 return []
             group, _, _ = _attributes(path)
         elif path.name != "labels" and not group.labels:
             return []
-        names = group.labels or sorted(entry.name for entry in path.iterdir() if is_zarr(entry))
+        names = list(dict.fromkeys(group.labels)) or sorted(entry.name for entry in path.iterdir() if is_zarr(entry))
+        names = names[:_MAX_LABELS]
         for name in names:
             _inside(path.resolve(), path / name)
         return [path / name for name in names]

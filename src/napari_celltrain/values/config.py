@@ -171,7 +171,8 @@ class DataConfig(Frozen):
     images: Path | None = None
     """Folder of the images (TIFF, OME-TIFF, ImageJ TIFF or OME-Zarr), or one such file."""
     labels: Path | None = None
-    """Folder of the labels, named like their images, or one such file."""
+    """Folder of the labels, named like their images, or one such file; the same as the images if these are OME-Zarr
+    with labels inside."""
     results: Path = Path("results")
     """Folder for the results; each run creates its own folder in it."""
     label_kind: LabelKind = "objects"
