@@ -87,7 +87,7 @@ class Tour:
         studio.turn_to(1)
         studio.shoot("augmentation")
         studio.click(tab.custom_button)
-        row = tab.list.rows["affine"]
+        row = tab.rows["affine"]
         studio.click(row.fold.button)
         studio.scroll_to(tab.list)
         studio.shoot("augmentation-custom")
@@ -114,7 +114,7 @@ class Tour:
         studio.turn_to(2)
         studio.click(widget.panel.button)
         studio.wait(
-            lambda: len(controller.history().dices) >= NUM_SEEN and widget.curves.plot is not None, "validations"
+            lambda: len(controller.history().points("dice")) >= NUM_SEEN and widget.curves.plot is not None, "validations"
         )
         studio.wait(lambda: widget.panel.predictions.epoch is not None, "the prediction's layers")
         self._arrange_layers()
@@ -132,7 +132,7 @@ class Tour:
         before = controller.folder
         self.finished_run = before.path
         studio.click(widget.panel.button)
-        studio.wait(lambda: controller.folder not in (None, before) and controller.history().dices, "another run")
+        studio.wait(lambda: controller.folder not in (None, before) and controller.history().points("dice"), "another run")
         _kill_children()
         studio.wait(lambda: controller.state == "failed", "the end of the killed run")
         studio.shoot("failed")
