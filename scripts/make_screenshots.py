@@ -114,7 +114,8 @@ class Tour:
         studio.turn_to(2)
         studio.click(widget.panel.button)
         studio.wait(
-            lambda: len(controller.history().points("dice")) >= NUM_SEEN and widget.curves.plot is not None, "validations"
+            lambda: len(controller.history().points("dice")) >= NUM_SEEN and widget.curves.plot is not None,
+            "validations",
         )
         studio.wait(lambda: widget.panel.predictions.epoch is not None, "the prediction's layers")
         self._arrange_layers()
@@ -132,7 +133,8 @@ class Tour:
         before = controller.folder
         self.finished_run = before.path
         studio.click(widget.panel.button)
-        studio.wait(lambda: controller.folder not in (None, before) and controller.history().points("dice"), "another run")
+        studio.wait(lambda: controller.folder not in (None, before), "another run")
+        studio.wait(lambda: controller.history().points("dice"), "its first validation")
         _kill_children()
         studio.wait(lambda: controller.state == "failed", "the end of the killed run")
         studio.shoot("failed")
