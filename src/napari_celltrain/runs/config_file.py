@@ -195,7 +195,9 @@ def _list_item(spec: Augmentation, commented: bool, depth: int) -> list[str]:
 
 
 def _wrapped(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(text, 110, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+    return textwrap.wrap(
+        text, 110, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ", break_on_hyphens=False
+    )
 
 
 # --- changing single settings -------------------------------------------------------------------------------
