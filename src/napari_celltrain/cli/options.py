@@ -124,7 +124,8 @@ def with_options(
         if "overrides" in fields:
             parameters.append(_keyword("set", _Settings))
         flags = {f"--{p.name.replace('_', '-')}" for p in parameters}
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it there
+        # typer reads it there, and functions are annotated without it
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in parameters}
         command.__name__, command.__doc__ = function.__name__, function.__doc__
         return command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -203,5 +204,5 @@ def _print_steps(folder: RunFolder, volumes: str, output: str, *more: tuple[str,
 
 def _load_ahead() -> None:
     """A window that sends the configuration later does not want to wait for this then."""
-    import monai.networks.nets  # noqa: F401 - only to be there already
-    import torch  # noqa: F401 - as above
+    for name in ("torch", "monai.networks.nets"):
+        importlib.import_module(name)

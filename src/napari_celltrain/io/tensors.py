@@ -58,7 +58,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         _header_length(start)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a file is no mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file cannot be iterated
         return _with_aliases(tensors, metadata)
     except (SafetensorError, OSError, *_DAMAGED) as error:
         raise ModelFileError(f"{path.name} in {path.parent} is damaged or not a safetensors file ({error}).") from error

@@ -16,7 +16,8 @@ import psutil
 from numpy.typing import NDArray
 
 from napari_celltrain.io.axes import Layout, SeveralChannelsError, unreadable
-from napari_celltrain.io.tiff import SUFFIXES, TiffVolume, is_single_page
+from napari_celltrain.io.tiff import TiffVolume, is_single_page
+from napari_celltrain.io.tiff_metadata import SUFFIXES
 from napari_celltrain.io.volume import LazyArray, Volume, in_gb, is_zarr, may_be_denied
 from napari_celltrain.values.config import DataConfig, Spacing
 from napari_celltrain.values.errors import DataError, Problem

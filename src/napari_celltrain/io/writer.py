@@ -222,7 +222,7 @@ def _open_levels(
     group.attrs.put({"ome": metadata, "_creator": {"name": _CREATOR, "version": __version__}})
     shapes = [_coarser(source.shape, factor) for factor in factors]
     return [
-        group[str(number)]  # type: ignore[misc]  # an array by what we wrote
+        group[str(number)]  # type: ignore[misc]  # Zarr's annotations allow a group; this writer makes arrays only
         if str(number) in group
         else group.create_array(
             str(number),
